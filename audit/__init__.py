@@ -1,0 +1,1 @@
+"""What happened, provably: records, spool, Merkle log, proofs, exports."""

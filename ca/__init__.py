@@ -1,0 +1,1 @@
+"""The authority: keys, issuing, identity rules. Nothing outside `limen` imports it."""

@@ -1,0 +1,1 @@
+"""Proofs of what a node is."""

@@ -1,0 +1,1 @@
+"""Makes policy true beside each workload: the agent and its data planes."""

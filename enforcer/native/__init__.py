@@ -1,0 +1,1 @@
+"""The built-in data plane: one small process per workload."""

@@ -1,0 +1,1 @@
+"""Watches traffic, then proposes policies with a stated risk."""

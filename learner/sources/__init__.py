@@ -1,0 +1,1 @@
+"""Readers of captures and logs."""

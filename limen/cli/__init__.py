@@ -1,0 +1,1 @@
+"""The `limen` command: parse, call, render."""

@@ -1,0 +1,93 @@
+"""How commands reach the server: HTTP over `server.sock` on this host, or HTTPS to a remote one.
+
+Problems come back as they were raised: same code, same facts, same class. This module renders nothing.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import pathlib
+import socket
+from typing import Any
+
+from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
+
+_CLASSES: dict[str, type[Problem]] = {
+    "NotFound": NotFound,
+    "Conflict": Conflict,
+    "Forbidden": Forbidden,
+    "Invalid": Invalid,
+    "Unavailable": Unavailable,
+}
+TIMEOUT_S = 60.0
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """An HTTP connection over a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Client:
+    """A client of one server's API."""
+
+    def __init__(self, socket_path: pathlib.Path) -> None:
+        self._socket_path = socket_path
+
+    def call(self, method: str, path: str, body: object | None = None) -> Any:  # noqa: ANN401  JSON
+        """Call a route and return its JSON.
+
+        Raises the Problem that the server answered with, or Unavailable when nobody listens.
+        """
+        connection = _UnixConnection(str(self._socket_path))
+        payload = None if body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, path, body=payload, headers={"content-type": "application/json"})
+            response = connection.getresponse()
+            text = response.read()
+        except (OSError, http.client.HTTPException) as err:
+            raise Unavailable("LM5201", socket=str(self._socket_path), reason=str(err)) from err
+        finally:
+            connection.close()
+        answer = json.loads(text) if text else None
+        if response.status < 300:
+            return answer
+        problem = answer.get("problem") if isinstance(answer, dict) else None
+        if not isinstance(problem, dict):
+            raise Unavailable("LM5202", status=response.status, path=path)
+        kind = _CLASSES.get(str(problem.get("class")), Invalid)
+        raise kind(str(problem["code"]), **problem.get("facts", {}))
+
+
+def _client() -> Client:
+    from limen.cli import context  # noqa: PLC0415  the address comes from the command line
+
+    if context.server() is not None:
+        raise Invalid("LM5203", url=context.server())
+    return Client(context.state() / "server.sock")
+
+
+def call(method: str, path: str, body: object | None = None) -> Any:  # noqa: ANN401  JSON
+    """Call a route of the server that this command line names."""
+    return _client().call(method, path, body)
+
+
+def active_policies() -> tuple[str, Any]:
+    """The active snapshot's hash and its PolicySet.
+
+    Raises NotFound when nothing was ever activated.
+    """
+    from policyengine.model import policy_set_from_json  # noqa: PLC0415
+
+    found = call("GET", "/v1/snapshots/active")
+    if found is None:
+        raise NotFound("LM5204")
+    return found["hash"], policy_set_from_json(found["snapshot"]["policies"])

@@ -1,0 +1,169 @@
+"""Problems a caller can act on, findings as values, and the catalogue that holds their sentences.
+
+A `Problem` carries a code and facts; `mesh/catalogue/*.yaml` has the message and the help. Decisions and
+findings are values (`Diagnostic`), bugs stay plain exceptions. Nothing here maps to HTTP, gRPC or exit codes
+but `EXIT_STATUS`; rims do the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import importlib.resources
+import string
+from typing import TypedDict
+
+
+class Severity(enum.StrEnum):
+    """How bad a finding is: error = will not work or is unsafe; warning = works, will bite."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+class Entry(TypedDict):
+    """One catalogue entry as it stands in the YAML file."""
+
+    name: str
+    severity: str
+    message: str
+    help: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A place in a file: lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+class Problem(Exception):  # noqa: N818  a Problem is the field's word here; subclasses say which
+    """Something the caller can act on: a code of the catalogue and the facts its sentence needs."""
+
+    exit_status = 2
+
+    def __init__(self, code: str, *, span: Span | None = None, **facts: object) -> None:
+        super().__init__(code)
+        self.code = code
+        self.span = span
+        self.facts = facts
+
+    @property
+    def message(self) -> str:
+        """The catalogue's sentence with this problem's facts in it."""
+        return render(self.code, self.facts)[0]
+
+    @property
+    def help(self) -> str:
+        """What to do about it."""
+        return render(self.code, self.facts)[1]
+
+    def __str__(self) -> str:
+        where = f"{self.span}: " if self.span else ""
+        return f"{where}{self.code}: {self.message}"
+
+    def diagnostic(self) -> Diagnostic:
+        """The same finding as a value."""
+        return Diagnostic(code=self.code, span=self.span, facts=dict(self.facts))
+
+
+class NotFound(Problem):  # noqa: N818
+    """What was named does not exist."""
+
+
+class Conflict(Problem):  # noqa: N818
+    """The change contradicts what is already there."""
+
+
+class Forbidden(Problem):  # noqa: N818
+    """The caller may not do this."""
+
+    exit_status = 4
+
+
+class Invalid(Problem):  # noqa: N818
+    """The input breaks a rule that the message states."""
+
+
+class Unavailable(Problem):  # noqa: N818
+    """A process or file that is needed cannot be reached now."""
+
+    exit_status = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnostic:
+    """A finding about an input: code, place and facts. Collected, never raised."""
+
+    code: str
+    span: Span | None = None
+    facts: dict[str, object] = dataclasses.field(default_factory=dict)
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is, from the catalogue."""
+        return Severity(entry(self.code)["severity"])
+
+    @property
+    def message(self) -> str:
+        """The catalogue's sentence with this finding's facts in it."""
+        return render(self.code, self.facts)[0]
+
+    @property
+    def help(self) -> str:
+        """What to do about it."""
+        return render(self.code, self.facts)[1]
+
+    def __str__(self) -> str:
+        where = f"{self.span}: " if self.span else ""
+        return f"{where}{self.severity} {self.code}: {self.message}"
+
+
+@functools.cache
+def catalogue() -> dict[str, Entry]:
+    """All entries of `mesh/catalogue/*.yaml` by code. Loaded on first use: YAML is slow to import."""
+    import yaml  # noqa: PLC0415  only those who print a message pay for it
+
+    entries: dict[str, Entry] = {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    folder = importlib.resources.files("mesh") / "catalogue"
+    for file in sorted(folder.iterdir(), key=lambda item: item.name):
+        if file.name.endswith(".yaml"):
+            for code, found in yaml.load(file.read_text("utf-8"), Loader=loader).items():  # noqa: S506  safe loaders only
+                if code in entries:
+                    raise ValueError(f"{code} stands twice in the catalogue")
+                entries[code] = found
+    return entries
+
+
+def entry(code: str) -> Entry:
+    """The catalogue entry of a code.
+
+    Raises KeyError for a code that is not listed: that is a bug, and a test finds it.
+    """
+    return catalogue()[code]
+
+
+class _Facts(dict[str, object]):
+    """Facts for a template; a missing one shows as `?name`, so that reporting an error never fails."""
+
+    def __missing__(self, key: str) -> str:
+        return f"?{key}"
+
+
+def render(code: str, facts: dict[str, object]) -> tuple[str, str]:
+    """The message and the help of a code with its facts filled in."""
+    found = entry(code)
+    formatter = string.Formatter()
+    values = _Facts(facts)
+    return (
+        formatter.vformat(found["message"], (), values),
+        formatter.vformat(found["help"], (), values),
+    )

@@ -1,0 +1,1 @@
+"""Generated stubs of the node API and of the SPIFFE Workload API; `make proto` writes them."""

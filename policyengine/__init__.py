@@ -1,0 +1,1 @@
+"""Who may call whom, and why: load, decide, explain, plan, review."""
