@@ -1,7 +1,4 @@
-"""What every command shares: the state directory, the server's address, and the options that repeat.
-
-A subcommand may be given `--state` itself too; then that one wins.
-"""
+"""What every command shares: the state directory, the server's address, and the `-o` option."""
 
 from __future__ import annotations
 
@@ -16,24 +13,6 @@ from limen.cli.main import default_state
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _remember(ctx: click.Context, param: click.Parameter, value: object) -> object:
-    if value is not None:
-        ctx.ensure_object(dict)[param.name] = value
-    return value
-
-
-def state_option(command: F) -> F:
-    """Add `--state` and `--server` to a command; their values are read by `state` and `server`."""
-    for name, kind, text in (
-        ("server", str, "URL of a remote server."),
-        ("state", click.Path(path_type=pathlib.Path), "Directory with all state of a local installation."),
-    ):
-        command = click.option(
-            f"--{name}", type=kind, default=None, expose_value=False, callback=_remember, help=text
-        )(command)
-    return command
-
-
 def output_option(*choices: str) -> Callable[[F], F]:
     """Add `-o`; the first choice is the default."""
     return click.option(
@@ -41,15 +20,22 @@ def output_option(*choices: str) -> Callable[[F], F]:
     )
 
 
+def _shared() -> dict[str, Any]:
+    found = click.get_current_context().find_root().obj
+    return found if isinstance(found, dict) else {}
+
+
 def state() -> pathlib.Path:
-    """The state directory of this invocation."""
-    found = click.get_current_context().find_root().obj or {}
-    here = click.get_current_context().obj or {}
-    return pathlib.Path(here.get("state") or found.get("state") or default_state())
+    """The state directory of this invocation, absolute."""
+    return pathlib.Path(_shared().get("state") or default_state()).absolute()
+
+
+def is_state_given() -> bool:
+    """Whether the state directory was named, by option or environment."""
+    return bool(_shared().get("state_given"))
 
 
 def server() -> str | None:
     """The remote server's URL of this invocation, None for the local socket."""
-    here = click.get_current_context().obj or {}
-    value = here.get("server")
+    value = _shared().get("server")
     return str(value) if value else None

@@ -64,6 +64,10 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take `--state` and `--server` from anywhere before `--`: they belong to every command."""
+        return super().parse_args(ctx, hoist(args))
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -75,6 +79,25 @@ class LazyGroup(click.Group):
             hint = f": did you mean `{near[0]}`?" if near else ""
             ctx.fail(f"no command `{args[0]}`{hint}")
         return super().resolve_command(ctx, args)
+
+
+def hoist(args: list[str]) -> list[str]:
+    """Move the options of every command to the front, so that they may stand after the command too."""
+    front: list[str] = []
+    rest: list[str] = []
+    queue = list(args)
+    while queue:
+        word = queue.pop(0)
+        if word == "--":
+            rest += [word, *queue]
+            break
+        if word in {"--state", "--server"} and queue:
+            front += [word, queue.pop(0)]
+        elif word.startswith(("--state=", "--server=")):
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest
 
 
 def default_state() -> pathlib.Path:
@@ -97,5 +120,6 @@ def default_state() -> pathlib.Path:
 def cli(ctx: click.Context, state: pathlib.Path | None, server: str | None) -> None:
     """Zero trust for services: identities, learned policies, signed reviews, provable audit."""
     found: dict[str, Any] = ctx.ensure_object(dict)
-    found["state"] = state or default_state()
+    found["state"] = (state or default_state()).absolute()
+    found["state_given"] = state is not None
     found["server"] = server
