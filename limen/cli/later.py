@@ -1,0 +1,22 @@
+"""Commands that the public contract names and that a later version brings."""
+
+from __future__ import annotations
+
+import click
+
+from mesh.problems import Invalid
+
+
+def _later(name: str) -> click.Command:
+    @click.command(name, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+    @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
+    def command(rest: tuple[str, ...]) -> None:
+        del rest
+        raise Invalid("LM0001", command=f"limen {name}")
+
+    command.help = f"`limen {name}` is not part of this version."
+    return command
+
+
+federation = _later("federation")
+install = _later("install")

@@ -1,0 +1,77 @@
+"""`limen up`: a server and an agent on this machine, in the foreground, until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pathlib
+from collections.abc import Sequence
+
+import click
+
+from limen import lifecycle
+from limen.cli import context
+from limen.client import Client
+from limen.supervisor import Part, wait_ready
+from mesh.problems import Problem
+
+
+@click.command()
+@click.option("--trust-domain", default="limen.local", show_default=True, help="Name of the trust domain.")
+@click.option("--listen", default="127.0.0.1", show_default=True, help="Address, or ADDRESS:PORT, to serve on.")
+def up(trust_domain: str, listen: str) -> None:
+    """Run a server and an agent on this machine, in the foreground, until SIGTERM."""
+    state = context.state()
+    with lifecycle.only_one(state, "up"):
+        lifecycle.die_with_parent()
+        try:
+            asyncio.run(run_up(state, trust_domain=trust_domain, listen=listen))
+        except* Problem as group:
+            raise _first(group) from None
+
+
+def _first(group: BaseExceptionGroup[Problem]) -> Problem:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, Problem)
+    return found
+
+
+async def run_up(state: pathlib.Path, *, trust_domain: str, listen: str) -> None:
+    """Run both parts until a signal; the agent joins with a token that only this process sees."""
+    stop = lifecycle.stop_event(asyncio.get_running_loop())
+
+    async def server_arguments() -> tuple[Sequence[str], dict[str, str]]:
+        return ["--state", str(state), "server", "--trust-domain", trust_domain, "--listen", listen], {}
+
+    async def agent_arguments() -> tuple[Sequence[str], dict[str, str]]:
+        await wait_ready(server)
+        run = json.loads((state / "run" / "server.json").read_text("utf-8"))
+        client = Client(state / "server.sock")
+        token = await asyncio.to_thread(client.call, "POST", "/v1/tokens", {})
+        # by environment: a command line is world-readable
+        return (
+            ["--state", str(state), "agent", "--join", run["addresses"]["tls"]],
+            {"LIMEN_TOKEN": token["token"]},
+        )
+
+    server = Part("server", server_arguments)
+    agent = Part("agent", agent_arguments)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(server.run()), group.create_task(agent.run())]
+
+        async def readiness() -> None:
+            await wait_ready(server)
+            await wait_ready(agent)
+            lifecycle.announce(state, "up", {})
+
+        tasks.append(group.create_task(readiness()))
+        try:
+            await stop.wait()
+        finally:
+            await agent.stop()
+            await server.stop()
+            lifecycle.retire(state, "up")
+            for task in tasks:
+                task.cancel()

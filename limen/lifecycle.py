@@ -1,0 +1,80 @@
+"""What every long-running process does: say that it is ready, stop on a signal, and not outlive its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import pathlib
+import signal
+from collections.abc import Iterator, Mapping
+
+from limen.cli import render
+from mesh.problems import Conflict
+
+_PR_SET_PDEATHSIG = 1
+PARENT = "LIMEN_PARENT"
+"""Environment variable with the pid whose end ends this process too; `limen up` sets it."""
+
+
+def die_with_parent() -> None:
+    """End this process when the one that started it ends, if that one asked for it."""
+    asked = os.environ.pop(PARENT, "")
+    if not asked.isdigit():
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(asked):
+        # the parent ended before the kernel knew about our wish
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def announce(state: pathlib.Path, name: str, addresses: Mapping[str, str]) -> None:
+    """Write ``STATE/run/NAME.json`` atomically and print ``ready NAME``."""
+    run = state / "run"
+    run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = run / f"{name}.json"
+    draft = run / f".{name}.{os.getpid()}"
+    draft.write_text(json.dumps({"pid": os.getpid(), "addresses": dict(addresses)}), "utf-8")
+    draft.replace(target)
+    render.line(f"ready {name}")
+    with contextlib.suppress(OSError, ValueError):
+        os.fsync(1)
+    import sys  # noqa: PLC0415  flush through a pipe: whoever waits for the line must see it now
+
+    sys.stdout.flush()
+
+
+def retire(state: pathlib.Path, name: str) -> None:
+    """Remove ``STATE/run/NAME.json``."""
+    (state / "run" / f"{name}.json").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def only_one(state: pathlib.Path, name: str) -> Iterator[None]:
+    """Hold a lock so that one process of a name runs on a state directory.
+
+    Raises Conflict when another one holds it.
+    """
+    run = state / "run"
+    run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(run / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as err:
+        os.close(handle)
+        raise Conflict("LM5205", name=name, state=str(state)) from err
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def stop_event(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    event = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, event.set)
+    return event
