@@ -41,9 +41,9 @@ def run(args: list[str]) -> int:
 
 def _report(err: Exception) -> int:
     from limen.cli import render  # noqa: PLC0415  only when something went wrong
-    from mesh.problems import Problem, render as sentence  # noqa: PLC0415
+    from mesh import problems  # noqa: PLC0415
 
-    if isinstance(err, Problem):
+    if isinstance(err, problems.Problem):
         render.diagnostics([err.diagnostic()])
         return err.exit_status
     import hashlib  # noqa: PLC0415
@@ -52,7 +52,7 @@ def _report(err: Exception) -> int:
     trace = "".join(traceback.format_exception(err))
     report = hashlib.sha256(trace.encode()).hexdigest()[:12]
     render.say(trace)
-    message, advice = sentence("LM0002", {"report": report})
+    message, advice = problems.render("LM0002", {"report": report})
     render.say(f"× LM0002 {message}\n    {advice}")  # noqa: RUF001  the field's check mark
     return 70
 

@@ -15,9 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def output_option(*choices: str) -> Callable[[F], F]:
     """Add `-o`; the first choice is the default."""
-    return click.option(
-        "-o", "--output", type=click.Choice(choices), default=choices[0], help="How to print the data."
-    )
+    return click.option("-o", "--output", type=click.Choice(choices), default=choices[0], help="How to print the data.")
 
 
 def _shared() -> dict[str, Any]:

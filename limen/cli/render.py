@@ -44,9 +44,7 @@ def row(obj: object) -> None:
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> None:
     """Write a table to stdout: aligned columns, headers in capitals."""
     cells = [[str(cell) for cell in found] for found in rows]
-    widths = [
-        max([len(header), *(len(found[index]) for found in cells)]) for index, header in enumerate(headers)
-    ]
+    widths = [max([len(header), *(len(found[index]) for found in cells)]) for index, header in enumerate(headers)]
     for found in ([header.upper() for header in headers], *cells):
         line("  ".join(cell.ljust(width) for cell, width in zip(found, widths, strict=True)).rstrip())
 

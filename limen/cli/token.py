@@ -14,7 +14,9 @@ def token() -> None:
 
 
 @token.command()
-@click.option("--ttl", default=600, show_default=True, help="Seconds until the token expires.", type=click.IntRange(1, 86400))
+@click.option(
+    "--ttl", default=600, show_default=True, help="Seconds until the token expires.", type=click.IntRange(1, 86400)
+)
 @context.output_option("table", "json")
 def create(ttl: int, output: str) -> None:
     """Make a single-use token that one agent joins with."""

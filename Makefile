@@ -1,0 +1,62 @@
+# `make demo` and `make test` need Python >= 3.11 and nothing else; they install what they use into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PACKAGES := mesh ca policyengine audit enforcer learner limen
+
+.PHONY: demo test fmt lint types contracts props system bench soak demo-ten proto constraints clean
+
+.venv/run.stamp: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Limen needs Python 3.11 or newer: set PYTHON=") if sys.version_info < (3, 11) else 0'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing what Limen runs on into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/dev.stamp: .venv/run.stamp constraints-dev.txt
+	@echo "installing the tools that test Limen into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints-dev.txt
+	@touch $@
+
+demo: .venv/run.stamp
+	@$(BIN)/limen demo
+
+test: .venv/dev.stamp
+	@$(BIN)/python -m pytest -m "not slow" -q -n auto --dist loadfile
+
+props: .venv/dev.stamp
+	@$(BIN)/python -m pytest -q tests/properties
+
+system: .venv/dev.stamp
+	@$(BIN)/python -m pytest -q -m "system or root or peer or slow"
+
+fmt: .venv/dev.stamp
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lint: .venv/dev.stamp
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: .venv/dev.stamp
+	@$(BIN)/mypy
+
+contracts: .venv/dev.stamp
+	@$(BIN)/lint-imports
+
+bench: .venv/dev.stamp
+	@$(BIN)/python -m benchmarks
+
+demo-ten: .venv/run.stamp
+	@for turn in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/limen demo -o json || exit 1; done
+
+soak: .venv/dev.stamp
+	@LIMEN_SOAK=1 $(BIN)/python -m pytest -q -m slow
+
+proto: .venv/dev.stamp
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. --grpc_python_out=. mesh/proto/*.proto
+
+constraints:
+	@uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate pyproject.toml requirements/build.in -o constraints.txt
+	@uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate pyproject.toml requirements/build.in --group test --group lint -c constraints.txt -o constraints-dev.txt
+
+clean:
+	@rm -rf .venv .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,1 @@
+"""The demo: the whole loop with real processes, real TLS and real traffic on loopback."""
