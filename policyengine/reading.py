@@ -1,0 +1,454 @@
+"""The strict reader: plain JSON-like values in, model values and all findings out.
+
+The YAML loader and the reader of snapshots share it, so that both refuse the same things: unknown fields, missing
+fields, wrong types, empty lists and empty mappings. A finding names the place by a path of keys; the loader turns
+the path into a line and a column. What needs more than one object (names, ports, identities) is in
+`policyengine.consistency`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import difflib
+import ipaddress
+import json
+import re
+import zoneinfo
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar, cast
+
+from mesh.clock import parse_time
+from mesh.request import Effect, Mode, Protocol
+from mesh.spiffe import SpiffePattern
+from policyengine import model
+from policyengine.canonical import HostPattern, PathPattern
+
+T = TypeVar("T")
+Path = tuple[str | int, ...]
+
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+RULE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}")
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+_HEADER_VALUE = re.compile(r"[\x21-\x2b\x2d-\x7e](?:[\x20-\x2b\x2d-\x7e]*[\x21-\x2b\x2d-\x7e])?")
+_TIME_OF_DAY = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9])?")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """One broken rule: where (a path of keys), which code, with which facts."""
+
+    path: Path
+    code: str
+    facts: Mapping[str, object]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that nothing defines: `; did you mean x?`, or nothing."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+class Reader:
+    """Collects findings while it reads one object."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+
+    def refuse(self, path: Path, code: str, **facts: object) -> None:
+        """Note that what stands at a path breaks a rule."""
+        self.findings.append(Finding(path, code, facts))
+
+    def mapping(
+        self, value: object, path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
+    ) -> Mapping[str, object] | None:
+        """A mapping with known fields only and all required ones; None when it is no mapping or lacks one."""
+        if not isinstance(value, Mapping):
+            self.refuse(path, "LM2004", field=_name(path), expected="a mapping")
+            return None
+        known = required + optional
+        for key in value:
+            if key not in known:
+                self.refuse(
+                    (*path, key), "LM2002", field=key, owner=_name(path), hint=did_you_mean(str(key), known),
+                    known=", ".join(known),
+                )  # fmt: skip
+        missing = [name for name in required if name not in value]
+        for name in missing:
+            self.refuse(path, "LM2003", field=name, owner=_name(path))
+        return None if missing else value
+
+    def items(self, value: object, path: Path, read: Callable[[object, Path], T | None]) -> tuple[T, ...] | None:
+        """A list that is not empty, each item read; None when the list or one item is refused."""
+        if not isinstance(value, list):
+            self.refuse(path, "LM2004", field=_name(path), expected="a list")
+            return None
+        if not value:
+            self.refuse(path, "LM2005", field=_name(path))
+            return None
+        found = [read(item, (*path, place)) for place, item in enumerate(value)]
+        kept = tuple(item for item in found if item is not None)
+        return kept if len(kept) == len(found) else None
+
+    def text(self, value: object, path: Path) -> str | None:
+        """A text."""
+        if isinstance(value, str):
+            return value
+        self.refuse(path, "LM2004", field=_name(path), expected="text")
+        return None
+
+    def flag(self, value: object, path: Path) -> bool:
+        """True or false."""
+        if isinstance(value, bool):
+            return value
+        self.refuse(path, "LM2004", field=_name(path), expected="true or false")
+        return False
+
+    def name(self, value: object, path: Path, shape: re.Pattern[str] = NAME) -> str | None:
+        """A name: letters, digits and a few marks."""
+        text = self.text(value, path)
+        if text is not None and shape.fullmatch(text) is None:
+            self.refuse(path, "LM2020", field=_name(path), value=text)
+            return None
+        return text
+
+    def choice(self, value: object, path: Path, known: Iterable[str]) -> str | None:
+        """One of a closed set of words."""
+        words = tuple(known)
+        if isinstance(value, str) and value in words:
+            return value
+        hint = did_you_mean(value, words) if isinstance(value, str) else ""
+        self.refuse(path, "LM2009", field=_name(path), value=value, known=", ".join(words), hint=hint)
+        return None
+
+    def port(self, value: object, path: Path) -> int | None:
+        """A port number."""
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535:
+            return value
+        self.refuse(path, "LM2010", value=value)
+        return None
+
+    def moment(self, value: object, path: Path) -> dt.datetime | None:
+        """An RFC 3339 timestamp."""
+        text = self.text(value, path)
+        if text is None:
+            return None
+        try:
+            return parse_time(text)
+        except ValueError:
+            self.refuse(path, "LM2016", field=_name(path), value=text)
+            return None
+
+    def parsed(self, value: object, path: Path, parse: Callable[[str], T], code: str) -> T | None:
+        """A text that a parser accepts; its ValueError states the rule."""
+        text = self.text(value, path)
+        if text is None:
+            return None
+        try:
+            return parse(text)
+        except ValueError as err:
+            self.refuse(path, code, value=text, reason=str(err))
+            return None
+
+    # ------------------------------------------------------------------ the parts that several kinds share
+
+    def principals(self, value: object, path: Path) -> tuple[model.Principal, ...] | None:
+        """A list of principals, as in `from`."""
+        return self.items(value, path, lambda item, at: self.parsed(item, at, model.Principal.parse, "LM2006"))
+
+    def operations(self, value: object, path: Path) -> tuple[model.Operation, ...] | None:
+        """The list `to`."""
+        return self.items(value, path, self.operation)
+
+    def operation(self, value: object, path: Path) -> model.Operation | None:
+        """One entry of `to`."""
+        names = ("ports", "methods", "hosts", "paths")
+        fields = self.filled(value, path, names)
+        if fields is None:
+            return None
+        before = len(self.findings)
+        readers: dict[str, Callable[[object, Path], object]] = {
+            "ports": self.port,
+            "methods": self.method,
+            "hosts": lambda item, at: self.parsed(item, at, HostPattern.parse, "LM2008"),
+            "paths": lambda item, at: self.parsed(item, at, PathPattern.parse, "LM2007"),
+        }
+        found = {name: self.items(fields[name], (*path, name), readers[name]) for name in names if name in fields}
+        if len(self.findings) > before:
+            return None
+        return model.Operation(**found)  # type: ignore[arg-type]  # each reader returns its field's type
+
+    def filled(self, value: object, path: Path, optional: tuple[str, ...]) -> Mapping[str, object] | None:
+        """A mapping of optional fields of which at least one is there."""
+        fields = self.mapping(value, path, (), optional)
+        if fields is not None and not fields:
+            self.refuse(path, "LM2019", field=_name(path), known=", ".join(optional))
+            return None
+        return fields
+
+    def method(self, value: object, path: Path) -> str | None:
+        """An HTTP method: a token in upper case, compared exactly."""
+        text = self.text(value, path)
+        if text is not None and (TOKEN.fullmatch(text) is None or text != text.upper()):
+            self.refuse(path, "LM2017", value=text)
+            return None
+        return text
+
+    def conditions(self, value: object, path: Path) -> model.Conditions | None:
+        """The mapping `when`."""
+        names = ("claims", "headers", "peer_ip", "forwarded_ip", "hours", "rego")
+        fields = self.filled(value, path, names)
+        if fields is None:
+            return None
+        before = len(self.findings)
+        readers: dict[str, Callable[[object, Path], object]] = {
+            "claims": self.claims,
+            "headers": self.headers,
+            "peer_ip": self.networks,
+            "forwarded_ip": self.networks,
+            "hours": self.hours,
+            "rego": self.text,
+        }
+        found = {name: readers[name](fields[name], (*path, name)) for name in names if name in fields}
+        if len(self.findings) > before:
+            return None
+        return model.Conditions(**found)  # type: ignore[arg-type]  # each reader returns its field's type
+
+    def claims(self, value: object, path: Path) -> model.ClaimsCondition | None:
+        """`claims`: an issuer, and the values of named claims."""
+        if not isinstance(value, Mapping):
+            self.refuse(path, "LM2004", field="claims", expected="a mapping")
+            return None
+        if "issuer" not in value:
+            self.refuse(path, "LM2003", field="issuer", owner="claims")
+            return None
+        issuer = self.text(value["issuer"], (*path, "issuer"))
+        names = [name for name in value if name != "issuer"]
+        found = [
+            (str(name), self.items(value[name], (*path, name), self.claim_value)) for name in sorted(names, key=str)
+        ]
+        kept = tuple((name, allowed) for name, allowed in found if allowed is not None)
+        if issuer is None or len(kept) < len(found):
+            return None
+        return model.ClaimsCondition(issuer=issuer, values=kept)
+
+    def claim_value(self, value: object, path: Path) -> model.ClaimValue | None:
+        """A value that a claim may have."""
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int):
+            return value
+        self.refuse(path, "LM2004", field=_name(path), expected="text, a whole number, true or false")
+        return None
+
+    def headers(self, value: object, path: Path) -> tuple[tuple[str, tuple[str, ...]], ...] | None:
+        """`headers`: names, lower case, and the values that each may have."""
+        if not isinstance(value, Mapping) or not value:
+            code = "LM2019" if isinstance(value, Mapping) else "LM2004"
+            self.refuse(path, code, field="headers", expected="a mapping", known="header names")
+            return None
+        found = [(str(name).lower(), self.items(value[name], (*path, name), self.header_value)) for name in value]
+        names = [name for name, _ in found]
+        for name in names:
+            if TOKEN.fullmatch(name) is None or name == "host" or names.count(name) > 1:
+                self.refuse(path, "LM2015", value=name)
+                return None
+        kept = tuple((name, allowed) for name, allowed in sorted(found) if allowed is not None)
+        return kept if len(kept) == len(found) else None
+
+    def header_value(self, value: object, path: Path) -> str | None:
+        """A header value: printable ASCII, no comma, no outer white space."""
+        text = self.text(value, path)
+        if text is not None and _HEADER_VALUE.fullmatch(text) is None:
+            self.refuse(path, "LM2021", value=text)
+            return None
+        return text
+
+    def networks(self, value: object, path: Path) -> tuple[model.Network, ...] | None:
+        """A list of address ranges."""
+        return self.items(value, path, lambda item, at: self.parsed(item, at, _network, "LM2013"))
+
+    def hours(self, value: object, path: Path) -> model.Hours | None:
+        """`hours`: a zone and a window."""
+        fields = self.mapping(value, path, ("tz", "from", "to"))
+        if fields is None:
+            return None
+        zone = self.parsed(fields["tz"], (*path, "tz"), _zone, "LM2014")
+        start = self.parsed(fields["from"], (*path, "from"), _time_of_day, "LM2014")
+        end = self.parsed(fields["to"], (*path, "to"), _time_of_day, "LM2014")
+        if zone is None or start is None or end is None:
+            return None
+        if start == end:
+            self.refuse((*path, "to"), "LM2014", value=fields["to"], reason="`from` and `to` differ")
+            return None
+        return model.Hours(tz=zone, start=start, end=end)
+
+    def unless(self, value: object, path: Path) -> model.Unless | None:
+        """The mapping `unless`."""
+        fields = self.filled(value, path, ("from", "when"))
+        if fields is None:
+            return None
+        before = len(self.findings)
+        callers = self.principals(fields["from"], (*path, "from")) if "from" in fields else None
+        when = self.conditions(fields["when"], (*path, "when")) if "when" in fields else None
+        return None if len(self.findings) > before else model.Unless(from_=callers, when=when)
+
+    # ------------------------------------------------------------------ rules and the five kinds
+
+    def rule(self, value: object, path: Path) -> model.Rule | None:
+        """One rule of a policy."""
+        fields = self.mapping(value, path, ("id", "effect", "from"), ("to", "when", "unless", "evidence"))
+        if fields is None:
+            return None
+        before = len(self.findings)
+        identifier = self.name(fields["id"], (*path, "id"), RULE_ID)
+        effect = self.choice(fields["effect"], (*path, "effect"), tuple(Effect))
+        callers = self.principals(fields["from"], (*path, "from"))
+        to = self.operations(fields["to"], (*path, "to")) if "to" in fields else None
+        when = self.conditions(fields["when"], (*path, "when")) if "when" in fields else None
+        unless = self.unless(fields["unless"], (*path, "unless")) if "unless" in fields else None
+        evidence = self.evidence(fields["evidence"], (*path, "evidence")) if "evidence" in fields else None
+        if len(self.findings) > before or identifier is None or effect is None or callers is None:
+            return None
+        return model.Rule(
+            id=identifier, effect=Effect(effect), from_=callers, to=to, when=when, unless=unless, evidence=evidence
+        )
+
+    def evidence(self, value: object, path: Path) -> str | None:
+        """The learner's object, as canonical JSON text."""
+        if not isinstance(value, Mapping):
+            self.refuse(path, "LM2004", field="evidence", expected="a mapping")
+            return None
+        try:
+            return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError):
+            self.refuse(path, "LM2004", field="evidence", expected="a mapping of plain values")
+            return None
+
+    def service(self, name: str, owner: str, value: object, path: Path) -> model.Service | None:
+        """The spec of a Service."""
+        optional = ("mode", "until", "learn", "dataplane")
+        fields = self.mapping(value, path, ("identities", "ports"), optional)
+        if fields is None:
+            return None
+        before = len(self.findings)
+        identities = self.items(
+            fields["identities"],
+            (*path, "identities"),
+            lambda item, at: self.parsed(item, at, SpiffePattern.parse, "LM2012"),
+        )
+        ports = self.items(fields["ports"], (*path, "ports"), self.service_port)
+        mode = self.choice(fields.get("mode", "enforce"), (*path, "mode"), tuple(Mode))
+        until = self.moment(fields["until"], (*path, "until")) if "until" in fields else None
+        learn = self.flag(fields.get("learn", False), (*path, "learn"))
+        planes = ("auto", "native", "envoy")
+        plane = self.choice(fields.get("dataplane", "auto"), (*path, "dataplane"), planes)
+        if mode is not None and (mode == "observe") != ("until" in fields):
+            self.refuse((*path, "mode") if mode == "observe" else (*path, "until"), "LM2018", service=name)
+        for place, port in enumerate(ports or ()):
+            if any(port.port == earlier.port for earlier in (ports or ())[:place]):
+                self.refuse((*path, "ports", place), "LM2011", port=port.port)
+        if len(self.findings) > before or identities is None or ports is None or mode is None:
+            return None
+        return model.Service(
+            name=name, owner=owner, identities=identities, ports=ports, mode=Mode(mode), until=until, learn=learn,
+            dataplane=cast("model.DataPlane", plane),  # checked by choice
+        )  # fmt: skip
+
+    def service_port(self, value: object, path: Path) -> model.Port | None:
+        """One port of a service."""
+        fields = self.mapping(value, path, ("port", "protocol"))
+        if fields is None:
+            return None
+        port = self.port(fields["port"], (*path, "port"))
+        protocol = self.choice(fields["protocol"], (*path, "protocol"), model.PROTOCOLS)
+        if port is None or protocol is None:
+            return None
+        return model.Port(port=port, protocol=cast("Protocol", protocol))  # checked by choice
+
+    def policy(self, name: str, owner: str, value: object, path: Path) -> model.Policy | None:
+        """The spec of a Policy."""
+        fields = self.mapping(value, path, ("service", "tier", "rules"))
+        if fields is None:
+            return None
+        service = self.name(fields["service"], (*path, "service"))
+        tier = self.choice(fields["tier"], (*path, "tier"), model.TIERS)
+        rules = self.items(fields["rules"], (*path, "rules"), self.rule)
+        for place, rule in enumerate(rules or ()):
+            if any(rule.id == earlier.id for earlier in (rules or ())[:place]):
+                self.refuse((*path, "rules", place), "LM2031", rule=rule.id, policy=name)
+        if service is None or tier is None or rules is None:
+            return None
+        return model.Policy(name=name, owner=owner, service=service, tier=cast("model.Tier", tier), rules=rules)
+
+    def group(self, name: str, owner: str, value: object, path: Path) -> model.Group | None:
+        """The spec of a Group."""
+        fields = self.mapping(value, path, ("members",))
+        members = self.principals(fields["members"], (*path, "members")) if fields is not None else None
+        return None if members is None else model.Group(name=name, owner=owner, members=members)
+
+    def grant(
+        self, value: object, path: Path
+    ) -> tuple[str, tuple[model.Principal, ...], tuple[model.Operation, ...] | None] | None:
+        """Service, callers and operations, as invariants and exceptions name them."""
+        fields = self.mapping(value, path, ("from", "service"), ("to",))
+        if fields is None:
+            return None
+        before = len(self.findings)
+        callers = self.principals(fields["from"], (*path, "from"))
+        service = self.name(fields["service"], (*path, "service"))
+        to = self.operations(fields["to"], (*path, "to")) if "to" in fields else None
+        if len(self.findings) > before or callers is None or service is None:
+            return None
+        return service, callers, to
+
+    def invariant(self, name: str, owner: str, value: object, path: Path) -> model.Invariant | None:
+        """The spec of an Invariant."""
+        fields = self.mapping(value, path, ("forbid",))
+        found = self.grant(fields["forbid"], (*path, "forbid")) if fields is not None else None
+        if found is None:
+            return None
+        service, callers, to = found
+        return model.Invariant(name=name, owner=owner, service=service, from_=callers, to=to)
+
+    def exception(self, name: str, owner: str, value: object, path: Path) -> model.ExceptionGrant | None:
+        """The spec of an Exception."""
+        fields = self.mapping(value, path, ("rule", "until", "reason"))
+        if fields is None:
+            return None
+        found = self.grant(fields["rule"], (*path, "rule"))
+        until = self.moment(fields["until"], (*path, "until"))
+        reason = self.text(fields["reason"], (*path, "reason"))
+        if found is None or until is None or reason is None:
+            return None
+        service, callers, to = found
+        return model.ExceptionGrant(
+            name=name, owner=owner, service=service, from_=callers, to=to, until=until, reason=reason
+        )
+
+
+def _name(path: Path) -> str:
+    """The name of the field a path ends in, for a message."""
+    names = [part for part in path if isinstance(part, str)]
+    return names[-1] if names else "document"
+
+
+def _network(text: str) -> model.Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError("an address range is an address or CIDR block without host bits") from None
+
+
+def _zone(text: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(text)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        raise ValueError("a time zone is a name of the IANA database") from None
+    return text
+
+
+def _time_of_day(text: str) -> dt.time:
+    if _TIME_OF_DAY.fullmatch(text) is None:
+        raise ValueError("a time of day is HH:MM or HH:MM:SS, from 00:00 to 23:59:59")
+    return dt.time.fromisoformat(text)
