@@ -37,6 +37,7 @@ class Request:
     ``source`` is the string of the peer's single URI SAN, or None for a caller without a verified identity.
     ``service`` is the called service's name or the called workload's SPIFFE ID. ``path`` is the raw request
     target; its code points up to U+00FF are bytes of the wire. ``headers`` keeps order and repetition.
+    ``peer_ip`` is the address of the connection, ``forwarded_ip`` the one a trusted proxy reported.
     ``unknown`` names attributes that exist but could not be determined (``claims``, ``headers.x-tenant``).
     ``time`` None means that the clock cannot be trusted (design D13), not "now".
     """
@@ -51,6 +52,7 @@ class Request:
     headers: tuple[tuple[str, str], ...] = ()
     claims: Mapping[str, object] | None = None
     peer_ip: str | None = None
+    forwarded_ip: str | None = None
     time: dt.datetime | None = None
     unknown: frozenset[str] = frozenset()
 

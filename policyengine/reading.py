@@ -31,6 +31,7 @@ NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 RULE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}")
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _HEADER_VALUE = re.compile(r"[\x21-\x2b\x2d-\x7e](?:[\x20-\x2b\x2d-\x7e]*[\x21-\x2b\x2d-\x7e])?")
+_MAPPED = ipaddress.ip_network("::ffff:0:0/96")
 _TIME_OF_DAY = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9])?")
 
 
@@ -435,9 +436,13 @@ def _name(path: Path) -> str:
 
 def _network(text: str) -> model.Network:
     try:
-        return ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text)
     except ValueError:
         raise ValueError("an address range is an address or CIDR block without host bits") from None
+    if network.version == 6 and network.overlaps(_MAPPED):
+        # requests are compared by the IPv4 address inside, so such a range would quietly match nothing
+        raise ValueError("IPv4 addresses are written as IPv4")
+    return network
 
 
 def _zone(text: str) -> str:
