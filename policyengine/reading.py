@@ -225,19 +225,18 @@ class Reader:
             return None
         issuer = self.text(value["issuer"], (*path, "issuer"))
         names = [name for name in value if name != "issuer"]
-        found = [
-            (str(name), self.items(value[name], (*path, name), self.claim_value)) for name in sorted(names, key=str)
-        ]
-        kept = tuple((name, allowed) for name, allowed in found if allowed is not None)
-        if issuer is None or len(kept) < len(found):
+        found: list[tuple[str, tuple[model.ClaimValue, ...]]] = []
+        for name in sorted(names, key=str):
+            allowed = self.items(value[name], (*path, name), self.claim_value)
+            if allowed is not None:
+                found.append((str(name), allowed))
+        if issuer is None or len(found) < len(names):
             return None
-        return model.ClaimsCondition(issuer=issuer, values=kept)
+        return model.ClaimsCondition(issuer=issuer, values=tuple(found))
 
-    def claim_value(self, value: object, path: Path) -> model.ClaimValue | None:
+    def claim_value(self, value: object, path: Path) -> str | int | None:
         """A value that a claim may have."""
-        if isinstance(value, str):
-            return value
-        if isinstance(value, int):
+        if isinstance(value, str | int):  # a bool is an int to Python, and stays a bool
             return value
         self.refuse(path, "LM2004", field=_name(path), expected="text, a whole number, true or false")
         return None
