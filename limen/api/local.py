@@ -1,0 +1,109 @@
+"""The API on `server.sock`, for people on this host: its mode lets nobody but the server's own user and root in.
+
+Every route is one call of `limen.app.App` on the worker thread. This module decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI, Query, Request
+
+from limen.api import problems
+from limen.api.schemas import ApprovalBody, ExplainBody, ReviewBody, TokenBody
+from limen.app import App
+
+T = TypeVar("T")
+Json = Any
+
+
+def local_api(app: App, worker: Executor) -> FastAPI:
+    """Build the API."""
+    api = FastAPI(title="Limen", docs_url=None, redoc_url=None, openapi_url=None)
+    problems.mount(api)
+
+    async def run(work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(worker, work)
+
+    _mount_state(api, app, run)
+    _mount_reviews(api, app, run)
+    return api
+
+
+def _actor(request: Request) -> str:
+    return str(request.state.peer)
+
+
+def _mount_state(api: FastAPI, app: App, run: Callable[[Callable[[], Json]], Any]) -> None:
+    @api.get("/v1/status")
+    async def status() -> Json:
+        return await run(app.status)
+
+    @api.post("/v1/tokens")
+    async def tokens(body: TokenBody, request: Request) -> Json:
+        return await run(lambda: app.create_token(ttl_s=body.ttl_s, actor=_actor(request)))
+
+    @api.get("/v1/bundle")
+    async def bundle() -> Json:
+        return await run(app.bundle_documents)
+
+    @api.get("/v1/identities")
+    async def identities() -> Json:
+        return await run(app.identities)
+
+    @api.post("/v1/identities/explain")
+    async def explain(body: ExplainBody) -> Json:
+        return await run(lambda: app.explain_identity(body.facts))
+
+    @api.post("/v1/rotate")
+    async def rotate(request: Request) -> Json:
+        return await run(lambda: app.rotate(actor=_actor(request)))
+
+    @api.get("/v1/flows")
+    async def flows(limit: Annotated[int, Query(ge=1, le=1_000_000)] = 1_000_000) -> Json:
+        return await run(lambda: app.flows(limit=limit))
+
+    @api.get("/v1/records")
+    async def records(
+        after: Annotated[int, Query(ge=0)] = 0,
+        kind: Annotated[str | None, Query(max_length=40)] = None,
+        limit: Annotated[int, Query(ge=1, le=100_000)] = 10_000,
+    ) -> Json:
+        return await run(lambda: app.records(after=after, kind=kind, limit=limit))
+
+
+def _mount_reviews(api: FastAPI, app: App, run: Callable[[Callable[[], Json]], Any]) -> None:
+    @api.get("/v1/snapshots/active")
+    async def active() -> Json:
+        return await run(app.active_snapshot)
+
+    @api.get("/v1/snapshots/{name}")
+    async def snapshot(name: str) -> Json:
+        return await run(lambda: app.snapshot(name))
+
+    @api.get("/v1/reviewers")
+    async def reviewers() -> Json:
+        return await run(app.reviewers)
+
+    @api.get("/v1/reviews")
+    async def reviews() -> Json:
+        return await run(app.reviews)
+
+    @api.get("/v1/reviews/{number}")
+    async def review(number: str) -> Json:
+        return await run(lambda: app.review(number))
+
+    @api.post("/v1/reviews")
+    async def propose(body: ReviewBody, request: Request) -> Json:
+        return await run(lambda: app.propose(body.model_dump(), actor=_actor(request)))
+
+    @api.post("/v1/reviews/{number}/approvals")
+    async def approve(number: str, body: ApprovalBody, request: Request) -> Json:
+        return await run(lambda: app.approve(number, body.envelope, actor=_actor(request)))
+
+    @api.post("/v1/reviews/{number}/{event}")
+    async def move(number: str, event: str, request: Request) -> Json:
+        return await run(lambda: app.move_review(number, event, actor=_actor(request)))

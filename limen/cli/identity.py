@@ -1,0 +1,80 @@
+"""`limen identity`: the identities that were issued, and why a process has one or has none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from limen import client
+from limen.cli import context, render
+from mesh.problems import Invalid, Problem
+
+
+@click.group()
+def identity() -> None:
+    """Show identities and explain them."""
+
+
+@identity.command("list")
+@context.output_option("table", "json")
+def list_(output: str) -> None:
+    """List the identities whose certificates are valid now."""
+    found = client.call("GET", "/v1/identities")
+    if output == "json":
+        render.data(found)
+        return
+    rows = [(row["spiffe_id"], row["rule"], row["node"], row["not_after"], row["serial"]) for row in found]
+    render.table(rows, ("identity", "rule", "node", "valid until", "serial"))
+
+
+@identity.command()
+@click.option("--pid", type=click.IntRange(1), required=True, help="A process on this host.")
+@context.output_option("table", "json")
+def explain(pid: int, output: str) -> int:
+    """Say which rule gives a process its identity, or why none does."""
+    facts = _facts(pid)
+    found = client.call("POST", "/v1/identities/explain", {"facts": facts})
+    if output == "json":
+        render.data({"pid": pid, "facts": facts, **found})
+    else:
+        _show(pid, facts, found)
+    return 0 if found["spiffe_id"] else 1
+
+
+def _facts(pid: int) -> list[tuple[str, str]]:
+    """Ask the agent for the attested facts of a process.
+
+    Raises Problem when the agent refuses or cannot be reached.
+    """
+    from enforcer import control  # noqa: PLC0415  only this command speaks to the agent
+
+    answer = control.ask(context.state() / "control.sock", {"type": "explain", "pid": pid})
+    if answer.get("type") == "failed":
+        facts = answer.get("facts")
+        raise Problem(str(answer["code"]), **(facts if isinstance(facts, dict) else {}))
+    facts = answer["facts"]
+    assert isinstance(facts, list)
+    return [(str(key), str(value)) for key, value in facts]
+
+
+def _show(pid: int, facts: list[tuple[str, str]], found: dict[str, Any]) -> None:
+    render.line(f"process {pid}: {found['spiffe_id'] or 'no identity'}")
+    render.table([(key, value) for key, value in facts], ("fact", "value"))
+    rows = [(row["rule"], "yes" if row["matched"] else "no", row["reason"]) for row in found["rules"]]
+    render.table(rows, ("rule", "matches", "because"))
+
+
+def _later(name: str) -> click.Command:
+    @click.command(name, context_settings={"ignore_unknown_options": True})
+    @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
+    def command(rest: tuple[str, ...]) -> None:
+        del rest
+        raise Invalid("LM0001", command=f"limen identity {name}")
+
+    command.help = f"`limen identity {name}` is not part of this version."
+    return command
+
+
+for _name in ("show", "issue", "rotate", "taint", "revoke", "prove"):
+    identity.add_command(_later(_name))

@@ -1,0 +1,173 @@
+"""The node API: agents, over mutual TLS, each proved to be the node whose SVID it shows.
+
+gRPC's own chain check is the outer fence; `mesh.x509svid` verifies the peer's chain again, as everywhere else.
+This module translates between messages and `limen.app.App` and decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+import grpc
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from limen.app import App, Ask, Endpoint, Issued, State
+from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
+from mesh.proto import node_pb2 as pb
+from mesh.proto import node_pb2_grpc
+
+T = TypeVar("T")
+MAX_STREAMS_PER_NODE = 4
+_STATUS: tuple[tuple[type[Problem], grpc.StatusCode], ...] = (
+    (NotFound, grpc.StatusCode.NOT_FOUND),
+    (Conflict, grpc.StatusCode.ABORTED),
+    (Forbidden, grpc.StatusCode.PERMISSION_DENIED),
+    (Unavailable, grpc.StatusCode.UNAVAILABLE),
+    (Invalid, grpc.StatusCode.INVALID_ARGUMENT),
+)
+
+
+class NodeService(node_pb2_grpc.NodeServicer):
+    """Answers agents. All work on `App` runs on one thread, so nothing there needs a lock."""
+
+    def __init__(self, app: App, worker: Executor) -> None:
+        self._app = app
+        self._worker = worker
+        self._watchers: dict[str, int] = {}
+
+    async def Renew(self, request: pb.RenewRequest, context: grpc.aio.ServicerContext) -> pb.RenewResponse:
+        """Renew the calling node's SVID."""
+        node = await self._node(context)
+        chain = await self._call(context, lambda: self._app.renew_node(node, bytes(request.spki)))
+        bundle = await self._call(context, lambda: self._app.bundle().to_json())
+        return pb.RenewResponse(chain=list(chain), bundle=bundle)
+
+    async def BatchNewX509Svid(self, request: pb.BatchRequest, context: grpc.aio.ServicerContext) -> pb.BatchResponse:
+        """Issue SVIDs for what the node attested."""
+        node = await self._node(context)
+        asks = [
+            Ask(ref=ask.ref, spki=bytes(ask.spki), facts=tuple((fact.key, fact.value) for fact in ask.facts))
+            for ask in request.asks
+        ]
+        issued = await self._call(context, lambda: self._app.issue(node, asks))
+        return pb.BatchResponse(svids=[_issued_pb(found) for found in issued])
+
+    async def Watch(self, request: pb.WatchRequest, context: grpc.aio.ServicerContext) -> AsyncIterator[pb.Update]:
+        """Send the full state at once and after every change."""
+        del request
+        node = await self._node(context)
+        if self._watchers.get(node, 0) >= MAX_STREAMS_PER_NODE:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "LM5211")
+        self._watchers[node] = self._watchers.get(node, 0) + 1
+        changed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        forget = self._app.on_change(lambda: loop.call_soon_threadsafe(changed.set))
+        structlog.get_logger().info("agent connected", node=node)
+        try:
+            while True:
+                changed.clear()
+                state = await self._call(context, self._app.state)
+                yield _update_pb(state)
+                await changed.wait()
+        finally:
+            forget()
+            self._watchers[node] -= 1
+            structlog.get_logger().info("agent disconnected", node=node)
+
+    async def ReportEndpoints(
+        self, request: pb.EndpointsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.EndpointsResponse:
+        """Take the full list of the node's inbound listeners."""
+        node = await self._node(context)
+        found = tuple(
+            Endpoint(spiffe_id=item.spiffe_id, address=item.address, port=item.port) for item in request.endpoints
+        )
+        await self._call(context, lambda: self._app.report_endpoints(node, found))
+        return pb.EndpointsResponse()
+
+    async def PushRecords(self, request: pb.RecordBatch, context: grpc.aio.ServicerContext) -> pb.RecordAck:
+        """Put a signed batch into the log; the answer comes after it is durable."""
+        node = await self._node(context)
+        sequence = await self._call(
+            context,
+            lambda: self._app.push_records(
+                node,
+                sequence=request.sequence,
+                records=[bytes(found) for found in request.records],
+                signature=bytes(request.signature),
+                key=bytes(request.key),
+            ),
+        )
+        return pb.RecordAck(sequence=sequence)
+
+    async def PushFlows(self, request: pb.FlowBatch, context: grpc.aio.ServicerContext) -> pb.FlowAck:
+        """Store aggregated flows."""
+        node = await self._node(context)
+        await self._call(context, lambda: self._app.push_flows(node, [bytes(row) for row in request.flows]))
+        return pb.FlowAck()
+
+    async def ReportStatus(self, request: pb.StatusRequest, context: grpc.aio.ServicerContext) -> pb.StatusResponse:
+        """Remember what the node applies."""
+        node = await self._node(context)
+        refusals = tuple((item.code, item.detail) for item in request.refusals)
+        await self._call(
+            context,
+            lambda: self._app.report_status(
+                node, epoch=request.epoch, snapshot=request.snapshot, sidecars=request.sidecars, refusals=refusals
+            ),
+        )
+        return pb.StatusResponse()
+
+    async def _node(self, context: grpc.aio.ServicerContext) -> str:
+        """The name of the node whose SVID the peer proved to hold."""
+        found = context.auth_context()
+        chain = b"".join(found.get("x509_pem_cert_chain", []) or found.get("x509_pem_cert", []))
+        try:
+            ders = [item.public_bytes(Encoding.DER) for item in x509.load_pem_x509_certificates(chain)]
+        except ValueError:
+            ders = []
+        return await self._call(context, lambda: self._app.authenticate_node(ders))
+
+    async def _call(self, context: grpc.aio.ServicerContext, work: Callable[[], T]) -> T:
+        """Run work on the one worker thread and answer its Problems as gRPC statuses."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+        except Problem as problem:
+            status = next((code for kind, code in _STATUS if isinstance(problem, kind)), grpc.StatusCode.UNKNOWN)
+            await context.abort(status, str(problem))
+            raise
+
+
+def _issued_pb(found: Issued) -> pb.IssuedSvid:
+    return pb.IssuedSvid(
+        ref=found.ref,
+        code=found.code,
+        facts=dict(found.facts),
+        spiffe_id=found.spiffe_id,
+        chain=list(found.chain),
+        rule=found.rule,
+        direct=found.direct,
+        hint=found.hint,
+        container_bound=found.container_bound,
+    )
+
+
+def _update_pb(state: State) -> pb.Update:
+    return pb.Update(
+        sequence=state.sequence,
+        bundle=state.bundle,
+        activation=state.activation,
+        snapshot=state.snapshot,
+        candidate=state.candidate,
+        reviewers=list(state.reviewers),
+        endpoints=[
+            pb.Endpoint(spiffe_id=item.spiffe_id, address=item.address, port=item.port) for item in state.endpoints
+        ],
+        rotation=state.rotation,
+        identity_rules=state.identity_rules,
+    )

@@ -1,0 +1,180 @@
+"""The server process: wires `limen.app.App` to its doors and runs them until a signal.
+
+Doors: `server.sock` (HTTP, this host, peer credentials), one TLS port (joining; the standards' public documents), and
+the node API (gRPC, mutual TLS). All work on `App` runs on one thread; this module decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import socket
+import ssl
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import grpc
+import uvicorn
+from fastapi import FastAPI
+
+from limen import lifecycle
+from limen.api.local import local_api
+from limen.api.peer import PeerProtocol
+from limen.api.public import public_api
+from limen.app import App, open_app
+from limen.nodeapi import NodeService
+from mesh import telemetry
+from mesh.problems import Invalid
+from mesh.proto import node_pb2_grpc
+from mesh.settings import check_socket_path, prepare_state
+
+_GRACE_S = 3.0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, without its own signal handlers: this process has one place for those."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]  # a generator, as in uvicorn
+        """Leave signals alone."""
+        yield
+
+
+def run(
+    state: pathlib.Path, *, trust_domain: str, listen: str, database: str | None, reviewers: pathlib.Path | None
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises Conflict when another server runs on this state, Invalid for an address that cannot be listened on.
+    """
+    with lifecycle.only_one(state, "server"):
+        lifecycle.die_with_parent()
+        telemetry.configure()
+        prepare_state(state)
+        app = open_app(state, trust_domain=trust_domain, database=database, reviewers=reviewers)
+        try:
+            asyncio.run(_serve(app, state, listen))
+        finally:
+            app.close()
+
+
+async def _serve(app: App, state: pathlib.Path, listen: str) -> None:
+    stop = lifecycle.stop_event(asyncio.get_running_loop())
+    host, _, port = listen.partition(":")
+    path = state / "server.sock"
+    check_socket_path(path)
+    with ThreadPoolExecutor(1, "app") as worker:
+        node_server, node_port = await _node_server(app, worker, host)
+        tls_socket = _listen(host, int(port or 0))
+        address = f"https://{host}:{tls_socket.getsockname()[1]}"
+        app.locate(url=address, node_api=f"{host}:{node_port}")
+        local_socket = _listen_unix(path)
+        metrics = telemetry.serve_metrics()
+        doors = [
+            (_uvicorn(local_api(app, worker), protocol=PeerProtocol), local_socket),
+            (_uvicorn(public_api(app, worker), context=_server_context(app)), tls_socket),
+        ]
+        async with asyncio.TaskGroup() as group:
+            for door, found in doors:
+                group.create_task(door.serve(sockets=[found]))
+            group.create_task(_keep(app, worker, stop))
+            lifecycle.announce(
+                state,
+                "server",
+                {
+                    "tls": address,
+                    "node": f"{host}:{node_port}",
+                    "socket": str(path),
+                    "metrics": f"http://127.0.0.1:{metrics}/metrics",
+                },
+            )
+            await stop.wait()
+            await node_server.stop(_GRACE_S)
+            for door, _ in doors:
+                door.should_exit = True
+        path.unlink(missing_ok=True)
+        lifecycle.retire(state, "server")
+
+
+async def _keep(app: App, worker: Executor, stop: asyncio.Event) -> None:
+    """Once a second: see a changed identities.yaml, end what has expired."""
+    loop = asyncio.get_running_loop()
+    while not stop.is_set():
+        await loop.run_in_executor(worker, app.tick)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await stop.wait()
+
+
+def _uvicorn(
+    api: FastAPI, *, protocol: type[asyncio.Protocol] | None = None, context: ssl.SSLContext | None = None
+) -> _Server:
+    config = uvicorn.Config(
+        api,
+        log_config=None,
+        lifespan="off",
+        ws="none",
+        http=protocol or "httptools",
+        server_header=False,
+        date_header=False,
+        h11_max_incomplete_event_size=65536,
+        timeout_graceful_shutdown=int(_GRACE_S),
+    )
+    config.load()
+    config.ssl = context
+    return _Server(config)
+
+
+def _server_context(app: App) -> ssl.SSLContext:
+    """TLS with the pinned server key; the key reaches OpenSSL through memory, never a disk."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    key_pem, certificate_pem = app.server_pem()
+    handle = os.memfd_create("limen-server", os.MFD_CLOEXEC)
+    try:
+        os.write(handle, key_pem + certificate_pem)
+        context.load_cert_chain(f"/proc/self/fd/{handle}")
+    finally:
+        os.close(handle)
+    return context
+
+
+async def _node_server(app: App, worker: Executor, host: str) -> tuple[grpc.aio.Server, int]:
+    server = grpc.aio.server(
+        options=[("grpc.max_receive_message_length", 32 << 20), ("grpc.so_reuseport", 0)],
+        maximum_concurrent_rpcs=2048,
+    )
+    node_pb2_grpc.add_NodeServicer_to_server(NodeService(app, worker), server)  # type: ignore[no-untyped-call]  # generated
+    key_pem, certificate_pem = app.server_pem()
+    credentials = grpc.ssl_server_credentials(
+        [(key_pem, certificate_pem)], root_certificates=app.roots_pem(), require_client_auth=True
+    )
+    port = server.add_secure_port(f"{host}:0", credentials)
+    await server.start()
+    return server, port
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except OSError as err:
+        found.close()
+        raise Invalid("LM5212", address=f"{host}:{port}", reason=err.strerror or str(err)) from err
+    found.listen(512)
+    return found
+
+
+def _listen_unix(path: pathlib.Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    found = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        found.bind(str(path))
+    finally:
+        os.umask(before)
+    found.listen(128)
+    return found
