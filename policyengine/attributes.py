@@ -57,6 +57,7 @@ def any_of(*truths: Truth) -> Truth:
     return None if any(truth is None for truth in truths) else False
 
 
+@functools.lru_cache(maxsize=4096)
 def identity_of(source: str | None) -> SpiffeId | None:
     """The caller's verified identity; None for none, for text that is no SPIFFE ID and for a bare trust domain."""
     if source is None:

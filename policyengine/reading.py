@@ -227,7 +227,7 @@ class Reader:
         names = [name for name in value if name != "issuer"]
         found: list[tuple[str, tuple[model.ClaimValue, ...]]] = []
         for name in sorted(names, key=str):
-            allowed = self.items(value[name], (*path, name), self.claim_value)
+            allowed: tuple[model.ClaimValue, ...] | None = self.items(value[name], (*path, name), self.claim_value)
             if allowed is not None:
                 found.append((str(name), allowed))
         if issuer is None or len(found) < len(names):

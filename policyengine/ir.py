@@ -1,0 +1,102 @@
+"""The normal form of a policy set: per called service, its grants in the order in which they decide.
+
+A `Grant` is one rule, or one exception, with groups and services resolved. Sorted by rank, the first grant of a tier
+that matches is the one that decides in this tier: deny, then pass, then allow (design D3); equal effects are ordered
+by name, so that every evaluator names the same one. This module decides nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping
+
+from mesh.problems import Span
+from mesh.request import Effect, Protocol
+from policyengine import model
+
+EFFECT_ORDER = {Effect.DENY: 0, Effect.PASS: 1, Effect.ALLOW: 2}
+ANYTHING = model.Operation()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A rule or an exception in normal form. ``operations`` are ORed; ``until`` is the end of an exception."""
+
+    rank: int
+    tier: model.Tier
+    effect: Effect
+    policy: str
+    rule: str
+    callers: model.Principals
+    operations: tuple[model.Operation, ...] = (ANYTHING,)
+    when: model.Conditions | None = None
+    unless_callers: model.Principals | None = None
+    unless_when: model.Conditions | None = None
+    until: dt.datetime | None = None
+    source: model.Rule | None = None
+    span: Span | None = None
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether more than caller and operation matters."""
+        fields = (self.when, self.unless_callers, self.unless_when, self.until)
+        return any(field is not None for field in fields)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceForm:
+    """Everything that decides about one called service."""
+
+    service: model.Service
+    protocols: Mapping[int, Protocol]
+    headers: frozenset[str]
+    grants: tuple[Grant, ...]
+
+
+def normalise(policies: model.PolicySet, service: model.Service) -> ServiceForm:
+    """Bring what a policy set says about a service into normal form."""
+    found: list[tuple[model.Tier, str, model.Rule, dt.datetime | None]] = [
+        (policy.tier, policy.name, rule, None)
+        for policy in policies.policies_for(service.name)
+        for rule in policy.rules
+    ]
+    found += [
+        ("app", exception.name, exception.as_rule(), exception.until)
+        for exception in policies.exceptions
+        if exception.service == service.name
+    ]
+    found.sort(key=lambda item: (model.TIERS.index(item[0]), EFFECT_ORDER[item[2].effect], item[1], item[2].id))
+    expanded: dict[tuple[model.Principal, ...], model.Principals] = {}
+
+    def expand(principals: tuple[model.Principal, ...]) -> model.Principals:
+        if principals not in expanded:
+            expanded[principals] = policies.expand(principals)
+        return expanded[principals]
+
+    grants = []
+    for rank, (tier, policy, rule, until) in enumerate(found):
+        unless = rule.unless
+        grants.append(
+            Grant(
+                rank=rank,
+                tier=tier,
+                effect=rule.effect,
+                policy=policy,
+                rule=rule.id,
+                callers=expand(rule.from_),
+                operations=rule.to or (ANYTHING,),
+                when=rule.when,
+                unless_callers=expand(unless.from_) if unless and unless.from_ else None,
+                unless_when=unless.when if unless else None,
+                until=until,
+                source=rule,
+                span=rule.span,
+            )
+        )
+    return ServiceForm(
+        service=service,
+        protocols={port.port: port.protocol for port in service.ports},
+        headers=policies.headers_for(service.name),
+        grants=tuple(grants),
+    )
