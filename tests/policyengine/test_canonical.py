@@ -1,0 +1,277 @@
+"""The canonical form: what is one path, what is refused, and what patterns match."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyengine.canonical import (
+    Ambiguous,
+    CanonicalPath,
+    HostPattern,
+    Malformed,
+    PathPattern,
+    PatternError,
+    canonical_host,
+    canonical_path,
+)
+
+CANONICAL = [
+    ("A01-parent", "/x/../admin", "/admin"),
+    ("A01-dot", "/./admin", "/admin"),
+    ("A01-encoded-dots", "/api/%2e%2e/admin", "/admin"),
+    ("A01-mixed-case-encoded-dots", "/api/.%2E/admin", "/admin"),
+    ("A02-double-slash", "//admin", "/admin"),
+    ("A02-triple-slash", "///admin", "/admin"),
+    ("A02-slashes-then-parent", "/api//../admin", "/admin"),
+    ("A03-encoded-letter", "/%61dmin", "/admin"),
+    ("A04-query", "/admin?x", "/admin?x"),
+    ("A04-empty-query", "/admin?", "/admin?"),
+    ("A04-dots-in-query", "/api/ok?/../admin", "/api/ok?/../admin"),
+    ("A09-star", "/admin/*", "/admin/*"),
+    ("A09-encoded-star", "/admin/%2a", "/admin/*"),
+    ("A13-case-is-kept", "/Admin", "/Admin"),
+    ("root", "/", "/"),
+    ("trailing-slash", "/a/", "/a/"),
+    ("trailing-slashes", "/a//", "/a/"),
+    ("trailing-dot-segment", "/a/.", "/a/"),
+    ("trailing-parent", "/a/b/..", "/a/"),
+    ("parent-of-first", "/a/..", "/"),
+    ("utf8-raw-bytes", "/\xc3\xa9", "/%C3%A9"),
+    ("utf8-lower-hex", "/%c3%a9", "/%C3%A9"),
+    ("space-inside", "/a%20b", "/a%20b"),
+    ("sub-delims", "/a%21b", "/a!b"),
+    ("tilde", "/%7euser", "/~user"),
+    ("query-verbatim", "/a?b=%2f;%3b&c=\xff", "/a?b=%2f;%3b&c=\xff"),
+]
+
+AMBIGUOUS = [
+    ("A05-encoded-slash", "/admin%2f"),
+    ("A05-encoded-backslash", "/admin%5c"),
+    ("A05-encoded-slashes-and-dots", "/api%2f..%2fadmin"),
+    ("A05-backslash", "/\\admin"),
+    ("A06-double-encoding", "/%2561dmin"),
+    ("A06-double-encoded-dots", "/api/%252e%252e/admin"),
+    ("A07-fragment", "/admin#x"),
+    ("A07-fragment-after-query", "/a?b#x"),
+    ("A08-parameter", "/admin;x=1"),
+    ("A08-parameter-slash", "/admin;/x"),
+    ("A08-empty-parameter", "/;/admin"),
+    ("A08-dots-parameter", "/x/..;/admin"),
+    ("A08-encoded-dots-parameter", "/x/%2e%2e;/admin"),
+    ("A10-no-slash", "admin"),
+    ("A10-empty", ""),
+    ("A10-asterisk", "*"),
+    ("A10-absolute", "http://x/admin"),
+    ("A14-trailing-space", "/admin%20"),
+    ("A14-trailing-tab", "/admin%09"),
+    ("A14-trailing-dots", "/admin.."),
+    ("A14-trailing-dot", "/admin%2e"),
+    ("A14-nul", "/admin%00"),
+    ("A14-encoded-semicolon", "/admin%3bx"),
+    ("A14-encoded-question-mark", "/admin%3fx"),
+    ("A14-overlong", "/%c0%afadmin"),
+    ("A14-raw-byte", "/\xef"),
+    ("leading-space", "/%20admin"),
+    ("no-break-space", "/admin%c2%a0"),
+    ("above-root", "/../admin"),
+    ("above-root-late", "/a/../../admin"),
+    ("encoded-hash", "/a%23b"),
+    ("short-escape", "/a%4"),
+    ("bad-escape", "/a%zz"),
+    ("raw-control", "/a\x01b"),
+    ("del", "/a%7f"),
+    ("c1-control", "/a%c2%85b"),
+    ("surrogate", "/%ed%a0%80"),
+    ("beyond-bytes", "/\u20ac"),
+    ("control-in-query", "/a?b\r\nc"),
+    ("beyond-bytes-in-query", "/a?\u20ac"),
+    ("too-long", "/" + "a" * 70_000),
+]
+
+
+@pytest.mark.parametrize(("raw", "target"), [case[1:] for case in CANONICAL], ids=[case[0] for case in CANONICAL])
+def test_path_has_one_canonical_form(raw: str, target: str) -> None:
+    found = canonical_path(raw)
+    assert isinstance(found, CanonicalPath)
+    assert found.target == target
+
+
+@pytest.mark.parametrize("raw", [case[1] for case in AMBIGUOUS], ids=[case[0] for case in AMBIGUOUS])
+def test_path_is_refused_when_two_programs_could_read_it_differently(raw: str) -> None:
+    assert isinstance(canonical_path(raw), Ambiguous)
+
+
+_PIECES = st.sampled_from(["/", "a", ".", "..", "%2e", "%61", "%2F", "%C3%A9", ";", "?", "%20", " ", "\xe9", "%", "*"])
+
+
+@given(st.one_of(st.text(), st.lists(_PIECES, max_size=12).map(lambda parts: "/" + "".join(parts))))
+def test_canonical_path_is_idempotent_and_never_raises(raw: str) -> None:
+    found = canonical_path(raw)
+    if isinstance(found, CanonicalPath):
+        again = canonical_path(found.target)
+        assert again == found
+        assert ".." not in found.segments
+        assert "" not in found.segments[:-1]
+
+
+@given(st.text())
+def test_canonical_host_is_idempotent_and_never_raises(raw: str) -> None:
+    found = canonical_host(raw)
+    if isinstance(found, str):
+        assert canonical_host(found) == found
+
+
+@pytest.mark.parametrize(
+    ("raw", "host"),
+    [
+        pytest.param("DB.corp.test", "db.corp.test", id="A11-case"),
+        pytest.param("db.corp.test:8443", "db.corp.test", id="A11-port"),
+        pytest.param("db.corp.test:", "db.corp.test", id="A11-empty-port"),
+        pytest.param("db.corp.test.", "db.corp.test", id="A11-final-dot"),
+        pytest.param("db.corp.test.:80", "db.corp.test", id="A11-final-dot-and-port"),
+        pytest.param("[0:0::1]:80", "[::1]", id="A11-ipv6"),
+        pytest.param("xn--bcher-kva.example", "xn--bcher-kva.example", id="A11-punycode"),
+        pytest.param("127.0.0.1:80", "127.0.0.1", id="ipv4"),
+    ],
+)
+def test_host_has_one_canonical_form(raw: str, host: str) -> None:
+    assert canonical_host(raw) == host
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "",
+        "a..b",
+        ".a",
+        "a b",
+        "a/b",
+        "user@a",
+        "::1",
+        "[::1",
+        "[x]",
+        "[fe80::1%25eth0]",
+        "a:b",
+        "b\xfccher",
+        "-a",
+        "a" * 300,
+    ],
+)
+def test_host_is_malformed_when_it_is_no_name_and_no_address(raw: str) -> None:
+    assert isinstance(canonical_host(raw), Malformed)
+
+
+def test_two_hosts_in_one_are_ambiguous() -> None:
+    assert isinstance(canonical_host("a.test,b.test"), Ambiguous)
+
+
+UUID = "123e4567-e89b-12d3-a456-426614174000"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "expected"),
+    [
+        ("/orders", "/orders", True),
+        ("/orders", "/orders/", False),
+        ("/orders", "/ordersx", False),
+        ("/admin/**", "/admin/", True),
+        ("/admin/**", "/admin", False),
+        ("/admin/**", "/admin/a/b", True),
+        ("/admin/**", "/administrator", False),
+        ("/**", "/", True),
+        ("/**", "/a/b/", True),
+        ("/", "/", True),
+        ("/", "/a", False),
+        ("/a/{x}/b", "/a/1/b", True),
+        ("/a/{x}/b", "/a/1/2/b", False),
+        ("/a/{x}", "/a/", False),
+        ("/a/{x}", "/a", False),
+        ("/a/{x}/**", "/a/1/", True),
+        ("/a/{x}/**", "/a/1", False),
+        ("/o/{id:uuid}/**", f"/o/{UUID}/x", True),
+        ("/o/{id:uuid}/**", "/o/1/x", False),
+        ("/o/{id:int}", "/o/42", True),
+        ("/o/{id:int}", "/o/4x", False),
+        ("/o/{id:int}", "/o/%D9%A4", False),
+        ("/o/{id:decimal}", "/o/-4.25", True),
+        ("/o/{id:decimal}", "/o/4.", False),
+        ("/o/{id:hex}", "/o/DeadBeef", True),
+        ("/o/{id:hex}", "/o/xyz", False),
+        ("/o/{id:date}", "/o/2026-11-24", True),
+        ("/o/{id:date}", "/o/2026-13-24", False),
+        ("/o/{id:ulid}", "/o/01ARZ3NDEKTSV4RRFFQ69G5FAV", True),
+        ("/o/{id:ulid}", "/o/81ARZ3NDEKTSV4RRFFQ69G5FAV", False),
+        ("/o/{id:token}", "/o/abc_DEF-1.2~", True),
+        ("/o/{id:token}", "/o/a%20b", False),
+        ("/a b", "/a%20b", True),
+        ("/a%20b", "/a%20b", True),
+        ("/%C3%A9", "/\xc3\xa9", True),
+        ("/é", "/%c3%a9", True),
+        ("/%2A", "/*", True),
+        ("/pkg.Service/Method", "/pkg.Service/Method", True),
+        ("/pkg.Service/Method", "/pkg.Service/method", False),
+    ],
+)
+def test_path_pattern(pattern: str, path: str, expected: bool) -> None:
+    found = canonical_path(path)
+    if isinstance(found, Ambiguous):
+        assert not expected
+        return
+    assert PathPattern.parse(pattern).matches(found.segments) is expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a",
+        "/a/*",
+        "/a*",
+        "/**/b",
+        "/a//b",
+        "/a/../b",
+        "/./a",
+        "/a;b",
+        "/a?b",
+        "/a#b",
+        "/{x:what}",
+        "/a{x}",
+        "/{}",
+        "/a.",
+        "/%2f",
+        "/%",
+        "//**",
+    ],
+)
+def test_path_pattern_is_refused(text: str) -> None:
+    with pytest.raises(PatternError):
+        PathPattern.parse(text)
+
+
+@given(st.text(max_size=30))
+def test_patterns_raise_only_their_error(text: str) -> None:
+    for parse in (PathPattern.parse, HostPattern.parse):
+        try:
+            parse(text)
+        except PatternError:
+            continue
+
+
+@pytest.mark.parametrize(
+    ("pattern", "host", "expected"),
+    [
+        ("db.corp.test", "db.corp.test", True),
+        ("*.corp.test", "db.corp.test", True),
+        ("*.corp.test", "a.db.corp.test", False),
+        ("*.corp.test", "corp.test", False),
+        ("*.corp.test", "dbcorp.test", False),
+    ],
+)
+def test_host_pattern(pattern: str, host: str, expected: bool) -> None:
+    assert HostPattern.parse(pattern).matches(host) is expected
+
+
+@pytest.mark.parametrize("text", ["DB.test", "db.test:80", "*", "*.*.test", "db.test.", "", "a,b"])
+def test_host_pattern_is_refused(text: str) -> None:
+    with pytest.raises(PatternError):
+        HostPattern.parse(text)

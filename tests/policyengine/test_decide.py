@@ -1,0 +1,52 @@
+"""The index agrees with the reference, on the named corners and on generated cases, and never raises."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mesh.request import Effect, Request
+from policyengine import reference
+from policyengine.decide import Index
+from policyengine.model import PolicySet
+from tests.policyengine.corners import CORNERS, Corner, allow, ask, deny, tree
+from tests.policyengine.strategies import policy_sets, requests
+
+
+@pytest.mark.parametrize("corner", CORNERS, ids=lambda corner: corner.name)
+def test_index_agrees_on_corner(corner: Corner) -> None:
+    found = Index(corner.policies, "s").decide(corner.request)
+    assert found == reference.decide(corner.policies, corner.request, snapshot="s")
+
+
+# INVARIANT: the index and the reference decide every request alike. 400 sets with 6 requests each.
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(policies=policy_sets, asked=st.lists(requests, min_size=6, max_size=6))
+def test_index_equals_reference_on_generated_cases(policies: PolicySet, asked: list[Request]) -> None:
+    index = Index(policies, "s")
+    for request in asked:
+        assert index.decide(request) == reference.decide(policies, request, snapshot="s")
+    assert index.errors == 0
+
+
+def test_denies_and_counts_when_the_decision_point_fails() -> None:
+    index = Index(tree(app=[allow()]), "s")
+    found = index.decide(ask(path=b"/orders"))
+    assert (found.effect, found.code, index.errors) == (Effect.DENY, "LM2390", 1)
+
+
+def test_repeated_callers_are_remembered_within_bounds() -> None:
+    policies = tree(app=[allow(**{"from": ["spiffe://corp.test/ns/shop/**"]})])
+    index = Index(policies, "s")
+    for place in range(5000):
+        assert index.decide(ask(source=f"spiffe://corp.test/ns/shop/sa/w{place}")).is_allowed
+    service = index.service("db")
+    assert service is not None
+    assert len(service._found) <= 4096
+
+
+def test_many_conditional_rules_at_one_place_stay_exact() -> None:
+    rules = [allow(id=f"r{n:03}", when={"headers": {"x-t": [f"t{n}"]}}) for n in range(200)]
+    index = Index(tree(app=[*rules, deny(id="z", when={"headers": {"x-t": ["t7"]}})]), "s")
+    assert index.decide(ask(headers=(("x-t", "t150"),))).rule == "r150"
+    assert index.decide(ask(headers=(("x-t", "t7"),))).rule == "z"
+    assert index.decide(ask(headers=(("x-t", "t777"),))).code == "LM2302"
