@@ -1,0 +1,83 @@
+"""Writes the messages that are sent on: what was decided, in one spelling, and nothing the sender may not say.
+
+The head that goes to the workload is built from the parsed one: the canonical target, one Host, the framing we
+read, the identity we verified. This module reads nothing and decides nothing.
+"""
+
+from __future__ import annotations
+
+from enforcer.native.http1 import Fields, Framing, RequestHead, ResponseHead
+
+_IDENTITY = frozenset((b"x-forwarded-client-cert",))
+_IDENTITY_PREFIXES = (b"x-limen-", b"x-envoy-")
+
+
+def is_identity(name: bytes) -> bool:
+    """Whether only an enforcer may set a field of this name."""
+    lowered = name.lower()
+    return lowered in _IDENTITY or lowered.startswith(_IDENTITY_PREFIXES)
+
+
+def without_identity(fields: Fields) -> Fields:
+    """Take the fields that only an enforcer may set out of what a caller sent."""
+    return tuple(field for field in fields if not is_identity(field[0]))
+
+
+def request_head(head: RequestHead, *, target: str, host: str, identity: bytes) -> bytes:
+    """Write the head that the workload gets. ``identity`` are the finished field lines about the peer."""
+    lines = [
+        head.method.encode("ascii"),
+        b" ",
+        target.encode("latin-1"),
+        b" HTTP/1.1\r\nhost: ",
+        host.encode("latin-1"),
+        b"\r\n",
+    ]
+    for name, value in head.fields:
+        lines += (name, b": ", value, b"\r\n")
+    if head.framing is Framing.CHUNKED:
+        lines.append(b"transfer-encoding: chunked\r\n")
+    elif head.framing is Framing.LENGTH:
+        lines.append(b"content-length: %d\r\n" % head.length)
+    if head.expects_continue:
+        lines.append(b"expect: 100-continue\r\n")
+    lines += (identity, b"\r\n")
+    return b"".join(lines)
+
+
+def response_head(head: ResponseHead, *, close: bool) -> bytes:
+    """Write the head that the caller gets."""
+    lines = [b"HTTP/1.1 %d " % head.status, head.reason, b"\r\n"]
+    for name, value in head.fields:
+        if not is_identity(name):
+            lines += (name, b": ", value, b"\r\n")
+    if head.framing is Framing.CHUNKED:
+        lines.append(b"transfer-encoding: chunked\r\n")
+    elif head.length is not None and head.status >= 200 and head.status != 204:
+        lines.append(b"content-length: %d\r\n" % head.length)
+    if close and head.status >= 200:
+        lines.append(b"connection: close\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of a chunked body; data is not empty."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def last_chunk(trailers: bytes = b"") -> bytes:
+    """The end of a chunked body."""
+    return b"0\r\n%b\r\n" % trailers
+
+
+def identity_fields(own: str, peer: str) -> bytes:
+    """The field lines that tell the workload who calls (Envoy's format for the first)."""
+    text = f"x-forwarded-client-cert: By={own};URI={peer}\r\nx-limen-source: {peer}\r\n"
+    return text.encode("ascii")
+
+
+def forwarded_host(head: RequestHead) -> str:
+    """The Host that is sent on: canonical, with the port the caller wrote."""
+    _, colon, port = head.host.rpartition(":")
+    return f"{head.host_name}:{port}" if colon and port.isdigit() else head.host_name
