@@ -74,25 +74,25 @@ class Problem(Exception):  # noqa: N818  a Problem is the field's word here; sub
         return Diagnostic(code=self.code, span=self.span, facts=dict(self.facts))
 
 
-class NotFound(Problem):  # noqa: N818
+class NotFound(Problem):
     """What was named does not exist."""
 
 
-class Conflict(Problem):  # noqa: N818
+class Conflict(Problem):
     """The change contradicts what is already there."""
 
 
-class Forbidden(Problem):  # noqa: N818
+class Forbidden(Problem):
     """The caller may not do this."""
 
     exit_status = 4
 
 
-class Invalid(Problem):  # noqa: N818
+class Invalid(Problem):
     """The input breaks a rule that the message states."""
 
 
-class Unavailable(Problem):  # noqa: N818
+class Unavailable(Problem):
     """A process or file that is needed cannot be reached now."""
 
     exit_status = 3

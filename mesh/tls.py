@@ -1,0 +1,101 @@
+"""TLS contexts for connections between workloads: version 1.3, both sides with a certificate, no resumption.
+
+OpenSSL checks what it always checks, against the roots of every bundle at once; who the peer *is* only
+`mesh.x509svid.verify_x509_svid` says, from the chain that `peer_chain` returns, and whoever uses these contexts
+calls it before an application byte moves. The private key reaches OpenSSL through a memory file and is never on
+a disk. This module opens no connection. The choice of stack is docs/adr/0001-tls-stack.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import ssl
+from collections.abc import Mapping
+
+from mesh.bundle import TrustBundle
+from mesh.problems import Invalid
+from mesh.spiffe import TrustDomain
+from mesh.x509svid import X509Svid
+
+_LINE = 64
+
+
+def server_context(svid: X509Svid, bundles: Mapping[TrustDomain, TrustBundle]) -> ssl.SSLContext:
+    """Build the context of the side that accepts connections; a client without a certificate is refused.
+
+    Raises Invalid LM3010 when no bundle holds an authority, LM3011 when the SVID or an authority cannot be loaded.
+    """
+    context = _context(ssl.PROTOCOL_TLS_SERVER, svid, bundles)
+    context.num_tickets = 0
+    return context
+
+
+def client_context(svid: X509Svid, bundles: Mapping[TrustDomain, TrustBundle]) -> ssl.SSLContext:
+    """Build the context of the side that connects. Names play no part: the caller compares the SPIFFE ID.
+
+    Raises Invalid LM3010 when no bundle holds an authority, LM3011 when the SVID or an authority cannot be loaded.
+    """
+    return _context(ssl.PROTOCOL_TLS_CLIENT, svid, bundles)
+
+
+def peer_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
+    """The certificates that the peer presented, DER, leaf first; empty when it presented none.
+
+    Nothing in the result is verified by this function.
+    """
+    inner = getattr(tls, "_sslobj", None)
+    found = inner.get_unverified_chain() if inner is not None else None
+    return tuple(
+        certificate if isinstance(certificate, bytes) else certificate.public_bytes(_DER) for certificate in found or ()
+    )
+
+
+_DER = 2  # _ssl.ENCODING_DER; `public_bytes` without it is PEM
+
+
+def _context(side: int, svid: X509Svid, bundles: Mapping[TrustDomain, TrustBundle]) -> ssl.SSLContext:
+    """Build what both sides share.
+
+    1. TLS 1.3 and nothing older.
+    2. The peer presents a certificate that chains to an authority of some bundle; there is at least one.
+    3. No tickets and no resumption: a resumed handshake shows no certificate, so nothing could be verified.
+    4. Our own chain and key, through memory alone.
+    """
+    context = ssl.SSLContext(side)
+    # (1)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.maximum_version = ssl.TLSVersion.TLSv1_3
+    # (2)
+    authorities = [der for bundle in bundles.values() for der in bundle.x509_authorities]
+    if not authorities:
+        raise Invalid("LM3010")
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    # (3)
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
+    try:
+        context.load_verify_locations(cadata=b"".join(authorities))
+        # (4)
+        _load_svid(context, svid)
+    except (ssl.SSLError, ValueError) as err:
+        raise Invalid("LM3011", spiffe_id=svid.spiffe_id) from err
+    return context
+
+
+def _load_svid(context: ssl.SSLContext, svid: X509Svid) -> None:
+    file = os.memfd_create("svid", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(file), "wb") as out:
+            out.writelines(_pem("CERTIFICATE", der) for der in svid.chain_der)
+            out.write(_pem("PRIVATE KEY", svid.key_pkcs8_der))
+        context.load_cert_chain(f"/proc/self/fd/{file}")
+    finally:
+        os.close(file)
+
+
+def _pem(label: str, der: bytes) -> bytes:
+    text = base64.b64encode(der)
+    lines = [text[at : at + _LINE] for at in range(0, len(text), _LINE)]
+    return b"\n".join([f"-----BEGIN {label}-----".encode(), *lines, f"-----END {label}-----".encode(), b""])

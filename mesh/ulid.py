@@ -1,0 +1,47 @@
+"""ULIDs: 48 bits of time in milliseconds and 80 random bits, in Crockford's base 32 (26 characters).
+
+They sort by time; the time and the random bytes are arguments. This module reads no clock.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\Z")
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MILLISECOND = dt.timedelta(milliseconds=1)
+RANDOM_BYTES = 10
+
+
+def new_ulid(now: dt.datetime, random: bytes) -> str:
+    """Make the ULID of a moment from `RANDOM_BYTES` random bytes.
+
+    Raises ValueError for any other number of bytes, or a moment outside 1970 to 10889.
+    """
+    if len(random) != RANDOM_BYTES:
+        raise ValueError("a ULID takes 10 random bytes")
+    milliseconds = (now - _EPOCH) // _MILLISECOND
+    if not 0 <= milliseconds < 1 << 48:
+        raise ValueError("a ULID holds a time of 48 bits in milliseconds")
+    value = milliseconds << 80 | int.from_bytes(random, "big")
+    return "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
+
+
+def is_ulid(text: str) -> bool:
+    """Whether a text is a ULID in its one canonical form."""
+    return _ULID.match(text) is not None
+
+
+def ulid_time(text: str) -> dt.datetime:
+    """The moment that a ULID holds.
+
+    Raises ValueError when the text is no ULID.
+    """
+    if not is_ulid(text):
+        raise ValueError("a ULID is 26 characters of Crockford's base 32")
+    value = 0
+    for character in text[:10]:
+        value = value << 5 | _ALPHABET.index(character)
+    return _EPOCH + value * _MILLISECOND
