@@ -1,5 +1,7 @@
 """Every corner of design D3 as a named case; the reference and the index are held to the same table."""
 
+# ruff: noqa: E501  a table reads best with one case a line
+
 from __future__ import annotations
 
 import dataclasses

@@ -55,7 +55,8 @@ PATTERNS = (
 )
 TARGETS = (
     "/", "/a", "/a/", "/a/b", "/a/12", "/a/12/b", "/a/b/b", "/a/zz/", "//a", "/a/./b", "/x/../a", "/%61", "/a?b=/x",
-    "/a;x", "/a%2fb", "/../a", "a", "*", "/a.", "/c", "/123e4567-e89b-12d3-a456-426614174000/q", "/a/%C3%A9", "/\xff", None,
+    "/a;x", "/a%2fb", "/../a", "a", "*", "/a.", "/c", "/123e4567-e89b-12d3-a456-426614174000/q",
+    "/a/%C3%A9", "/\xff", None,
 )  # fmt: skip
 HOSTS = ("db.corp.test", "DB.corp.test:8080", "x.corp.test", "x.y.corp.test", "", "a,b", "bad host", None)
 METHODS = ("GET", "POST", "get", "G T", None)
@@ -157,7 +158,11 @@ def _set(policies: tuple, exceptions: tuple, mode: tuple[Mode, int | None]) -> m
         name="db",
         owner="",
         identities=(SpiffePattern.parse(f"{TD}/ns/shop/sa/db"),),
-        ports=(model.Port(port=8080, protocol="http"), model.Port(port=5432, protocol="tcp"), model.Port(port=9000, protocol="grpc")),
+        ports=(
+            model.Port(port=8080, protocol="http"),
+            model.Port(port=5432, protocol="tcp"),
+            model.Port(port=9000, protocol="grpc"),
+        ),
         mode=kind,
         until=None if hours is None else NOW + dt.timedelta(hours=hours),
     )  # fmt: skip

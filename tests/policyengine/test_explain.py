@@ -1,0 +1,126 @@
+"""The nearest miss is the smallest change that was tried and works; the path names every tier."""
+
+# ruff: noqa: E501  a table reads best with one case a line
+
+import dataclasses
+
+import pytest
+
+from mesh.request import Effect, Request
+from policyengine import reference
+from policyengine.explain import explain, nearest_miss
+from policyengine.model import PolicySet
+from tests.policyengine.corners import (
+    ADMIN,
+    CART,
+    CLAIM_ADMIN,
+    CORNERS,
+    FUTURE,
+    PAST,
+    ROLE_ADMIN,
+    TD,
+    WEB,
+    Corner,
+    allow,
+    ask,
+    deny,
+    go_on,
+    grant,
+    tree,
+)
+
+ORDERS = {"methods": ["GET"], "paths": ["/orders"]}
+
+
+@pytest.mark.parametrize(
+    ("policies", "request_", "differs", "fix"),
+    [
+        pytest.param(tree(app=[allow(to=[ORDERS])]), ask(method="POST"), ("methods",), "add `POST` to `methods`", id="method"),
+        pytest.param(tree(app=[allow(to=[ORDERS])]), ask(path="/orders/5"), ("paths",), "add `/orders/5` to `paths`", id="path"),
+        pytest.param(tree(app=[allow(**{"from": [WEB]})]), ask(), ("from",), f"add `{CART}` to `from`", id="caller"),
+        pytest.param(tree(app=[allow(to=[{"hosts": ["a.test"]}])]), ask(), ("hosts",), "add `db.corp.test` to `hosts`", id="host"),
+        pytest.param(tree(app=[allow(to=[{"ports": [81]}])], ports=[(8080, "http"), (81, "http")]), ask(), ("ports",), "add `8080` to `ports`", id="port"),
+        pytest.param(tree(app=[allow(when=ROLE_ADMIN)]), ask(), ("headers.x-role",), "send the header `x-role: admin`", id="header"),
+        pytest.param(tree(app=[allow(when=CLAIM_ADMIN)]), ask(), ("claims",), "present a token of `https://idp.test` with `roles: admin`", id="claims"),
+        pytest.param(tree(app=[allow(when={"peer_ip": ["192.0.2.0/24"]})]), ask(), ("peer_ip",), "call from 192.0.2.0/24", id="address"),
+        pytest.param(tree(app=[allow(when={"hours": {"tz": "UTC", "from": "01:00", "to": "02:00"}})]), ask(), ("hours",), "call between 01:00 and 02:00 UTC", id="hours"),
+        pytest.param(tree(app=[allow(when={"rego": "data.x"})]), ask(), ("rego",), "remove the Rego rule `data.x`", id="rego"),
+        pytest.param(tree(app=[allow(unless={"from": [CART]})]), ask(), ("unless",), "take the case out of `unless`", id="unless"),
+        pytest.param(tree(app=[allow(), deny()]), ask(), ("unless",), f"add `{CART}` to `unless.from`", id="deny"),
+        pytest.param(tree(app=[allow(), go_on()]), ask(), ("unless",), f"add `{CART}` to `unless.from`", id="pass"),
+        pytest.param(tree(app=[deny(), allow(to=[ORDERS])]), ask(method="POST"), ("methods", "unless"), "add `POST` to `methods`", id="deny-and-allow"),
+        pytest.param(tree(exceptions=[grant(PAST)]), ask(), ("until",), "renew exception `fire`", id="exception"),
+        pytest.param(tree(), ask(), ("rule",), "add a rule to the app tier", id="no-rule"),
+        pytest.param(tree(app=[allow()]), ask(source=None), ("source",), "connect with an SVID", id="identity"),
+        pytest.param(tree(app=[allow()]), ask(path="/a;b"), ("path",), "send a request that can be read in one way only", id="ambiguous"),
+        pytest.param(tree(app=[allow()]), ask(port=81), ("port",), "call a port that `db` declares (8080)", id="undeclared-port"),
+        pytest.param(tree(app=[allow()]), ask(service="dbb"), ("service",), "did you mean `db`?", id="service"),
+    ],
+)  # fmt: skip
+def test_nearest_miss(policies: PolicySet, request_: Request, differs: tuple[str, ...], fix: str) -> None:
+    found = nearest_miss(policies, request_)
+    assert found is not None
+    assert found.differs == differs
+    assert fix in found.fix
+
+
+def test_the_smallest_gap_wins() -> None:
+    policies = tree(
+        app=[
+            allow(id="far", **{"from": [WEB]}, to=[{"methods": ["POST"], "paths": ["/orders"]}]),
+            allow(id="near", **{"from": [CART]}, to=[ORDERS]),
+        ]
+    )
+    found = nearest_miss(policies, ask(method="POST"))
+    assert found is not None
+    assert (found.policy, found.rule, found.differs) == ("app-db", "near", ("methods",))
+
+
+def test_nothing_is_nearest_to_what_is_allowed() -> None:
+    assert nearest_miss(tree(app=[allow()]), ask()) is None
+
+
+def test_observe_still_has_a_nearest_miss() -> None:
+    assert nearest_miss(tree(observe=FUTURE), ask()) is not None
+
+
+def test_a_guardrail_deny_with_conditions_in_unless_offers_no_rule_that_cannot_work() -> None:
+    policies = tree(guardrail=[deny(unless={"when": CLAIM_ADMIN})], app=[allow()])
+    assert nearest_miss(policies, ask()) is None
+
+
+@pytest.mark.parametrize("corner", CORNERS, ids=lambda corner: corner.name)
+def test_explanation_never_contradicts_the_decision(corner: Corner) -> None:
+    found = explain(corner.policies, corner.request, snapshot="s")
+    assert found.decision == reference.decide(corner.policies, corner.request, snapshot="s")
+    named = [
+        step
+        for step in found.steps
+        if step.rule and step.rule == found.decision.rule and step.tier == found.decision.tier
+    ]
+    assert bool(named) == (bool(found.decision.rule) and not found.ambiguous)
+
+
+def test_path_names_every_tier() -> None:
+    found = explain(tree(guardrail=[go_on()], app=[allow()]), ask(), snapshot="s")
+    assert [(step.tier, step.is_reached, step.effect) for step in found.steps] == [
+        ("guardrail", True, Effect.PASS),
+        ("app", True, Effect.ALLOW),
+        ("baseline", False, None),
+    ]
+
+
+# INVARIANT: adding exactly what a fix names makes the rules allow; shown for the fields a rule can be widened by.
+@pytest.mark.parametrize("corner", [c for c in CORNERS if c.effect == "deny"], ids=lambda corner: corner.name)
+def test_nearest_miss_of_a_denied_corner_is_an_answer_or_none(corner: Corner) -> None:
+    found = nearest_miss(corner.policies, corner.request)
+    assert found is None or (found.fix and found.differs)
+
+
+def test_exact_id_in_fix_is_the_callers() -> None:
+    policies = tree(app=[allow(**{"from": [f"{TD}/ns/shop/**"]})])
+    found = nearest_miss(policies, ask(source=ADMIN))
+    assert found is not None
+    assert ADMIN in found.fix
+    rule = dataclasses.replace(policies.policies[0].rules[0])
+    assert rule.id == found.rule
