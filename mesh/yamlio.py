@@ -26,12 +26,12 @@ _MAX_DIGITS = 19
 _UNPRINTABLE = re.compile(
     "[^\t\n\r\x20-\x7e\x85\xa0-\u200a\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 )
-_Loader: type[yaml.CBaseLoader] | type[yaml.BaseLoader] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+_Loader: type[yaml.CBaseLoader | yaml.BaseLoader] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One value with its place. ``items`` are a list's members, ``pairs`` a map's keys and values, ``scalar`` the rest."""
+    """One value with its place: ``items`` of a list, ``pairs`` of a map, or a ``scalar``."""
 
     kind: Kind
     span: Span
@@ -103,8 +103,8 @@ def _references(text: str, file: str) -> list[Diagnostic]:
         place = _span(event, file)
         if isinstance(event, yaml.AliasEvent):
             found.append(_finding("LM5103", place, what=f"*{event.anchor}"))
-        elif getattr(event, "anchor", None):
-            found.append(_finding("LM5103", place, what=f"&{event.anchor}"))
+        elif anchor := getattr(event, "anchor", None):
+            found.append(_finding("LM5103", place, what=f"&{anchor}"))
         tag = getattr(event, "tag", None)
         if tag is not None and tag != "!":
             found.append(_finding("LM5104", place, tag=tag))
@@ -120,6 +120,7 @@ def _references(text: str, file: str) -> list[Diagnostic]:
 
 def _span(item: yaml.Node | yaml.Event, file: str) -> Span:
     mark = item.start_mark
+    assert mark is not None
     return Span(file=file, line=mark.line + 1, column=mark.column + 1)
 
 
@@ -133,6 +134,7 @@ def _convert(node: yaml.Node, file: str, depth: int, found: list[Diagnostic]) ->
         return Node(kind="list", span=span, items=tuple(_convert(item, file, depth + 1, found) for item in node.value))
     if isinstance(node, yaml.MappingNode):
         return _convert_map(node, file, depth, found)
+    assert isinstance(node, yaml.ScalarNode)
     kind, value = _resolve(node)
     return Node(kind=kind, span=span, scalar=value)
 
