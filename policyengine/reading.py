@@ -27,6 +27,9 @@ from policyengine.canonical import HostPattern, PathPattern
 T = TypeVar("T")
 Path = tuple[str | int, ...]
 
+MISSING = object()
+"""Stands for a required field that is not there and has been refused."""
+
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 RULE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}")
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
@@ -55,6 +58,8 @@ class Reader:
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
+        self.positions: dict[str, list[int]] = {}
+        """By policy, where each rule that was kept stood in its list."""
 
     def refuse(self, path: Path, code: str, **facts: object) -> None:
         """Note that what stands at a path breaks a rule."""
@@ -63,7 +68,12 @@ class Reader:
     def mapping(
         self, value: object, path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
     ) -> Mapping[str, object] | None:
-        """A mapping with known fields only and all required ones; None when it is no mapping or lacks one."""
+        """A mapping with known fields only; None when it is no mapping.
+
+        A required field that is not there is refused here and stands as MISSING, which every reader takes in silence.
+        """
+        if value is MISSING:
+            return None
         if not isinstance(value, Mapping):
             self.refuse(path, "LM2004", field=_name(path), expected="a mapping")
             return None
@@ -77,10 +87,12 @@ class Reader:
         missing = [name for name in required if name not in value]
         for name in missing:
             self.refuse(path, "LM2003", field=name, owner=_name(path))
-        return None if missing else value
+        return {**dict.fromkeys(missing, MISSING), **value}
 
     def items(self, value: object, path: Path, read: Callable[[object, Path], T | None]) -> tuple[T, ...] | None:
         """A list that is not empty, each item read; None when the list or one item is refused."""
+        if value is MISSING:
+            return None
         if not isinstance(value, list):
             self.refuse(path, "LM2004", field=_name(path), expected="a list")
             return None
@@ -95,6 +107,8 @@ class Reader:
         """A text."""
         if isinstance(value, str):
             return value
+        if value is MISSING:
+            return None
         self.refuse(path, "LM2004", field=_name(path), expected="text")
         return None
 
@@ -118,6 +132,8 @@ class Reader:
         words = tuple(known)
         if isinstance(value, str) and value in words:
             return value
+        if value is MISSING:
+            return None
         hint = did_you_mean(value, words) if isinstance(value, str) else ""
         self.refuse(path, "LM2009", field=_name(path), value=value, known=", ".join(words), hint=hint)
         return None
@@ -126,6 +142,8 @@ class Reader:
         """A port number."""
         if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535:
             return value
+        if value is MISSING:
+            return None
         self.refuse(path, "LM2010", value=value)
         return None
 
@@ -373,13 +391,30 @@ class Reader:
             return None
         service = self.name(fields["service"], (*path, "service"))
         tier = self.choice(fields["tier"], (*path, "tier"), model.TIERS)
-        rules = self.items(fields["rules"], (*path, "rules"), self.rule)
-        for place, rule in enumerate(rules or ()):
-            if any(rule.id == earlier.id for earlier in (rules or ())[:place]):
-                self.refuse((*path, "rules", place), "LM2031", rule=rule.id, policy=name)
-        if service is None or tier is None or rules is None:
+        rules = self.rules(fields["rules"], (*path, "rules"), name)
+        if service is None or tier is None or not rules:
             return None
         return model.Policy(name=name, owner=owner, service=service, tier=cast("model.Tier", tier), rules=rules)
+
+    def rules(self, value: object, path: Path, policy: str) -> tuple[model.Rule, ...]:
+        """The rules of a policy that can be read; what cannot is among the findings.
+
+        The others are kept so that all their findings come at once; a set with findings is never used.
+        """
+        if not isinstance(value, list) or not value:
+            self.items(value, path, self.rule)  # refuses it
+            return ()
+        kept: list[model.Rule] = []
+        self.positions[policy] = []
+        for place, item in enumerate(value):
+            rule = self.rule(item, (*path, place))
+            if rule is None:
+                continue
+            if any(rule.id == earlier.id for earlier in kept):
+                self.refuse((*path, place, "id"), "LM2031", rule=rule.id, policy=policy)
+            kept.append(rule)
+            self.positions[policy].append(place)
+        return tuple(kept)
 
     def group(self, name: str, owner: str, value: object, path: Path) -> model.Group | None:
         """The spec of a Group."""

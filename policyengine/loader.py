@@ -1,0 +1,243 @@
+"""From a directory of YAML files to a policy set, with every finding at its file, line and column.
+
+A policy tree is read as a whole: nothing is guessed, nothing is skipped in silence, and all findings come at once.
+Where a finding is an error, the set lacks what it is about and must not be used. Meaning is checked here; wisdom is
+the business of `policyengine.lint`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator
+
+from mesh.problems import Diagnostic, Invalid, Severity, Span
+from mesh.yamlio import Node, compose_documents
+from policyengine import model
+from policyengine.consistency import check
+from policyengine.reading import MISSING, Finding, Path, Reader, did_you_mean
+
+API_VERSION = "limen.dev/v1"
+_SUFFIXES = (".yaml", ".yml")
+_KINDS = {
+    "Service": "services",
+    "Policy": "policies",
+    "Group": "groups",
+    "Invariant": "invariants",
+    "Exception": "exceptions",
+}
+_UNKNOWN_NAME = {"LM2032": ("service", "services"), "LM2033": ("group", "groups")}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Document:
+    """One document of a known kind: its tree, and where the rules that were kept stood."""
+
+    node: Node
+    name: str
+    positions: tuple[int, ...]
+
+
+class _Tree:
+    """What has been read of a policy tree so far."""
+
+    def __init__(self) -> None:
+        self.diagnostics: list[Diagnostic] = []
+        self.documents: dict[str, list[_Document]] = {kind: [] for kind in _KINDS.values()}
+        self.objects: dict[str, list[object]] = {kind: [] for kind in _KINDS.values()}
+        self.declared: dict[str, set[str]] = {kind: set() for kind in _KINDS.values()}
+        self.count = 0
+
+
+def load_tree(path: pathlib.Path | str) -> tuple[model.PolicySet, list[Diagnostic]]:
+    """Read a policy tree: a directory with all `.yaml` and `.yml` files below it, or one file.
+
+    1. Every file is read as strict YAML; every document has a known kind and only known fields.
+    2. Every object that can be read is kept, and what cannot is among the findings.
+    3. Names, ports and identities fit together across the whole tree.
+
+    Findings are sorted by place. Nothing is raised: an unreadable file is a finding.
+    """
+    root, tree = pathlib.Path(path), _Tree()
+    # (1), (2)
+    for file in _files(root):
+        text = _read(file, tree)
+        if text is not None:
+            nodes, found = compose_documents(text, str(file))
+            tree.diagnostics.extend(found)
+            for node in nodes:
+                _add_document(node, tree)
+    if not tree.count and not tree.diagnostics:
+        tree.diagnostics.append(Diagnostic(code="LM2023", facts={"path": str(root)}))
+    policies = _policy_set(tree)
+    # (3)
+    for finding in check(policies):
+        if not _is_consequence(finding, tree):
+            tree.diagnostics.append(_placed(finding, tree))
+    return policies, sorted(tree.diagnostics, key=_by_place)
+
+
+def load_text(text: str, file: str) -> tuple[model.PolicySet, list[Diagnostic]]:
+    """Read the documents of one file that is already in memory, as `load_tree` would."""
+    tree = _Tree()
+    nodes, found = compose_documents(text, file)
+    tree.diagnostics.extend(found)
+    for node in nodes:
+        _add_document(node, tree)
+    policies = _policy_set(tree)
+    tree.diagnostics.extend(_placed(item, tree) for item in check(policies) if not _is_consequence(item, tree))
+    return policies, sorted(tree.diagnostics, key=_by_place)
+
+
+def require_tree(path: pathlib.Path | str) -> tuple[model.PolicySet, list[Diagnostic]]:
+    """Read a policy tree that has to be usable; returns it with its warnings.
+
+    Raises Invalid (LM2203) when a finding is an error; the findings are its fact `findings`.
+    """
+    policies, found = load_tree(path)
+    errors = [item for item in found if item.severity is Severity.ERROR]
+    if errors:
+        count = f"{len(errors)} error{'s' if len(errors) > 1 else ''}"
+        raise Invalid("LM2203", path=str(path), count=count, findings=tuple(found))
+    return policies, found
+
+
+def _by_place(item: Diagnostic) -> tuple[str, int, int, str]:
+    span = item.span
+    return (span.file, span.line, span.column, item.code) if span else ("", 0, 0, item.code)
+
+
+def _files(root: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The policy files of a tree, in one order; hidden files and directories are not part of it."""
+    if not root.is_dir():
+        yield root
+        return
+    for file in sorted(root.rglob("*")):
+        inside = file.relative_to(root)
+        if file.suffix in _SUFFIXES and file.is_file() and not any(part.startswith(".") for part in inside.parts):
+            yield file
+
+
+def _read(file: pathlib.Path, tree: _Tree) -> str | None:
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        reason = err.strerror or "it cannot be read" if isinstance(err, OSError) else "it is not UTF-8"
+        span = Span(file=str(file), line=1, column=1)
+        tree.diagnostics.append(Diagnostic(code="LM2022", span=span, facts={"file": str(file), "reason": reason}))
+        return None
+
+
+def _add_document(node: Node, tree: _Tree) -> None:
+    """Read one document into the tree."""
+    tree.count += 1
+    reader = Reader()
+    fields = reader.mapping(node.plain(), (), ("apiVersion", "kind", "metadata", "spec"))
+    kind = _kind(fields, reader) if fields is not None else None
+    if fields is None or kind is None:
+        tree.diagnostics.extend(_finding(item, node) for item in reader.findings)
+        return
+    head = reader.mapping(fields["metadata"], ("metadata",), ("name",), ("owner",))
+    name = reader.name(head["name"], ("metadata", "name")) if head is not None else None
+    owner = reader.text(head.get("owner", ""), ("metadata", "owner")) if head is not None else ""
+    if name is not None:
+        tree.declared[kind].add(name)
+    found = _READERS[kind](reader, name or "?", owner or "", fields["spec"])
+    tree.diagnostics.extend(_finding(item, node) for item in reader.findings)
+    if found is not None and name is not None:
+        positions = tuple(reader.positions.get(name, ()))
+        document = _Document(node, name, positions)
+        tree.documents[kind].append(document)
+        tree.objects[kind].append(_with_places(found, document))
+
+
+def _kind(fields: object, reader: Reader) -> str | None:
+    """The field of the policy set for a document's kind."""
+    assert isinstance(fields, dict), "a mapping was read"
+    version, kind = fields["apiVersion"], fields["kind"]
+    known = ", ".join(_KINDS)
+    if version is not MISSING and version != API_VERSION:
+        reader.refuse(("apiVersion",), "LM2000", known=known, value=version, hint="")
+    if kind is MISSING:
+        return None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        hint = did_you_mean(kind, _KINDS) if isinstance(kind, str) else ""
+        reader.refuse(("kind",), "LM2000", known=known, value=kind, hint=hint)
+        return None
+    return _KINDS[kind] if version == API_VERSION else None
+
+
+_READERS: dict[str, Callable[[Reader, str, str, object], object]] = {
+    "services": lambda reader, name, owner, spec: reader.service(name, owner, spec, ("spec",)),
+    "policies": lambda reader, name, owner, spec: reader.policy(name, owner, spec, ("spec",)),
+    "groups": lambda reader, name, owner, spec: reader.group(name, owner, spec, ("spec",)),
+    "invariants": lambda reader, name, owner, spec: reader.invariant(name, owner, spec, ("spec",)),
+    "exceptions": lambda reader, name, owner, spec: reader.exception(name, owner, spec, ("spec",)),
+}
+
+
+def _with_places(found: object, document: _Document) -> object:
+    """An object, and the rules in it, with their places."""
+    span = _span(document.node, ("metadata", "name"))
+    if isinstance(found, model.Policy):
+        rules = tuple(
+            dataclasses.replace(rule, span=_span(document.node, ("spec", "rules", place)))
+            for rule, place in zip(found.rules, document.positions, strict=True)
+        )
+        return dataclasses.replace(found, rules=rules, span=span)
+    assert isinstance(found, model.Service | model.Group | model.Invariant | model.ExceptionGrant)
+    return dataclasses.replace(found, span=span)
+
+
+def _policy_set(tree: _Tree) -> model.PolicySet:
+    objects = tree.objects
+    return model.PolicySet(
+        services=tuple(item for item in objects["services"] if isinstance(item, model.Service)),
+        policies=tuple(item for item in objects["policies"] if isinstance(item, model.Policy)),
+        groups=tuple(item for item in objects["groups"] if isinstance(item, model.Group)),
+        invariants=tuple(item for item in objects["invariants"] if isinstance(item, model.Invariant)),
+        exceptions=tuple(item for item in objects["exceptions"] if isinstance(item, model.ExceptionGrant)),
+    )
+
+
+def _is_consequence(finding: Finding, tree: _Tree) -> bool:
+    """Whether a name is missing only because the document that defines it has findings of its own."""
+    if finding.code not in _UNKNOWN_NAME:
+        return False
+    fact, kind = _UNKNOWN_NAME[finding.code]
+    return finding.facts[fact] in tree.declared[kind]
+
+
+def _placed(finding: Finding, tree: _Tree) -> Diagnostic:
+    """A finding about the whole set at its place in a document."""
+    kind, place, *rest = finding.path
+    assert isinstance(kind, str), "findings about a set begin with a kind"
+    assert isinstance(place, int), "and with a position"
+    document = tree.documents[kind][place]
+    if not rest:
+        return _finding(dataclasses.replace(finding, path=("metadata", "name")), document.node)
+    if rest[0] == "rules" and isinstance(rest[1], int):
+        rest[1] = document.positions[rest[1]]
+    return _finding(dataclasses.replace(finding, path=("spec", *rest)), document.node)
+
+
+def _finding(finding: Finding, node: Node) -> Diagnostic:
+    """A finding at its place in a document."""
+    span = _span(node, finding.path, at_key=finding.code == "LM2002")
+    return Diagnostic(code=finding.code, span=span, facts=dict(finding.facts))
+
+
+def _span(node: Node, path: Path, *, at_key: bool = False) -> Span:
+    """The place of what a path leads to, or of the last part of it that is there."""
+    span = node.span
+    for depth, part in enumerate(path):
+        if isinstance(part, int):
+            following = node.items[part] if node.kind == "list" and part < len(node.items) else None
+        else:
+            following = node.get(part) if node.kind == "map" else None
+            if at_key and depth == len(path) - 1:
+                return next((key.span for key, _ in node.pairs if key.scalar == part), span)
+        if following is None:
+            return span
+        node, span = following, following.span
+    return span
