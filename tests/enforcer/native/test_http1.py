@@ -92,12 +92,8 @@ def test_reads_a_request() -> None:
         pytest.param(request(b"POST /a HTTP/1.1", b"Content-Length: 0x3"), "LM3104", id="cl-hex"),
         pytest.param(request(b"POST /a HTTP/1.1", b"Content-Length:"), "LM3104", id="cl-empty"),
         pytest.param(request(b"POST /a HTTP/1.1", b"Content-Length: " + b"9" * 19), "LM3104", id="cl-huge"),
-        pytest.param(
-            request(b"POST /a HTTP/1.1", b"Transfer-Encoding: xchunked"), "LM3104", id="A23-te-xchunked"
-        ),
-        pytest.param(
-            request(b"POST /a HTTP/1.1", b"Transfer-Encoding: gzip, chunked"), "LM3104", id="te-two-codings"
-        ),
+        pytest.param(request(b"POST /a HTTP/1.1", b"Transfer-Encoding: xchunked"), "LM3104", id="A23-te-xchunked"),
+        pytest.param(request(b"POST /a HTTP/1.1", b"Transfer-Encoding: gzip, chunked"), "LM3104", id="te-two-codings"),
         pytest.param(
             request(b"POST /a HTTP/1.1", b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity"),
             "LM3104",
@@ -237,9 +233,7 @@ def respond(stream: bytes, method: str = "GET") -> tuple[object, bytes, bool]:
         ),
         pytest.param(b"HTTP/1.0 200 OK\r\n\r\nok", "GET", Framing.CLOSE, b"ok", False, id="close"),
         pytest.param(b"HTTP/1.1 204 No\r\n\r\n", "GET", Framing.NONE, b"", True, id="no-content"),
-        pytest.param(
-            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", "HEAD", Framing.NONE, b"", True, id="head"
-        ),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", "HEAD", Framing.NONE, b"", True, id="head"),
         pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n", "POST", Framing.NONE, b"", True, id="continue"),
         pytest.param(b"HTTP/1.1 304\r\n\r\n", "GET", Framing.NONE, b"", True, id="no-reason"),
     ],
@@ -255,9 +249,7 @@ def test_reads_responses(stream: bytes, method: str, framing: Framing, body: byt
     [
         pytest.param(b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\n\r\n", id="switching"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", id="two-lengths"),
-        pytest.param(
-            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", id="cl-te"
-        ),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", id="cl-te"),
         pytest.param(b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", id="obs-fold"),
         pytest.param(b"HTTP/2 200 OK\r\n\r\n", id="version"),
         pytest.param(b"SSH-2.0-OpenSSH\r\n\r\n", id="no-http"),

@@ -23,14 +23,10 @@ _MESSAGES = st.dictionaries(st.text(), _JSON, max_size=4).map(lambda found: {**f
 
 
 @given(st.lists(_MESSAGES, max_size=4), st.integers(1, 7))
-def test_messages_come_out_as_they_went_in_however_the_bytes_are_cut(
-    messages: list[wire.Message], step: int
-) -> None:
+def test_messages_come_out_as_they_went_in_however_the_bytes_are_cut(messages: list[wire.Message], step: int) -> None:
     stream = b"".join(map(wire.encode, messages))
     decoder = wire.Decoder()
-    found = [
-        message for at in range(0, len(stream), step) for message in decoder.feed(stream[at : at + step])
-    ]
+    found = [message for at in range(0, len(stream), step) for message in decoder.feed(stream[at : at + step])]
     decoder.close()
     assert found == messages
 

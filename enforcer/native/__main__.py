@@ -1,0 +1,75 @@
+"""`python -m enforcer.native FD`: one sidecar, fed through the socket that the agent left open as FD.
+
+Before it reads a byte the process makes itself small and closed: no core file, no debugger of the same user, no
+new privileges, and it dies with its agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import resource
+import signal
+import socket
+import sys
+
+import uvloop
+
+from enforcer.native.sentences import sentences
+from enforcer.native.sidecar import Sidecar
+from mesh.clock import SystemClock
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+def harden() -> None:
+    """Close the process against its surroundings.
+
+    1. No core file: it would hold the private key.
+    2. Not dumpable: no ptrace and no /proc/PID/mem for another process of the same user.
+    3. No new privileges by executing anything.
+    4. SIGKILL when the agent dies, so that nothing is left without one.
+    """
+    # (1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for option, value in (
+        (_PR_SET_DUMPABLE, 0),  # (2)
+        (_PR_SET_NO_NEW_PRIVS, 1),  # (3)
+        (_PR_SET_PDEATHSIG, signal.SIGKILL),  # (4)
+    ):
+        if libc.prctl(option, value, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
+async def run(sock: socket.socket) -> None:
+    """Serve until the agent is gone or says stop."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as tasks:
+        sidecar = Sidecar(SystemClock(), tasks)
+        await loop.create_connection(lambda: sidecar, sock=sock)
+        ticks = tasks.create_task(sidecar.run_ticks())
+        await sidecar.over
+        sidecar.close()
+        ticks.cancel()
+
+
+def main(arguments: list[str]) -> int:
+    """Start from the command line."""
+    if len(arguments) != 1 or not arguments[0].isdigit():
+        sys.stderr.write("LM3016 a sidecar is started by the agent, with the number of an open socket\n")
+        return 2
+    harden()
+    sentences()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the agent's to answer
+    sock = socket.socket(fileno=int(arguments[0]))
+    sock.setblocking(False)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(sock))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,400 @@
+"""One caller's HTTP/1.1 connection to the workload: its exchanges, strictly one after the other.
+
+A request is decided on its head, before a byte of it reaches the workload; its body and the response stream
+through with back-pressure. What is pipelined waits. What breaks a rule is answered and ends the connection.
+Reading is `http1`'s, deciding `judge`'s; this module only moves between the two streams.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Protocol
+
+from enforcer.native import answer, serial
+from enforcer.native.http1 import Framing, RequestHead, RequestReader, ResponseHead, ResponseReader
+from enforcer.native.judge import Judgement
+from enforcer.native.stream import PlainStream, Stream
+from mesh.problems import Invalid
+
+HEAD_SECONDS = 10
+IDLE_SECONDS = 120
+EXCHANGE_SECONDS = 600
+LINGER_SECONDS = 2
+MAX_PIPELINED_BYTES = 64 * 1024
+
+
+class State(enum.Enum):
+    """Where a connection is."""
+
+    WAITING = "waiting for a request"
+    DIALLING = "waiting for the workload to accept"
+    RUNNING = "a request was sent on, its response is not complete"
+    CLOSING = "answered for the last time"
+    GONE = "gone"
+
+
+class Host(Protocol):
+    """What a connection needs of its sidecar."""
+
+    def judge(self, head: RequestHead) -> tuple[Judgement, str]:
+        """Decide and record; return the decision and the record's id."""
+        ...
+
+    def refuse(self, problem: Invalid) -> str:
+        """Record a request that broke a rule of HTTP; return the record's id."""
+        ...
+
+    def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None:
+        """Count an exchange that is over."""
+        ...
+
+    def dial(self, connected: Callable[[PlainStream | None], None]) -> None:
+        """Connect to the workload; tell the stream, or None."""
+        ...
+
+    def gone(self, connection: HttpConnection) -> None:
+        """Forget the connection."""
+        ...
+
+
+@dataclasses.dataclass(slots=True)
+class _Exchange:
+    head: RequestHead
+    judgement: Judgement
+    sent: bool = False
+    response: ResponseHead | None = None
+
+
+class _AppSide:
+    """Reads the workload's stream for a connection."""
+
+    __slots__ = ("_connection", "_stream")
+
+    def __init__(self, connection: HttpConnection, stream: PlainStream) -> None:
+        self._connection, self._stream = connection, stream
+
+    def received(self, data: bytes) -> None:
+        self._connection.app_received(self._stream, data)
+
+    def ended(self) -> None:
+        self._connection.app_ended(self._stream)
+
+    def lost(self) -> None:
+        self._connection.app_ended(self._stream)
+
+    def writable(self, *, ready: bool) -> None:
+        self._connection.hold(app_is_full=not ready)
+
+
+class HttpConnection:
+    """The caller's side of the connection; a `Sink` for its stream."""
+
+    __slots__ = (
+        "_app", "_app_is_full", "_caller_ended", "_exchange", "_has_moved", "_head_ticks", "_host", "_identity",
+        "_is_held", "_quiet_ticks", "_reader", "_response", "_state", "_stream",
+    )  # fmt: skip
+
+    def __init__(self, stream: Stream, host: Host, identity: bytes) -> None:
+        self._stream, self._host, self._identity = stream, host, identity
+        self._reader = RequestReader()
+        self._response = ResponseReader()
+        self._app: PlainStream | None = None
+        self._exchange: _Exchange | None = None
+        self._state = State.WAITING
+        self._caller_ended = self._app_is_full = self._is_held = self._has_moved = False
+        self._head_ticks = self._quiet_ticks = 0
+        stream.sink = self
+
+    # -- what the caller's stream tells
+
+    def received(self, data: bytes) -> None:
+        """Take the caller's next bytes."""
+        self._has_moved = True
+        if self._state in {State.CLOSING, State.GONE}:
+            return
+        self._reader.feed(data)
+        if self._state is State.WAITING:
+            self._next()
+        elif self._state is State.RUNNING:
+            self._send_body(b"")
+        self.hold()
+
+    def ended(self) -> None:
+        """The caller sends no more; a request that is complete is still answered."""
+        self._caller_ended = True
+        if self._state in {State.WAITING, State.CLOSING}:
+            self._finish()
+        elif not self._reader.is_done:
+            self.abort()
+
+    def lost(self) -> None:
+        """The caller is gone."""
+        if self._state is State.GONE:
+            return
+        self._state = State.GONE
+        self._count()
+        self._drop_app()
+        self._host.gone(self)
+
+    def writable(self, *, ready: bool) -> None:
+        """Hold or release the workload while the caller does not keep up."""
+        if self._app is not None:
+            if ready:
+                self._app.resume()
+            else:
+                self._app.pause()
+
+    # -- what the sidecar tells
+
+    def tick(self) -> None:
+        """Let a second pass: slow heads, silent connections and lingering ones end."""
+        self._quiet_ticks = 0 if self._has_moved else self._quiet_ticks + 1
+        self._has_moved = False
+        if self._state is State.WAITING:
+            self._head_ticks = self._head_ticks + 1 if self._reader.has_started else 0
+            if self._head_ticks > HEAD_SECONDS:
+                self._refuse(Invalid("LM3112", seconds=HEAD_SECONDS))
+            elif self._quiet_ticks > IDLE_SECONDS:
+                self._finish()
+        elif self._state is State.CLOSING:
+            self._head_ticks += 1
+            if self._head_ticks > LINGER_SECONDS:
+                self._finish()
+        elif self._quiet_ticks > EXCHANGE_SECONDS:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close both sides at once."""
+        self._stream.abort()
+        self.lost()
+
+    # -- requests
+
+    def _next(self) -> None:
+        """Begin the next request, or answer as many as are denied."""
+        while self._state is State.WAITING:
+            try:
+                head = self._reader.head()
+            except Invalid as err:
+                self._refuse(err)
+                return
+            if head is None:
+                if self._caller_ended:
+                    self._finish()
+                return
+            self._begin(head)
+
+    def _begin(self, head: RequestHead) -> None:
+        """Decide about a request; nothing of it has moved yet.
+
+        1. Fields that only an enforcer may set are taken out before anybody looks.
+        2. A denied request is answered here. If it has a body, the connection ends with the answer.
+        3. An allowed one goes to the workload, over the connection that is open or a new one.
+        """
+        # (1)
+        head = dataclasses.replace(head, fields=serial.without_identity(head.fields))
+        judgement, record = self._host.judge(head)
+        # (2)
+        if not judgement.decision.is_allowed:
+            close = not head.keep_alive or not self._reader.is_done
+            reply = answer.denial(judgement.decision, record=record, close=close, with_body=head.method != "HEAD")
+            self._host.exchanged(head, judgement, 403)
+            self._stream.write(reply)
+            if close:
+                self._linger()
+            return
+        # (3)
+        self._exchange = _Exchange(head, judgement)
+        self._head_ticks = 0
+        if self._app is not None:
+            self._start(self._app)
+        else:
+            self._state = State.DIALLING
+            self.hold()
+            self._host.dial(self._dialled)
+
+    def _dialled(self, app: PlainStream | None) -> None:
+        if self._state is not State.DIALLING:
+            if app is not None:
+                app.abort()
+            return
+        if app is None:
+            self._refuse(Invalid("LM3300"))
+            return
+        self._app, self._response, self._app_is_full = app, ResponseReader(), False
+        app.sink = _AppSide(self, app)
+        self._start(app)
+        self.hold()
+
+    def _start(self, app: PlainStream) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        self._state = State.RUNNING
+        head = serial.request_head(
+            exchange.head,
+            target=exchange.judgement.target,
+            host=serial.forwarded_host(exchange.head),
+            identity=self._identity,
+        )
+        if exchange.head.framing is Framing.CHUNKED or exchange.head.length:
+            self._send_body(head)
+        else:
+            exchange.sent = True
+            app.write(head)
+
+    def _send_body(self, first: bytes) -> None:
+        """Send on what has arrived of the body, after ``first``."""
+        exchange, app = self._exchange, self._app
+        if exchange is None or app is None or exchange.sent:
+            return
+        try:
+            data = self._reader.body()
+        except Invalid as err:
+            self._drop_app()
+            if exchange.response is None:
+                self._refuse(err)
+            else:
+                self.abort()
+            return
+        exchange.sent = self._reader.is_done
+        if exchange.head.framing is Framing.CHUNKED:
+            data = (serial.chunk(data) if data else b"") + (serial.last_chunk() if exchange.sent else b"")
+        if first or data:
+            app.write(first + data)
+
+    # -- responses
+
+    def app_received(self, app: PlainStream, data: bytes) -> None:
+        """Take the workload's next bytes."""
+        if app is not self._app:
+            return
+        self._has_moved = True
+        if self._state is not State.RUNNING:
+            self._drop_app()  # it speaks without having been asked
+            return
+        self._response.feed(data)
+        self._respond()
+
+    def app_ended(self, app: PlainStream) -> None:
+        """The workload sends no more on this connection."""
+        if app is not self._app:
+            return
+        exchange = self._exchange
+        if self._state is not State.RUNNING or exchange is None:
+            self._drop_app()
+            return
+        self._response.close()
+        if exchange.response is None:
+            self._drop_app()
+            self._refuse(Invalid("LM3302", rule="it is complete before the workload closes the connection"))
+        elif self._response.is_done:
+            self._respond()
+        else:
+            self.abort()
+
+    def _respond(self) -> None:
+        """Send on what has arrived of the response; interim responses pass as they come."""
+        exchange = self._exchange
+        assert exchange is not None
+        out: list[bytes] = []
+        try:
+            while exchange.response is None:
+                head = self._response.head(exchange.head.method)
+                if head is None:
+                    break
+                if head.status >= 200:
+                    exchange.response = head
+                out.append(serial.response_head(head, close=self._closes_after(exchange.head, head)))
+            if exchange.response is not None:
+                out.append(self._response_body(exchange.response))
+        except Invalid as err:
+            self._drop_app()
+            if exchange.response is None and not out:
+                self._refuse(err)
+            else:
+                self.abort()
+            return
+        self._stream.write(b"".join(out))
+        if exchange.response is not None and self._response.is_done:
+            self._complete(exchange, exchange.response)
+
+    def _response_body(self, head: ResponseHead) -> bytes:
+        data = self._response.body()
+        if head.framing is not Framing.CHUNKED:
+            return data
+        end = serial.last_chunk(self._response.trailers) if self._response.is_done else b""
+        return (serial.chunk(data) if data else b"") + end
+
+    def _closes_after(self, request: RequestHead, response: ResponseHead) -> bool:
+        return not request.keep_alive or response.framing is Framing.CLOSE
+
+    def _complete(self, exchange: _Exchange, response: ResponseHead) -> None:
+        """An exchange is over: keep what can be used again.
+
+        A workload that answered before it read the whole request, or said more than it was asked, is not reused.
+        """
+        self._count()
+        if not response.keep_alive or not exchange.sent or not self._response.is_empty:
+            self._drop_app(gently=exchange.sent)
+        if not exchange.sent or self._closes_after(exchange.head, response):
+            self._drop_app(gently=exchange.sent)
+            self._linger()
+            return
+        self._state = State.WAITING
+        self._next()
+        self.hold()
+
+    # -- ends
+
+    def _refuse(self, problem: Invalid) -> None:
+        """Answer what cannot be served, and end."""
+        record = self._host.refuse(problem)
+        with_body = self._exchange is None or self._exchange.head.method != "HEAD"
+        self._count(answer.status_of(problem.code)[0])
+        self._stream.write(answer.problem(problem.code, problem.facts, record=record, with_body=with_body))
+        self._linger()
+
+    def _linger(self) -> None:
+        """End our direction and give the caller time to read; what it still sends is thrown away."""
+        self._state = State.CLOSING
+        self._head_ticks = 0
+        self._drop_app()
+        self._stream.write_eof()
+        if self._caller_ended:
+            self._finish()
+        else:
+            self.hold()
+
+    def _finish(self) -> None:
+        self._stream.close()
+        self.lost()
+
+    def _count(self, status: int | None = None) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            response = exchange.response
+            self._host.exchanged(exchange.head, exchange.judgement, response.status if response is not None else status)
+
+    def _drop_app(self, *, gently: bool = False) -> None:
+        app, self._app = self._app, None
+        if app is not None:
+            if gently:
+                app.close()
+            else:
+                app.abort()
+            self._app_is_full = False
+
+    def hold(self, *, app_is_full: bool | None = None) -> None:
+        """Read from the caller only what can be used: not while the workload is full, nor far ahead of it."""
+        if app_is_full is not None:
+            self._app_is_full = app_is_full
+        ahead = self._reader.buffered > MAX_PIPELINED_BYTES and self._state is not State.CLOSING
+        wanted = self._state is State.DIALLING or self._app_is_full or ahead
+        if wanted is not self._is_held:
+            self._is_held = wanted
+            if wanted:
+                self._stream.pause()
+            else:
+                self._stream.resume()

@@ -1,0 +1,157 @@
+"""What the sidecar thinks of a connection or a request: one active snapshot, one candidate beside it, fail closed.
+
+The called service and its port come from the listener, the caller from its verified certificate; nothing a caller
+sends has a say in either. The rules are `policyengine.decide`'s. This module does no I/O and holds no clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+
+from enforcer.native.http1 import RequestHead
+from mesh.request import Decision, Effect, Mode, Request
+from policyengine.canonical import CanonicalPath, canonical_path
+from policyengine.decide import Index
+from policyengine.model import PolicySet, policy_set_from_json
+from policyengine.tiers import PortTier, choose_tiers, combine
+
+NO_POLICY = "LM3200"
+BROKEN = "LM3201"
+NEEDS_ENVOY = "LM3202"
+
+_NO_UNKNOWN: frozenset[str] = frozenset()
+_UNKNOWN_CLAIMS = frozenset(("claims",))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """A snapshot's policies, ready to decide."""
+
+    snapshot: str
+    policies: PolicySet
+    index: Index
+
+    @classmethod
+    def from_json(cls, snapshot: str, policies: object) -> Rules:
+        """Build from what the agent sends.
+
+        Raises Invalid (LM2001) when the policies are malformed.
+        """
+        found = policy_set_from_json(policies)
+        return cls(snapshot=snapshot, policies=found, index=Index(found, snapshot))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Judgement:
+    """A decision, the candidate's beside it, and the one spelling of the target that may be sent on."""
+
+    decision: Decision
+    candidate: Decision | None
+    target: str
+    path: str
+
+
+class Judge:
+    """Decides for one workload."""
+
+    def __init__(self, own: str, active: Rules | None, candidate: Rules | None) -> None:
+        self._own, self._active, self._candidate = own, active, candidate
+        self._tiers: dict[int, PortTier] = {}
+        self._headers: frozenset[str] = frozenset()
+        for rules in (active, candidate):
+            service = rules.policies.service_for(own) if rules is not None else None
+            if rules is not None and service is not None:
+                self._headers |= rules.policies.headers_for(service.name)
+        if active is not None and (service := active.policies.service_for(own)) is not None:
+            beside = choose_tiers(candidate.policies) if candidate is not None else None
+            self._tiers = combine(choose_tiers(active.policies), beside)[service.name]
+
+    def of(self, own: str) -> Judge:
+        """The same rules for another name of the workload."""
+        return Judge(own, self._active, self._candidate)
+
+    @property
+    def snapshot(self) -> str:
+        """The active snapshot's hash; empty while there is none."""
+        return self._active.snapshot if self._active is not None else ""
+
+    def tier(self, port: int) -> PortTier:
+        """What has to look at a port's bytes. Where nothing is declared the connection alone is decided, and denied."""
+        return self._tiers.get(port, PortTier.L4)
+
+    def is_member(self, identity: str, service: str) -> bool:
+        """Whether a verified identity belongs to a called service: by the active policies, or by being the very ID."""
+        if service.startswith("spiffe://"):
+            return identity == service
+        if self._active is None:
+            return False
+        found = self._active.policies.service_for(identity)
+        return found is not None and found.name == service
+
+    def connection(self, *, source: str, port: int, peer_ip: str, now: dt.datetime | None) -> Judgement:
+        """Decide about a connection, of which nothing is known but its ends.
+
+        A port that only Envoy can enforce is denied here.
+        """
+        request = Request(service=self._own, port=port, protocol="tcp", source=source, peer_ip=peer_ip, time=now)
+        if self.tier(port) is PortTier.ENVOY:
+            return Judgement(denied(NEEDS_ENVOY, self.snapshot), None, "", "")
+        return self._judge(request, "", "")
+
+    def request(self, head: RequestHead, *, source: str, port: int, peer_ip: str, now: dt.datetime | None) -> Judgement:
+        """Decide about a request.
+
+        1. Policies see what will be sent on: the end-to-end fields without the identity fields, the raw target.
+        2. A token that nothing here verifies makes claims unknown, never absent.
+        3. The canonical target is sent on; an ambiguous one, which only `observe` lets through, as it came.
+        """
+        # (1)
+        headers: tuple[tuple[str, str], ...] = ()
+        unknown = _NO_UNKNOWN
+        if self._headers:
+            headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.fields)
+        # (2)
+        if any(name.lower() == b"authorization" for name, _ in head.fields):
+            unknown = _UNKNOWN_CLAIMS
+        request = Request(
+            service=self._own,
+            port=port,
+            protocol="http",
+            source=source,
+            method=head.method,
+            host=head.host,
+            path=head.target,
+            headers=headers,
+            peer_ip=peer_ip,
+            time=now,
+            unknown=unknown,
+        )
+        # (3)
+        path = canonical_path(head.target)
+        if isinstance(path, CanonicalPath):
+            return self._judge(request, path.target, path.text)
+        return self._judge(request, head.target, head.target.partition("?")[0])
+
+    def _judge(self, request: Request, target: str, path: str) -> Judgement:
+        active = _decide(self._active, request)
+        candidate = _decide(self._candidate, request) if self._candidate is not None else None
+        return Judgement(active, candidate, target, path)
+
+
+def denied(code: str, snapshot: str = "") -> Decision:
+    """A denial that no rule made."""
+    return Decision(
+        effect=Effect.DENY, policy_effect=Effect.DENY, mode=Mode.ENFORCE, snapshot=snapshot, tier="", policy="",
+        rule="", code=code,
+    )  # fmt: skip
+
+
+def _decide(rules: Rules | None, request: Request) -> Decision:
+    """Decide, or deny: without policies, and when deciding itself fails (design D13)."""
+    if rules is None:
+        return denied(NO_POLICY)
+    try:
+        return rules.index.decide(request)
+    except Exception:  # noqa: BLE001  the edge of the decision point: a bug there must not let anybody in
+        return denied(BROKEN, rules.snapshot)

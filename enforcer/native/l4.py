@@ -1,0 +1,80 @@
+"""Joins two streams: whatever one receives the other sends, each direction with its own end and back-pressure.
+
+At this tier nobody looks at the bytes. The decision was made before the two were joined; whoever made it closes
+the pair when it no longer holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from enforcer.native.stream import Stream
+
+
+class _Half:
+    """Reads one stream for the other."""
+
+    __slots__ = ("_has_ended", "_pair", "_source", "_target")
+
+    def __init__(self, pair: Splice, source: Stream, target: Stream) -> None:
+        self._pair, self._source, self._target = pair, source, target
+        self._has_ended = False
+
+    def received(self, data: bytes) -> None:
+        self._pair.is_idle = False
+        self._target.write(data)
+
+    def ended(self) -> None:
+        if not self._has_ended:
+            self._has_ended = True
+            self._target.write_eof()
+            self._pair.half_ended()
+
+    def lost(self) -> None:
+        self._pair.lost()
+
+    def writable(self, *, ready: bool) -> None:
+        if ready:
+            self._target.resume()
+        else:
+            self._target.pause()
+
+
+class Splice:
+    """Two joined streams. ``done`` hears once when both are gone.
+
+    A direction that ends is ended on the other side; when both have ended, both streams are closed. A stream that
+    is lost before that takes the other with it, so that neither program waits for a peer that is gone.
+    """
+
+    __slots__ = ("_done", "_ends", "_left", "_right", "is_idle")
+
+    def __init__(self, left: Stream, right: Stream, done: Callable[[Splice], None]) -> None:
+        self._left, self._right, self._done = left, right, done
+        self._ends = 0
+        self.is_idle = True
+        left.sink = _Half(self, left, right)
+        right.sink = _Half(self, right, left)
+
+    def half_ended(self) -> None:
+        """Count an ended direction; the second one closes both streams."""
+        self._ends += 1
+        if self._ends == 2:
+            self._left.close()
+            self._right.close()
+
+    def lost(self) -> None:
+        """Let go of both streams once one of them is lost."""
+        if self._ends < 2:
+            self.abort()
+        done, self._done = self._done, _ignore
+        done(self)
+
+    def abort(self) -> None:
+        """Close both streams at once."""
+        self._left.abort()
+        self._right.abort()
+
+
+def _ignore(_: Splice) -> None:
+    """The end of a pair is told once."""

@@ -1,0 +1,322 @@
+"""The inbound side: mutual TLS from the callers, decided per connection or per request, on to the workload.
+
+The listener's port, and nothing the caller says, names the service and port of a request. At L4 the decision
+precedes the connection to the workload, so that a server that speaks first speaks to nobody who is not allowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+
+from mesh.x509svid import VerifiedSvid
+
+from enforcer.native import serial
+from enforcer.native.exchange import HttpConnection
+from enforcer.native.http1 import RequestHead
+from enforcer.native.judge import Judgement, denied
+from enforcer.native.l4 import Splice
+from enforcer.native.records import Contact
+from enforcer.native.stream import PlainStream, SecureStream
+from enforcer.native.workload import Chain, Workload
+from mesh.problems import Invalid
+from policyengine.tiers import PortTier
+
+HANDSHAKE_SECONDS = 10
+DIAL_SECONDS = 5
+MAX_CONNECTIONS = 4096
+MAX_HANDSHAKES = 512
+
+
+@dataclasses.dataclass(slots=True)
+class _Handshake:
+    """A connection whose peer is not known yet."""
+
+    stream: SecureStream
+    ticks: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class _Live:
+    """A connection whose peer is verified."""
+
+    stream: SecureStream
+    chain: Chain
+    contact: Contact
+    served: HttpConnection | Splice | None = None
+
+
+class Inbound:
+    """One inbound port of the workload."""
+
+    def __init__(self, workload: Workload, *, port: int, app_port: int) -> None:
+        self._workload, self.port, self._app_port = workload, port, app_port
+        self._handshakes: dict[SecureStream, _Handshake] = {}
+        self._live: dict[SecureStream, _Live] = {}
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, address: str) -> tuple[str, int]:
+        """Open the port and return where it is; port 0 is any free one, and then is the port that policies name.
+
+        Raises Invalid LM3014 when the address cannot be had.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(self._accept, address, self.port, backlog=1024)
+        except OSError as err:
+            raise Invalid("LM3014", address=f"{address}:{self.port}", reason=err.strerror or "in use") from err
+        found = self._server.sockets[0].getsockname()
+        self.port = self.port or found[1]
+        return str(found[0]), int(found[1])
+
+    def close(self) -> None:
+        """Close the port and everything that came through it."""
+        if self._server is not None:
+            self._server.close()
+        for stream in (*self._handshakes, *self._live):
+            stream.abort()
+
+    def tick(self) -> None:
+        """Let a second pass."""
+        for handshake in list(self._handshakes.values()):
+            handshake.ticks += 1
+            if handshake.ticks > HANDSHAKE_SECONDS:
+                handshake.stream.abort()
+        for live in list(self._live.values()):
+            if isinstance(live.served, HttpConnection):
+                live.served.tick()
+
+    def recheck_peers(self) -> None:
+        """Close the connections of peers that the present bundles do not vouch for."""
+        identity = self._workload.identity
+        for live in list(self._live.values()):
+            try:
+                if identity is None or str(identity.verify(live.chain).spiffe_id) != live.contact.caller:
+                    live.stream.abort()
+            except Invalid:
+                live.stream.abort()
+
+    def recheck_decisions(self) -> None:
+        """Close the connections, undecided since they began, that the present policies deny.
+
+        1. A port whose requests are to be decided serves no connection that was let through whole.
+        2. What is let through whole must be allowed now.
+        """
+        tier = self._workload.judge.tier(self.port)
+        for live in list(self._live.values()):
+            if isinstance(live.served, HttpConnection):
+                continue
+            # (2)
+            judgement = self._judge_connection(live.contact)
+            if not judgement.decision.is_allowed:
+                self._record(live.contact, judgement)
+                live.stream.abort()
+            # (1)
+            elif tier is not PortTier.L4:
+                live.stream.abort()
+
+    # -- handshake
+
+    def _accept(self) -> asyncio.Protocol:
+        if len(self._live) >= MAX_CONNECTIONS or len(self._handshakes) >= MAX_HANDSHAKES:
+            return _Closer()
+        identity = self._workload.identity
+        if identity is None:
+            return _Closer()
+        stream = SecureStream(
+            identity.server,
+            server_side=True,
+            verify=identity.verify,
+            secured=self._secured,
+            refused=self._refused,
+        )
+        self._handshakes[stream] = _Handshake(stream)
+        return stream
+
+    def _refused(self, stream: SecureStream, problem: Invalid) -> None:
+        """Record a peer that has no identity here: not TLS, no certificate, or one that our verifier refused."""
+        if self._handshakes.pop(stream, None) is None:
+            return
+        contact = self._contact(stream, None, {key: str(value)[:256] for key, value in problem.facts.items()})
+        judgement = Judgement(denied(problem.code, self._workload.judge.snapshot), None, "", "")
+        self._record(contact, judgement)
+
+    def _secured(self, stream: SecureStream, peer: VerifiedSvid) -> None:
+        """Serve a verified peer.
+
+        1. Where requests are decided, the connection is read as HTTP/1.1.
+        2. Elsewhere the connection is decided now; only then the workload is called.
+        """
+        self._handshakes.pop(stream, None)
+        contact = self._contact(stream, str(peer.spiffe_id), None)
+        live = _Live(stream, stream.chain, contact)
+        self._live[stream] = live
+        # (1)
+        if self._workload.judge.tier(self.port) is PortTier.HTTP1:
+            caller = _Caller(self, live)
+            live.served = HttpConnection(
+                stream, caller, serial.identity_fields(self._workload.name, str(peer.spiffe_id))
+            )
+            return
+        # (2)
+        judgement = self._judge_connection(contact)
+        self._record(contact, judgement)
+        if not judgement.decision.is_allowed:
+            self._live.pop(stream)
+            stream.close()
+            return
+        waiting = _Waiting(self, live)
+        stream.sink = waiting
+        stream.pause()
+        self.dial(waiting.dialled)
+
+    def _contact(self, stream: SecureStream, caller: str | None, facts: dict[str, object] | None) -> Contact:
+        return Contact(
+            direction="inbound",
+            port=self.port,
+            peer_ip=stream.peer[0],
+            caller=caller,
+            destination=self._workload.name,
+            facts=facts,
+        )
+
+    # -- the workload
+
+    def dial(self, connected: Callable[[PlainStream | None], None]) -> None:
+        """Connect to the workload; tell the stream, or None."""
+        self._workload.start(self._dial(connected))
+
+    async def _dial(self, connected: Callable[[PlainStream | None], None]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(DIAL_SECONDS):
+                _, stream = await loop.create_connection(PlainStream, "127.0.0.1", self._app_port)
+        except (OSError, TimeoutError):
+            connected(None)
+        else:
+            connected(stream)
+
+    def splice(self, live: _Live, app: PlainStream) -> None:
+        """Join a caller that is allowed with the workload."""
+        live.served = Splice(live.stream, app, lambda _: self.forget(live.stream))
+
+    def forget(self, stream: SecureStream) -> None:
+        """Let go of a connection that is gone."""
+        self._live.pop(stream, None)
+
+    # -- decisions
+
+    def _judge_connection(self, contact: Contact) -> Judgement:
+        return self._workload.judge.connection(
+            source=contact.caller or "",
+            port=self.port,
+            peer_ip=contact.peer_ip,
+            now=self._workload.decision_time(),
+        )
+
+    def judge_request(self, contact: Contact, head: RequestHead) -> tuple[Judgement, str]:
+        """Decide about a request and record it."""
+        judgement = self._workload.judge.request(
+            head,
+            source=contact.caller or "",
+            port=self.port,
+            peer_ip=contact.peer_ip,
+            now=self._workload.decision_time(),
+        )
+        record = self._workload.recorder.decision(
+            contact, judgement, now=self._workload.now(), protocol="http", method=head.method, host=head.host_name
+        )
+        return judgement, record
+
+    def refuse_request(self, contact: Contact, problem: Invalid) -> str:
+        """Record a request that broke a rule of HTTP."""
+        judgement = Judgement(denied(problem.code, self._workload.judge.snapshot), None, "", "")
+        return self._workload.recorder.decision(contact, judgement, now=self._workload.now(), protocol="http")
+
+    def exchanged(self, contact: Contact, head: RequestHead, judgement: Judgement, status: int | None) -> None:
+        """Count an exchange."""
+        self._workload.recorder.flow(
+            contact,
+            judgement.decision,
+            now=self._workload.now(),
+            protocol="http",
+            method=head.method,
+            path=judgement.path,
+            status=status,
+        )
+
+    def _record(self, contact: Contact, judgement: Judgement) -> None:
+        now = self._workload.now()
+        self._workload.recorder.decision(contact, judgement, now=now, protocol="tcp")
+        self._workload.recorder.flow(contact, judgement.decision, now=now, protocol="tcp")
+
+
+class _Closer(asyncio.Protocol):
+    """Takes a connection that cannot be served, and closes it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+class _Caller:
+    """What an HTTP connection needs of its listener, for one verified peer."""
+
+    __slots__ = ("_inbound", "_live")
+
+    def __init__(self, inbound: Inbound, live: _Live) -> None:
+        self._inbound, self._live = inbound, live
+
+    def judge(self, head: RequestHead) -> tuple[Judgement, str]:
+        return self._inbound.judge_request(self._live.contact, head)
+
+    def refuse(self, problem: Invalid) -> str:
+        return self._inbound.refuse_request(self._live.contact, problem)
+
+    def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None:
+        self._inbound.exchanged(self._live.contact, head, judgement, status)
+
+    def dial(self, connected: Callable[[PlainStream | None], None]) -> None:
+        self._inbound.dial(connected)
+
+    def gone(self, connection: HttpConnection) -> None:  # noqa: ARG002  the protocol's name
+        self._inbound.forget(self._live.stream)
+
+
+class _Waiting:
+    """An allowed caller while the workload is being called; a `Sink` that takes nothing."""
+
+    __slots__ = ("_early", "_inbound", "_is_lost", "_live")
+
+    def __init__(self, inbound: Inbound, live: _Live) -> None:
+        self._inbound, self._live = inbound, live
+        self._is_lost = False
+        self._early: list[bytes] = []
+
+    def received(self, data: bytes) -> None:
+        self._early.append(data)
+
+    def ended(self) -> None:
+        self._early.append(b"")
+
+    def lost(self) -> None:
+        self._is_lost = True
+        self._inbound.forget(self._live.stream)
+
+    def writable(self, *, ready: bool) -> None:
+        """Nothing is being sent."""
+
+    def dialled(self, app: PlainStream | None) -> None:
+        if self._is_lost or app is None:
+            if app is not None:
+                app.abort()
+            self._live.stream.abort()
+            return
+        self._inbound.splice(self._live, app)
+        sink = self._live.stream.sink
+        for data in self._early:
+            if sink is not None and data:
+                sink.received(data)
+            elif sink is not None:
+                sink.ended()
+        self._live.stream.resume()

@@ -1,0 +1,200 @@
+"""What the sidecar has to tell: a decision record for every decision, and flows folded together.
+
+Both are bounded. When nobody takes the records away, those of allowed requests go first, and how many were lost is
+said in the next batch; flows beyond the bound are folded into their service's own row. This module sends nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Callable
+
+from enforcer.native.judge import Judgement
+from mesh.clock import format_time
+from mesh.flow import Flow, FlowProtocol, Verdict
+from mesh.request import Decision, Effect
+from mesh.ulid import new_ulid
+
+MAX_WAITING = 65_536
+MAX_FLOWS = 4_096
+MAX_BATCH = 2_000
+
+Record = dict[str, object]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """Who spoke to which port: the part that all decisions about one connection share."""
+
+    direction: str
+    port: int
+    peer_ip: str
+    caller: str | None = None
+    destination: str | None = None
+    facts: dict[str, object] | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class _Counted:
+    start: dt.datetime
+    end: dt.datetime
+    count: int
+
+
+_FlowKey = tuple[str | None, str | None, str, int, FlowProtocol, str | None, str | None, int | None, Verdict]
+
+
+class Recorder:
+    """Collects records and flows until they are taken away, and records until they are acknowledged."""
+
+    def __init__(self, source: str, random: Callable[[int], bytes]) -> None:
+        self._source, self._random = source, random
+        self._waiting: list[Record] = []
+        self._sent: dict[int, list[Record]] = {}
+        self._sequence = 0
+        self._lost = 0
+        self._flows: dict[_FlowKey, _Counted] = {}
+
+    def rename(self, source: str) -> None:
+        """Write under another name from now on."""
+        self._source = source
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many records nobody has taken over yet."""
+        return len(self._waiting) + sum(map(len, self._sent.values()))
+
+    def decision(
+        self,
+        contact: Contact,
+        judgement: Judgement,
+        *,
+        now: dt.datetime,
+        protocol: FlowProtocol,
+        method: str | None = None,
+        host: str | None = None,
+    ) -> str:
+        """Record a decision and return the record's id."""
+        decided = judgement.decision
+        fields: dict[str, object] = {
+            "direction": contact.direction,
+            "caller": contact.caller,
+            "destination": contact.destination,
+            "port": contact.port,
+            "peer_ip": contact.peer_ip,
+            "protocol": protocol,
+            **_said(decided),
+            "candidate": _said(judgement.candidate) if judgement.candidate is not None else None,
+        }
+        if method is not None:
+            fields |= {"method": method, "host": host, "path": judgement.path[:2048]}
+        if contact.facts:
+            fields["facts"] = contact.facts
+        made = record("decision", now=now, random=self._random(10), source=self._source, **fields)
+        limit = MAX_WAITING if decided.effect is Effect.ALLOW else 2 * MAX_WAITING
+        if len(self._waiting) >= limit:
+            self._lost += 1
+        else:
+            self._waiting.append(made)
+        return str(made["id"])
+
+    def flow(
+        self,
+        contact: Contact,
+        decision: Decision,
+        *,
+        now: dt.datetime,
+        protocol: FlowProtocol,
+        method: str | None = None,
+        path: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        """Count a connection or an exchange."""
+        verdict = Verdict.ALLOWED
+        if decision.effect is Effect.DENY:
+            verdict = Verdict.DENIED
+        elif decision.policy_effect is Effect.DENY:
+            verdict = Verdict.WOULD_DENY
+        if len(self._flows) >= MAX_FLOWS:
+            path = None
+        key = (
+            contact.caller, contact.destination, contact.peer_ip, contact.port, protocol, method, path, status, verdict,
+        )  # fmt: skip
+        found = self._flows.get(key)
+        if found is None:
+            if len(self._flows) < 2 * MAX_FLOWS:
+                self._flows[key] = _Counted(now, now, 1)
+        else:
+            found.end = now
+            found.count += 1
+
+    def take_records(self, now: dt.datetime) -> tuple[int, list[Record]] | None:
+        """Take the next batch with its sequence number; it is kept until it is acknowledged."""
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            self._waiting.append(record("lost", now=now, random=self._random(10), source=self._source, records=lost))
+        if not self._waiting:
+            return None
+        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        self._sequence += 1
+        self._sent[self._sequence] = batch
+        return self._sequence, batch
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches wait for their acknowledgement."""
+        return len(self._sent)
+
+    def acknowledge(self, sequence: int) -> None:
+        """Forget the batches up to a sequence number."""
+        for found in [found for found in self._sent if found <= sequence]:
+            del self._sent[found]
+
+    def take_flows(self) -> list[dict[str, object]]:
+        """Take the flows counted since the last time, in their public form."""
+        taken, self._flows = self._flows, {}
+        return [
+            Flow(
+                start=counted.start,
+                end=counted.end,
+                source=key[0],
+                destination=key[1],
+                source_ip=key[2],
+                destination_port=key[3],
+                protocol=key[4],
+                method=key[5],
+                path=key[6],
+                status=key[7],
+                verdict=key[8],
+                established=key[0] is not None,
+                sensor=self._source,
+                connections=counted.count,
+            ).to_json()
+            for key, counted in taken.items()
+        ]
+
+
+def record(kind: str, *, now: dt.datetime, random: bytes, source: str, **fields: object) -> Record:
+    """Make a record in the audit log's form."""
+    return {
+        "schema": 1,
+        "id": new_ulid(now, random),
+        "time": format_time(now),
+        "kind": kind,
+        "source": source,
+        **fields,
+    }
+
+
+def _said(decision: Decision) -> dict[str, object]:
+    return {
+        "decision": str(decision.effect),
+        "policy_decision": str(decision.policy_effect),
+        "mode": str(decision.mode),
+        "snapshot": decision.snapshot,
+        "tier": decision.tier,
+        "policy": decision.policy,
+        "rule": decision.rule,
+        "code": decision.code,
+    }

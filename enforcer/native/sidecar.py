@@ -1,0 +1,329 @@
+"""The sidecar: does what the agent says, one message after the other, and nothing when the agent is gone.
+
+Messages and their forms are the table below. A message that cannot be applied is answered with `failed` and changes
+nothing: the last good identity and the last good policy stay. A stream that is malformed ends the process, as the
+agent's end does; with it every connection closes (fail closed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from enforcer.native import wire
+from enforcer.native.judge import Judge, Rules
+from enforcer.native.listener import Inbound
+from enforcer.native.outbound import Endpoint, Endpoints, Held, Outbound
+from enforcer.native.records import Recorder
+from enforcer.native.workload import Identity, Workload
+from mesh.bundle import TrustBundle
+from mesh.clock import Clock, parse_time
+from mesh.problems import Invalid, Problem
+from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
+from mesh.x509svid import X509Svid
+
+TICK_SECONDS = 0.25
+TICKS_PER_SECOND = 4
+RECHECK_SECONDS = 2
+FAREWELL_SECONDS = 2
+MAX_UNSENT_BYTES = 8 * 1024 * 1024
+MAX_IN_FLIGHT = 64
+
+
+class Sidecar(asyncio.Protocol):
+    """The sidecar's end of the conversation with its agent, and everything that hangs on it."""
+
+    def __init__(self, clock: Clock, tasks: asyncio.TaskGroup) -> None:
+        self._recorder = Recorder("sidecar", os.urandom)
+        self._workload = Workload(clock, self._recorder, tasks)
+        self._decoder = wire.Decoder()
+        self._endpoints = Endpoints()
+        self._inbound: list[Inbound] = []
+        self._outbound: list[Outbound] = []
+        self._held: dict[int, Held] = {}
+        self._conn = 0
+        self._epoch = -1
+        self._has_listeners = False
+        self._transport: asyncio.Transport | None = None
+        self.over = asyncio.get_running_loop().create_future()
+        self._handlers: Mapping[str, Callable[[wire.Message], None]] = {
+            "listeners": self._take_listeners,
+            "identity": self._take_identity,
+            "policy": self._take_policy,
+            "endpoints": self._take_endpoints,
+            "attested": self._take_attested,
+            "ack": self._take_ack,
+            "stop": self._take_stop,
+        }
+
+    # -- the conversation
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; asyncio calls this."""
+        self._transport = cast("asyncio.Transport", transport)  # a socket's transport writes too
+
+    def data_received(self, data: bytes) -> None:
+        """Take messages; asyncio calls this. A malformed stream ends the process."""
+        try:
+            messages = self._decoder.feed(data)
+        except Invalid as err:
+            self._fail(err)
+            self._finish()
+            return
+        for message in messages:
+            handler = self._handlers.get(str(message["type"]))
+            try:
+                if handler is None:
+                    raise Invalid("LM3002", reason=f"`{message['type']}` is not spoken here")
+                handler(message)
+            except Problem as err:
+                self._fail(err)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's name
+        """The agent is gone; asyncio calls this."""
+        self._transport = None
+        self._finish()
+
+    def send(self, message: wire.Message) -> None:
+        """Tell the agent something."""
+        if self._transport is not None:
+            self._transport.write(wire.encode(message))
+
+    def _fail(self, problem: Problem) -> None:
+        facts = {name: str(value)[:1024] for name, value in problem.facts.items()}
+        self.send({"type": "failed", "code": problem.code, "facts": facts})
+
+    def _finish(self) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def close(self) -> None:
+        """Close every port and connection."""
+        self._close_ports()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _close_ports(self) -> None:
+        for inbound in self._inbound:
+            inbound.close()
+        for outbound in self._outbound:
+            outbound.close()
+
+    # -- what the agent says
+
+    def _take_listeners(self, message: wire.Message) -> None:
+        """Open the ports; once."""
+        if self._has_listeners:
+            raise Invalid("LM3013")
+        self._has_listeners = True
+        for row in _rows(message, "inbound"):
+            inbound = Inbound(self._workload, port=_number(row, "port"), app_port=_number(row, "app_port"))
+            self._inbound.append(inbound)
+        for row in _rows(message, "outbound"):
+            port = None if row.get("port") is None else _number(row, "port")
+            self._outbound.append(
+                Outbound(
+                    self._workload,
+                    self._endpoints,
+                    self._ask,
+                    local_port=_number(row, "local_port"),
+                    service=_text(row, "service"),
+                    port=port,
+                )
+            )
+        addresses = [_text(row, "address") for row in _rows(message, "inbound")]
+        self._workload.start(self._listen(addresses))
+
+    async def _listen(self, addresses: list[str]) -> None:
+        inbound: list[dict[str, object]] = []
+        try:
+            for port, address in zip(self._inbound, addresses, strict=True):
+                found = await port.listen(address)
+                inbound.append({"address": found[0], "port": found[1]})
+            outbound = [{"local_port": await local.listen()} for local in self._outbound]
+        except Invalid as err:
+            self._fail(err)
+            self._finish()
+            return
+        self.send({"type": "ready", "inbound": inbound, "outbound": outbound})
+
+    def _take_identity(self, message: wire.Message) -> None:
+        """Use a new SVID and new bundles from the next handshake on.
+
+        Live connections stay, but for those whose peer the new bundles do not vouch for.
+        """
+        try:
+            spiffe_id = SpiffeId.parse(_text(message, "spiffe_id"))
+            not_after = parse_time(_text(message, "not_after"))
+            domains = {TrustDomain.parse(name): ders for name, ders in _object(message, "bundles").items()}
+        except (SpiffeIdError, ValueError) as err:
+            raise Invalid("LM3002", reason="an identity has a SPIFFE ID, an end and bundles") from err
+        svid = X509Svid(
+            spiffe_id=spiffe_id,
+            chain_der=tuple(wire.text_to_bytes(item) for item in _list(message.get("chain"))),
+            key_pkcs8_der=wire.text_to_bytes(message.get("key")),
+            not_after=not_after,
+        )
+        bundles = {
+            domain: TrustBundle(
+                trust_domain=domain, x509_authorities=tuple(wire.text_to_bytes(item) for item in _list(ders))
+            )
+            for domain, ders in domains.items()
+        }
+        identity = Identity(svid, bundles, self._workload.clock)
+        renamed = self._workload.name != str(spiffe_id)
+        before, self._workload.identity = self._workload.identity, identity
+        if renamed:
+            self._recorder.rename(f"sidecar:{spiffe_id}")
+            self._workload.judge = self._workload.judge.of(str(spiffe_id))
+        if before is not None and (renamed or before.bundles != bundles):
+            for inbound in self._inbound:
+                inbound.recheck_peers()
+            self._recheck()
+
+    def _take_policy(self, message: wire.Message) -> None:
+        """Decide by another snapshot from the next request on; live connections that it denies are closed.
+
+        1. An epoch below the highest seen is refused.
+        2. Both snapshots are read before either is used.
+        """
+        # (1)
+        epoch = _number(message, "epoch")
+        if epoch < self._epoch:
+            raise Invalid("LM3015", epoch=epoch, highest=self._epoch)
+        # (2)
+        active, candidate = (_rules(message.get(name)) for name in ("active", "candidate"))
+        self._workload.judge = Judge(self._workload.name, active, candidate)
+        self._epoch = epoch
+        self._recheck()
+        self.send({"type": "applied", "epoch": epoch, "snapshot": self._workload.judge.snapshot})
+
+    def _take_endpoints(self, message: wire.Message) -> None:
+        self._endpoints.replace(
+            [
+                Endpoint(_text(row, "spiffe_id"), _text(row, "address"), _number(row, "port"))
+                for row in _rows(message, "endpoints")
+            ]
+        )
+
+    def _take_attested(self, message: wire.Message) -> None:
+        held = self._held.pop(_number(message, "conn"), None)
+        if held is not None:
+            code = message.get("code")
+            held.attested(
+                ok=message.get("ok") is True,
+                code=code if isinstance(code, str) else "",
+                facts=dict(_object(message, "facts")) if message.get("facts") is not None else {},
+            )
+
+    def _take_ack(self, message: wire.Message) -> None:
+        self._recorder.acknowledge(_number(message, "sequence"))
+
+    def _take_stop(self, _: wire.Message) -> None:
+        """Close everything, hand over what is left to tell, and end."""
+        self._close_ports()
+        self._workload.start(self._farewell())
+
+    async def _farewell(self) -> None:
+        for _ in range(FAREWELL_SECONDS * TICKS_PER_SECOND):
+            self._report()
+            if not self._recorder.unacknowledged:
+                break
+            await asyncio.sleep(TICK_SECONDS)
+        self._finish()
+
+    # -- what the sidecar says by itself
+
+    def _ask(self, held: Held) -> None:
+        """Ask the agent who is behind a held connection."""
+        if self._transport is None:
+            held.refuse("LM3211", {})
+            return
+        self._conn += 1
+        self._held[self._conn] = held
+        self.send(
+            {
+                "type": "attest",
+                "conn": self._conn,
+                "source": list(held.stream.peer),
+                "destination": list(held.stream.local),
+                "accepted_ns": held.accepted_ns,
+            }
+        )
+
+    async def run_ticks(self) -> None:
+        """Let time pass until the conversation is over."""
+        count = 0
+        while not self.over.done():
+            await asyncio.sleep(TICK_SECONDS)
+            count += 1
+            self._report(flows=count % TICKS_PER_SECOND == 0)
+            if count % TICKS_PER_SECOND == 0:
+                for inbound in self._inbound:
+                    inbound.tick()
+                self._held = {conn: held for conn, held in self._held.items() if not held.is_over}
+            if count % (RECHECK_SECONDS * TICKS_PER_SECOND) == 0:
+                self._recheck()
+
+    def _recheck(self) -> None:
+        """Close what the present policies and bundles deny: rules end with time as well as with a new snapshot."""
+        for inbound in self._inbound:
+            inbound.recheck_decisions()
+        for outbound in self._outbound:
+            outbound.recheck()
+
+    def _report(self, *, flows: bool = True) -> None:
+        """Send records and flows, as far as the agent keeps up."""
+        if self._transport is None or self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            return
+        while self._recorder.in_flight < MAX_IN_FLIGHT:
+            batch = self._recorder.take_records(self._workload.now())
+            if batch is None:
+                break
+            self.send({"type": "records", "sequence": batch[0], "records": batch[1]})
+        if flows and (found := self._recorder.take_flows()):
+            self.send({"type": "flows", "flows": found})
+
+
+def _rules(found: object) -> Rules | None:
+    if found is None:
+        return None
+    if not isinstance(found, dict):
+        raise Invalid("LM3002", reason="a snapshot has a hash and policies")
+    return Rules.from_json(_text(found, "hash"), found.get("policies"))
+
+
+def _text(row: Mapping[str, object], name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise Invalid("LM3002", reason=f"`{name}` is text")
+    return value
+
+
+def _number(row: Mapping[str, object], name: str) -> int:
+    value = row.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise Invalid("LM3002", reason=f"`{name}` is a whole number")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise Invalid("LM3002", reason="a list is missing")
+    return value
+
+
+def _object(row: Mapping[str, object], name: str) -> dict[str, object]:
+    value = row.get(name)
+    if not isinstance(value, dict):
+        raise Invalid("LM3002", reason=f"`{name}` is an object")
+    return value
+
+
+def _rows(message: wire.Message, name: str) -> list[dict[str, object]]:
+    rows = _list(message.get(name))
+    if not all(isinstance(row, dict) for row in rows):
+        raise Invalid("LM3002", reason=f"`{name}` is a list of objects")
+    return cast("list[dict[str, object]]", rows)  # every row was checked

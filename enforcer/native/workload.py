@@ -1,0 +1,100 @@
+"""The one workload that a sidecar stands beside: its identity, its rules, its clock, and what it has to tell.
+
+Listeners share it and ask it again for every connection and request, so that a rotation or a new policy holds from
+the next one on. Who a peer is, only the verifier says; its answers are kept for a short while, per exact chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import ssl
+import sys
+from collections.abc import Coroutine, Mapping
+
+from mesh.bundle import TrustBundle
+from mesh.x509svid import VerifiedSvid, X509Svid, verify_x509_svid
+
+from enforcer.native.judge import Judge
+from enforcer.native.records import Recorder
+from mesh.clock import Clock
+from mesh.problems import Invalid
+from mesh.spiffe import TrustDomain
+from mesh.tls import client_context, server_context
+
+REVERIFY = dt.timedelta(seconds=60)
+CLOCK_TOLERANCE = dt.timedelta(seconds=60)
+_MAX_KNOWN_CHAINS = 1024
+
+Chain = tuple[bytes, ...]
+
+
+class Identity:
+    """An SVID with the bundles that came with it, and the TLS contexts made of them."""
+
+    def __init__(self, svid: X509Svid, bundles: Mapping[TrustDomain, TrustBundle], clock: Clock) -> None:
+        self.svid, self.bundles, self._clock = svid, bundles, clock
+        self.server: ssl.SSLContext = server_context(svid, bundles)
+        self.client: ssl.SSLContext = client_context(svid, bundles)
+        self._known: dict[Chain, tuple[VerifiedSvid, dt.datetime]] = {}
+
+    def verify(self, chain: Chain) -> VerifiedSvid:
+        """Say who presented a chain. The same chain is not verified twice within a minute.
+
+        Raises Invalid (SvidError) with the rule that the chain breaks.
+        """
+        now = self._clock.now()
+        known = self._known.get(chain)
+        if known is not None and dt.timedelta() <= now - known[1] < REVERIFY and now < known[0].not_after:
+            return known[0]
+        peer = verify_x509_svid(chain, self.bundles, now)
+        if len(self._known) >= _MAX_KNOWN_CHAINS:
+            self._known.clear()
+        self._known[chain] = (peer, now)
+        return peer
+
+
+class Workload:
+    """What the listeners of one sidecar share."""
+
+    def __init__(self, clock: Clock, recorder: Recorder, tasks: asyncio.TaskGroup) -> None:
+        self.clock, self.recorder, self._tasks = clock, recorder, tasks
+        self.identity: Identity | None = None
+        self.judge = Judge("", None, None)
+        self._highest: dt.datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """The workload's SPIFFE ID; empty before it has one."""
+        return str(self.identity.svid.spiffe_id) if self.identity is not None else ""
+
+    def now(self) -> dt.datetime:
+        """The present moment, for records."""
+        return self.clock.now()
+
+    def decision_time(self) -> dt.datetime | None:
+        """The present moment, for decisions; None while the clock is far behind what it said before (design D13)."""
+        now = self.clock.now()
+        if self._highest is None or now > self._highest:
+            self._highest = now
+        return None if self._highest - now > CLOCK_TOLERANCE else now
+
+    def require_identity(self) -> Identity:
+        """The identity.
+
+        Raises Invalid LM3012 while there is none.
+        """
+        if self.identity is None:
+            raise Invalid("LM3012")
+        return self.identity
+
+    def start(self, work: Coroutine[object, object, None]) -> None:
+        """Run something beside everything else. What fails in it ends it alone: its connection is closed by then."""
+        self._tasks.create_task(_contained(work))
+
+
+async def _contained(work: Coroutine[object, object, None]) -> None:
+    try:
+        await work
+    except Exception as err:  # noqa: BLE001  the edge of one connection: a bug in it must not end the others
+        sys.stderr.write(f"LM3009 a connection failed: {type(err).__name__}\n")
