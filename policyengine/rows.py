@@ -1,0 +1,328 @@
+"""Rows of a plan: cells with one answer, joined and said in the words of the policies.
+
+Cells are joined into products (callers, ports, methods, paths, hosts, moments, circumstances). A row speaks exactly of
+its cells: what a pattern in it holds and the row does not is named under `when` (`source_not_in`, `path_not_in` …).
+This module decides nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Hashable, Iterable
+from typing import TypeVar
+
+from mesh import canonicaljson
+from mesh.clock import format_time
+from mesh.request import Decision, Effect, Mode, Request
+from policyengine.atoms import Callers, is_within
+from policyengine.canonical import PathPattern
+from policyengine.circumstances import includes
+from policyengine.regions import OTHER, Cell, PortAxes, Region
+
+A = TypeVar("A", bound=Hashable)
+B = TypeVar("B", bound=Hashable)
+Because = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Who gains or loses what. ``is_replayed`` only after both evaluators were run on the witness."""
+
+    source: str
+    service: str
+    port: int
+    methods: tuple[str, ...]
+    paths: tuple[str, ...]
+    when: dict[str, object]
+    witness: Request
+    because: Because
+    is_replayed: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        """The public JSON object."""
+        return {
+            "source": self.source,
+            "service": self.service,
+            "port": self.port,
+            "methods": list(self.methods),
+            "paths": list(self.paths),
+            "when": self.when,
+            "witness": request_to_json(self.witness),
+            "replayed": self.is_replayed,
+            "because": list(self.because),
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Cells of a region on one port that share their reasons."""
+
+    region: Region
+    axes: PortAxes
+    because: Because
+    cells: tuple[Cell, ...]
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Draft:
+    """A row whose callers are still being collected."""
+
+    service: str
+    port: int
+    methods: tuple[str, ...]
+    paths: tuple[str, ...]
+    when: dict[str, object]
+    because: Because
+    callers: dict[str, tuple[Callers, Region, PortAxes, Cell]]
+
+
+def request_to_json(request: Request) -> dict[str, object]:
+    """A request in its public JSON form."""
+    return {
+        "source": request.source,
+        "service": request.service,
+        "port": request.port,
+        "protocol": request.protocol,
+        "method": request.method,
+        "host": request.host,
+        "path": request.path,
+        "headers": [list(pair) for pair in request.headers],
+        "claims": None if request.claims is None else dict(request.claims),
+        "peer_ip": request.peer_ip,
+        "time": None if request.time is None else format_time(request.time),
+    }
+
+
+def reasons(old: Decision, new: Decision, service: str) -> Because:
+    """The rules that make a difference: what decides now, and what decided before."""
+    found: list[str] = []
+    for decision in (new, old):
+        overridden = decision.mode is Mode.OBSERVE and decision.policy_effect is not decision.effect
+        if overridden:
+            found.append(f"{service}: observe")
+        if decision.rule and not (overridden and decision.effect is Effect.ALLOW):
+            found.append(f"{decision.policy}/{decision.rule}")
+    return tuple(dict.fromkeys(found))
+
+
+def rows_of(differences: Iterable[Difference]) -> tuple[Row, ...]:
+    """Join cells into rows.
+
+    1. Per port and reason, cells fall into products of circumstances and moments, hosts, methods and paths.
+    2. The same product for several classes of callers is one row per outermost pattern, without what it leaves out.
+    """
+    drafts: dict[bytes, _Draft] = {}
+    for difference in differences:
+        # (1)
+        for methods, paths, when, cell in _products(difference):
+            axes, region = difference.axes, difference.region
+            key = canonicaljson.dumps(
+                [region.service, axes.port, list(difference.because), list(methods), list(paths), when]
+            )
+            draft = drafts.setdefault(
+                key,
+                _Draft(
+                    service=region.service,
+                    port=axes.port,
+                    methods=methods,
+                    paths=paths,
+                    when=when,
+                    because=difference.because,
+                    callers={},
+                ),
+            )
+            for callers in region.callers:
+                draft.callers.setdefault(callers.name, (callers, region, axes, cell))
+    # (2)
+    return tuple(
+        row
+        for draft in sorted(drafts.values(), key=lambda item: (item.service, item.port, item.paths, item.methods))
+        for row in _by_source(draft)
+    )
+
+
+def _by_source(draft: _Draft) -> Iterable[Row]:
+    inside: dict[str, list[str]] = {}
+    _, any_region, _, _ = next(iter(draft.callers.values()))
+    for callers in any_region.classes:
+        if callers.parent is not None:
+            inside.setdefault(callers.parent, []).append(callers.name)
+    for name, (callers, region, axes, cell) in sorted(draft.callers.items()):
+        if callers.parent in draft.callers:
+            continue  # the row of the pattern around it speaks of it too
+        left_out: list[str] = []
+        waiting = list(inside.get(name, ()))
+        while waiting:
+            child = waiting.pop()
+            if child in draft.callers:
+                waiting.extend(inside.get(child, ()))
+            else:
+                left_out.append(child)
+        when = {**draft.when, "source_not_in": sorted(left_out)} if left_out else draft.when
+        yield Row(
+            source=name,
+            service=draft.service,
+            port=draft.port,
+            methods=draft.methods,
+            paths=draft.paths,
+            when=when,
+            witness=region.request(axes, cell, callers.witness),
+            because=draft.because,
+        )
+
+
+Product = tuple[tuple[str, ...], tuple[str, ...], dict[str, object], Cell]
+
+
+def _products(difference: Difference) -> Iterable[Product]:
+    """Cells as products: by circumstances and moments, then hosts, then methods, then paths."""
+    region, axes = difference.region, difference.axes
+    contexts_of: dict[tuple[int, str, int], set[tuple[int, int]]] = {}
+    for cell in difference.cells:
+        contexts_of.setdefault((cell.host, cell.method, cell.path), set()).add((cell.time, cell.circumstance))
+    by_contexts: dict[frozenset[tuple[int, int]], set[tuple[int, tuple[str, int]]]] = {}
+    for (host, method, path), contexts in contexts_of.items():
+        by_contexts.setdefault(frozenset(contexts), set()).add((host, (method, path)))
+    for shared, operations in by_contexts.items():
+        for times, circumstances in _factored(shared):
+            context = {**_moments(region, times), **_circumstances(region, circumstances)}
+            for hosts, pairs in _factored(operations):
+                where = _hosts(axes, hosts)
+                for methods, paths in _factored(pairs):
+                    named, method_when = _methods(axes, methods)
+                    for texts, path_when, sample in _paths(axes, paths):
+                        method = max(methods) if methods != {OTHER} else OTHER
+                        cell = Cell(axes.port, method, min(hosts), sample, min(times), min(circumstances))
+                        yield named, texts, {**context, **where, **method_when, **path_when}, cell
+
+
+def _factored(pairs: Collection[tuple[A, B]]) -> Iterable[tuple[frozenset[A], frozenset[B]]]:
+    """Pairs as products: what has the same firsts belongs together."""
+    firsts: dict[B, set[A]] = {}
+    for one, other in pairs:
+        firsts.setdefault(other, set()).add(one)
+    joined: dict[frozenset[A], set[B]] = {}
+    for other, found in firsts.items():
+        joined.setdefault(frozenset(found), set()).add(other)
+    for ones, others in joined.items():
+        yield ones, frozenset(others)
+
+
+def _moments(region: Region, times: frozenset[int]) -> dict[str, object]:
+    """When: nothing for "from now on", else the stretches of time."""
+    if len(times) == len(region.times):
+        return {}
+    stretches: list[dict[str, object]] = []
+    for index in sorted(times):
+        end = format_time(region.times[index + 1]) if index + 1 < len(region.times) else None
+        if stretches and index - 1 in times:
+            stretches[-1]["until"] = end
+        else:
+            stretches.append({"from": format_time(region.times[index]), "until": end})
+    return {"time": stretches}
+
+
+def _circumstances(region: Region, found: frozenset[int]) -> dict[str, object]:
+    """Under which circumstances: nothing for all that were tried."""
+    every = region.circumstances
+    if len(found) == len(every):
+        return {}
+    chosen = found if 0 not in found else frozenset(range(len(every))) - found
+    least = [
+        every[index]
+        for index in sorted(chosen)
+        if not any(other != index and includes(every[index], every[other]) for other in chosen)
+    ]
+    if 0 in found:
+        return {"not": [item.to_json() for item in least]}
+    return least[0].to_json() if len(least) == 1 else {"any_of": [item.to_json() for item in least]}
+
+
+def _methods(axes: PortAxes, methods: frozenset[str]) -> tuple[tuple[str, ...], dict[str, object]]:
+    if axes.protocol == "tcp":
+        return (), {}
+    if OTHER not in methods:
+        return tuple(sorted(methods)), {}
+    others = sorted(set(axes.methods) - methods)
+    return (OTHER,), {"method_not_in": others} if others else {}
+
+
+def _hosts(axes: PortAxes, found: frozenset[int]) -> dict[str, object]:
+    """Which hosts: nothing for all; of the names that hold a host, the narrowest says whether it is meant."""
+    if len(found) == len(axes.hosts):
+        return {}
+    named = {axes.hosts[index][0] for index in found}
+    others = {name for name, _ in axes.hosts} - named
+    if OTHER not in named:
+        others = {name for name in others if f"*.{name.partition('.')[2]}" in named}
+    return {"hosts": sorted(named), **({"host_not_in": sorted(others)} if others else {})}
+
+
+def _paths(axes: PortAxes, found: frozenset[int]) -> Iterable[tuple[tuple[str, ...], dict[str, object], int]]:
+    """Classes of paths in the words of patterns, each with one of the classes.
+
+    1. All classes are every path.
+    2. A pattern ALL of whose classes are found stands for them; such patterns share a row.
+    3. What is left is said by its narrowest pattern, without the patterns that would hold a class that is not found.
+    """
+    if axes.protocol == "tcp":
+        yield (), {}, 0
+        return
+    # (1)
+    if axes.focus is None and len(found) == len(axes.paths):
+        yield ("/**",), {}, min(found)
+        return
+    holding: dict[int, set[int]] = {}
+    for index, (signature, _) in enumerate(axes.paths):
+        for pattern in signature:
+            holding.setdefault(pattern, set()).add(index)
+    # (2)
+    left: set[int] = set(found)
+    texts: list[str] = []
+    first = -1
+    for pattern in sorted(holding, key=lambda item: (-len(holding[item]), axes.patterns[item].text)):
+        if holding[pattern] <= found and holding[pattern] & left and _is_cut_whole(axes, axes.patterns[pattern]):
+            first = min(holding[pattern] & left) if first < 0 else first
+            left -= holding[pattern]
+            texts.append(axes.patterns[pattern].text)
+    if texts:
+        yield tuple(sorted(texts)), {}, first
+    # (3)
+    while left:
+        index = min(left)
+        text, when, covered = _leftover(axes, holding, found, index)
+        left -= covered | {index}
+        yield (text,), when, index
+
+
+def _leftover(
+    axes: PortAxes, holding: dict[int, set[int]], found: frozenset[int], index: int
+) -> tuple[str, dict[str, object], set[int]]:
+    signature = axes.paths[index][0]
+    every = set(range(len(axes.paths)))
+    if signature:
+        narrowest = min(signature, key=lambda item: (len(holding[item]), axes.patterns[item].text))
+        stem, text = axes.patterns[narrowest], axes.patterns[narrowest].text
+        also = [item for item in signature if not is_within(stem, axes.patterns[item])]
+        held = set.intersection(holding[narrowest], *(holding[item] for item in also))
+    else:
+        text, also, held = "/**", [], every
+    without = [item for item in holding if item not in signature and (holding[item] & held) - found]
+    for item in without:
+        held = held - holding[item]
+    when: dict[str, object] = {}
+    if also:
+        when["path_also_in"] = sorted(axes.patterns[item].text for item in also)
+    if without:
+        outer = [
+            axes.patterns[item].text
+            for item in without
+            if not any(other != item and is_within(axes.patterns[item], axes.patterns[other]) for other in without)
+        ]
+        when["path_not_in"] = sorted(outer)
+    return text, when, held & found
+
+
+def _is_cut_whole(axes: PortAxes, pattern: PathPattern) -> bool:
+    """Whether all classes of a pattern were cut, not only those that a changed rule reaches."""
+    return axes.focus is None or any(is_within(pattern, other) for other in axes.focus)

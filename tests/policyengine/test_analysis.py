@@ -1,0 +1,434 @@
+import dataclasses
+import datetime as dt
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh.clock import parse_time
+from mesh.request import Effect, Mode, Request
+from mesh.spiffe import SpiffeId, SpiffePattern
+from policyengine import reference
+from policyengine.analysis import plan
+from policyengine.canonical import HostPattern, PathPattern, canonical_path
+from policyengine.decide import Index
+from policyengine.model import (
+    Conditions,
+    ExceptionGrant,
+    Group,
+    Invariant,
+    Operation,
+    Policy,
+    PolicySet,
+    Port,
+    Principal,
+    Rule,
+    Service,
+    Unless,
+)
+
+NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
+LATER = NOW + dt.timedelta(days=3)
+ID = "spiffe://corp.test/ns/shop/sa/"
+
+
+def paths(*texts: str) -> tuple[PathPattern, ...]:
+    return tuple(PathPattern.parse(text) for text in texts)
+
+
+def service(**fields: Any) -> Service:
+    standard: dict[str, Any] = {
+        "name": "db",
+        "owner": "",
+        "identities": (SpiffePattern.parse(ID + "db"),),
+        "ports": (Port(port=8080, protocol="http"),),
+    }
+    return Service(**{**standard, **fields})
+
+
+def rule(*callers: str, effect: Effect = Effect.ALLOW, id_: str = "r", **fields: Any) -> Rule:
+    found = tuple(Principal.parse(text if ":" in text or text == "any" else ID + text) for text in callers)
+    return Rule(id=id_, effect=effect, from_=found, **fields)
+
+
+def policies(*rules: Rule, tier: Any = "app", **fields: Any) -> PolicySet:
+    named = tuple(dataclasses.replace(found, id=f"{found.id}{index}") for index, found in enumerate(rules))
+    listed = (Policy(name="p", owner="", service="db", tier=tier, rules=named),) if named else ()
+    return PolicySet(**{"services": (service(),), "policies": listed, **fields})
+
+
+def to(**fields: Any) -> tuple[Operation, ...]:
+    return (Operation(**fields),)
+
+
+def short(rows: Any) -> list[tuple[Any, ...]]:
+    assert all(row.is_replayed for row in rows)
+    return [(row.source.removeprefix(ID), row.port, row.methods, row.paths, row.when) for row in rows]
+
+
+def test_nothing_changes_between_equal_versions() -> None:
+    found = plan(policies(rule("cart")), policies(rule("cart")), [], NOW)
+    assert found.is_empty
+    assert found.is_complete
+    assert not found.has_findings
+
+
+def test_a_new_caller_is_newly_allowed() -> None:
+    found = plan(policies(rule("cart")), policies(rule("cart"), rule("batch")), [], NOW)
+    assert short(found.newly_allowed) == [("batch", 8080, ("*",), ("/**",), {})]
+    assert found.newly_allowed[0].because == ("p/r1",)
+    assert found.newly_denied == ()
+    assert found.is_complete
+
+
+def test_a_removed_rule_is_newly_denied() -> None:
+    found = plan(policies(rule("cart")), policies(), [], NOW)
+    assert short(found.newly_denied) == [("cart", 8080, ("*",), ("/**",), {})]
+    assert found.newly_denied[0].because == ("p/r0",)
+
+
+def test_everything_allowed_is_new_without_an_old_version() -> None:
+    found = plan(None, policies(rule("cart", to=to(methods=("GET",), paths=paths("/o/{id}")))), [], NOW)
+    assert short(found.newly_allowed) == [("cart", 8080, ("GET",), ("/o/{id}",), {})]
+
+
+def test_a_rule_that_another_covers_changes_nothing() -> None:
+    wide, narrow = rule("cart"), rule("cart", to=to(methods=("GET",)))
+    found = plan(policies(wide, narrow), policies(wide), [], NOW)
+    assert found.is_empty
+    assert found.is_complete
+
+
+def test_a_renamed_or_split_rule_changes_nothing() -> None:
+    split = (rule("cart", id_="x"), rule("batch", id_="y"))
+    assert plan(policies(rule("cart", "batch")), policies(*split), [], NOW).is_empty
+
+
+def test_names_what_a_wider_pattern_leaves_out() -> None:
+    found = plan(policies(rule("cart")), policies(rule("cart"), rule("spiffe://corp.test/**")), [], NOW)
+    assert short(found.newly_allowed) == [
+        ("spiffe://corp.test/**", 8080, ("*",), ("/**",), {"source_not_in": [ID + "cart"]})
+    ]
+
+
+def test_names_the_methods_that_are_left_out() -> None:
+    before = rule("cart", to=to(methods=("GET",)))
+    found = plan(policies(before), policies(rule("cart")), [], NOW)
+    assert short(found.newly_allowed) == [("cart", 8080, ("*",), ("/**",), {"method_not_in": ["GET"]})]
+
+
+def test_names_the_paths_that_are_left_out() -> None:
+    before = rule("cart", to=to(paths=paths("/o/{id:int}")))
+    found = plan(policies(before), policies(rule("cart", to=to(paths=paths("/o/**")))), [], NOW)
+    assert short(found.newly_allowed) == [("cart", 8080, ("*",), ("/o/**",), {"path_not_in": ["/o/{id:int}"]})]
+
+
+def test_a_new_deny_takes_what_the_allow_gave() -> None:
+    deny = rule("any", effect=Effect.DENY, to=to(paths=paths("/admin", "/admin/**")))
+    found = plan(policies(rule("cart")), policies(rule("cart"), deny), [], NOW)
+    assert short(found.newly_denied) == [("cart", 8080, ("*",), ("/admin", "/admin/**"), {})]
+    assert found.newly_denied[0].because == ("p/r1", "p/r0")
+
+
+def test_hosts_stand_under_when() -> None:
+    hosts = (HostPattern.parse("*.corp.test"), HostPattern.parse("db.corp.test"))
+    found = plan(policies(), policies(rule("cart", to=to(hosts=hosts))), [], NOW)
+    assert short(found.newly_allowed) == [("cart", 8080, ("*",), ("/**",), {"hosts": ["*.corp.test", "db.corp.test"]})]
+
+
+def test_a_switch_to_observe_is_newly_allowed_access() -> None:
+    observed = policies(rule("cart"), services=(service(mode=Mode.OBSERVE, until=LATER),))
+    found = plan(policies(rule("cart")), observed, [], NOW)
+    stretch = {"from": "2026-11-24T12:00:00.000000Z", "until": "2026-11-27T12:00:00.000000Z"}
+    assert short(found.newly_allowed) == [
+        ("any", 8080, ("*",), ("/**",), {"source_not_in": [ID + "cart"], "time": [stretch]})
+    ]
+    assert found.newly_allowed[0].because == ("db: observe",)
+
+
+def test_a_switch_to_enforce_is_newly_denied_access() -> None:
+    observed = policies(rule("cart"), services=(service(mode=Mode.OBSERVE, until=LATER),))
+    found = plan(observed, policies(rule("cart")), [], NOW)
+    assert [row.source for row in found.newly_denied] == ["any"]
+    assert found.newly_allowed == ()
+
+
+def exception(until: dt.datetime) -> ExceptionGrant:
+    return ExceptionGrant(
+        name="e", owner="", service="db", from_=(Principal.parse(ID + "cart"),), until=until, reason="r"
+    )
+
+
+def test_a_longer_exception_is_newly_allowed_later() -> None:
+    end = LATER + dt.timedelta(days=1)
+    found = plan(policies(exceptions=(exception(LATER),)), policies(exceptions=(exception(end),)), [], NOW)
+    stretch = {"from": "2026-11-27T12:00:00.000000Z", "until": "2026-11-28T12:00:00.000000Z"}
+    assert short(found.newly_allowed) == [("cart", 8080, ("*",), ("/**",), {"time": [stretch]})]
+    assert found.newly_allowed[0].because == ("e/exception",)
+
+
+def test_an_exception_that_is_over_changes_nothing() -> None:
+    assert plan(policies(), policies(exceptions=(exception(NOW),)), [], NOW).is_empty
+
+
+def test_a_new_port_is_new_access() -> None:
+    two = (Port(port=8080, protocol="http"), Port(port=5432, protocol="tcp"))
+    found = plan(policies(rule("cart")), policies(rule("cart"), services=(service(ports=two),)), [], NOW)
+    assert short(found.newly_allowed) == [("cart", 5432, (), (), {})]
+
+
+def test_a_larger_group_is_new_access() -> None:
+    def grouped(*members: str) -> PolicySet:
+        found = Group(name="g", owner="", members=tuple(Principal.parse(ID + name) for name in members))
+        return policies(rule("group:g"), groups=(found,))
+
+    found = plan(grouped("cart"), grouped("cart", "batch"), [], NOW)
+    assert short(found.newly_allowed) == [("batch", 8080, ("*",), ("/**",), {})]
+
+
+def test_conditions_are_shown_and_never_called_complete() -> None:
+    when = Conditions(headers=(("x-tenant", ("a", "b")),))
+    found = plan(policies(), policies(rule("cart", when=when)), [], NOW)
+    assert short(found.newly_allowed) == [("cart", 8080, ("*",), ("/**",), {"headers": {"x-tenant": ["a"]}})]
+    assert not found.is_complete
+    assert found.newly_allowed[0].witness.headers == (("x-tenant", "a"),)
+
+
+def test_a_condition_that_goes_away_is_found() -> None:
+    when = Conditions(headers=(("x-tenant", ("a",)),))
+    found = plan(policies(rule("cart", when=when)), policies(rule("cart")), [], NOW)
+    assert short(found.newly_allowed) == [("cart", 8080, ("*",), ("/**",), {"not": [{"headers": {"x-tenant": ["a"]}}]})]
+
+
+def test_unless_takes_callers_out() -> None:
+    spared = Unless(from_=(Principal.parse(ID + "ops"),))
+    deny = rule("any", effect=Effect.DENY, unless=spared)
+    found = plan(policies(rule("any")), policies(rule("any"), deny), [], NOW)
+    assert short(found.newly_denied) == [("any", 8080, ("*",), ("/**",), {"source_not_in": [ID + "ops"]})]
+    assert found.is_complete
+
+
+def test_a_group_that_nobody_defines_is_not_called_complete() -> None:
+    found = plan(policies(rule("any")), policies(rule("any"), rule("group:gone", effect=Effect.DENY)), [], NOW)
+    assert [row.source for row in found.newly_denied] == ["any"]
+    assert not found.is_complete
+
+
+def test_a_gone_service_is_newly_denied() -> None:
+    found = plan(policies(rule("cart")), PolicySet(), [], NOW)
+    assert short(found.newly_denied) == [("cart", 8080, ("*",), ("/**",), {})]
+
+
+def invariant(*callers: str, **fields: Any) -> Invariant:
+    found = tuple(Principal.parse(text if ":" in text or text == "any" else ID + text) for text in callers)
+    return Invariant(name="pci", owner="", service="db", from_=found, **fields)
+
+
+def test_finds_a_witness_against_an_invariant() -> None:
+    held = (invariant("spiffe://corp.test/ns/shop/**", to=to(paths=paths("/cards/**"))),)
+    found = plan(policies(rule("cart")), policies(rule("cart"), invariants=held), [], NOW)
+    assert found.is_empty
+    assert found.has_findings
+    (result,) = found.invariants
+    assert result.row is not None
+    assert result.row.is_replayed
+    assert result.row.witness.path is not None
+    assert result.row.witness.path.startswith("/cards/")
+    assert result.to_json()["holds"] is False
+
+
+def test_an_invariant_holds_beside_allows_that_do_not_touch_it() -> None:
+    held = (invariant("batch"), invariant("cart", to=to(methods=("DELETE",))))
+    allowed = rule("cart", to=to(methods=("GET",)))
+    found = plan(policies(allowed), policies(allowed, invariants=held), [], NOW)
+    assert [result.holds for result in found.invariants] == [True, True]
+    assert not found.has_findings
+
+
+def test_a_removed_invariant_is_named() -> None:
+    found = plan(policies(invariants=(invariant("any"),)), policies(), [], NOW)
+    assert [result.to_json() for result in found.invariants] == [
+        {"invariant": "pci", "service": "db", "holds": True, "removed": True}
+    ]
+
+
+def test_has_the_public_form() -> None:
+    obj = plan(policies(), policies(rule("cart")), [], NOW).to_json()
+    assert set(obj) == {"newly_allowed", "newly_denied", "invariants", "impact", "complete"}
+    (row,) = obj["newly_allowed"]  # type: ignore[misc]
+    assert set(row) == {"source", "service", "port", "methods", "paths", "when", "witness", "replayed", "because"}  # type: ignore[has-type]
+    assert obj["impact"] == {"same": 0, "newly_allowed": 0, "newly_denied": 0, "uncertain": 0}
+
+
+CALLERS = [ID + "cart", ID + "web", "spiffe://corp.test/ns/shop/**", "spiffe://corp.test/**", "spiffe://b.test/**"]
+PATHS = ["/o", "/o/", "/o/{id}", "/o/{id:int}", "/o/**", "/{x}/7", "/**", "/o/{id:hex}/x", "/a%20b"]
+METHODS = ["GET", "POST"]
+HOSTS = ["db.corp.test", "*.corp.test"]
+
+
+def some(values: list[str], parse: Any) -> st.SearchStrategy[Any]:
+    return st.none() | st.lists(st.sampled_from(values), min_size=1, max_size=2, unique=True).map(
+        lambda found: tuple(parse(text) for text in found)
+    )
+
+
+OPERATIONS = st.builds(
+    Operation,
+    ports=st.none() | st.sampled_from([(8080,), (5432,)]),
+    methods=some(METHODS, str),
+    hosts=some(HOSTS, HostPattern.parse),
+    paths=some(PATHS, PathPattern.parse),
+)
+PRINCIPALS = st.lists(st.sampled_from([*CALLERS, "any"]), min_size=1, max_size=2, unique=True).map(
+    lambda found: tuple(Principal.parse(text) for text in found)
+)
+RULES = st.builds(
+    Rule,
+    id=st.just("r"),
+    effect=st.sampled_from(Effect),
+    from_=PRINCIPALS,
+    to=st.none() | st.lists(OPERATIONS, min_size=1, max_size=2).map(tuple),
+    unless=st.none() | st.builds(Unless, from_=PRINCIPALS),
+)
+TIERS = st.sampled_from(["guardrail", "app", "baseline"])
+SETS = st.builds(
+    lambda rules, mode, ports: PolicySet(
+        services=(service(mode=mode, until=LATER if mode is Mode.OBSERVE else None, ports=ports),),
+        policies=tuple(
+            Policy(name=f"p{index}", owner="", service="db", tier=tier, rules=(found,))
+            for index, (tier, found) in enumerate(rules)
+        ),
+    ),
+    st.lists(st.tuples(TIERS, RULES), max_size=4),
+    st.sampled_from([Mode.ENFORCE, Mode.ENFORCE, Mode.OBSERVE]),
+    st.sampled_from(
+        [
+            (Port(port=8080, protocol="http"),),
+            (Port(port=8080, protocol="http"), Port(port=5432, protocol="tcp")),
+        ]
+    ),
+)
+SOURCES = st.sampled_from(
+    [ID + "cart", ID + "web", ID + "x", "spiffe://corp.test/a", "spiffe://b.test/a/b", "spiffe://c.test/a"]
+)
+TARGETS = st.sampled_from(
+    ["/", "/o", "/o/", "/o/7", "/o/ab/x", "/o/7/x", "/z/7", "/a%20b", "/q/r/s", "/o/x y".replace(" ", "+")]
+)
+
+
+@st.composite
+def requests(draw: Any, ports: list[int]) -> Request:
+    port = draw(st.sampled_from(ports))
+    moment = draw(st.sampled_from([NOW, LATER, LATER + dt.timedelta(days=9)]))
+    source = draw(SOURCES)
+    if port == 5432:
+        return Request(service="db", port=port, protocol="tcp", source=source, time=moment)
+    return Request(
+        service="db",
+        port=port,
+        protocol="http",
+        source=source,
+        method=draw(st.sampled_from([*METHODS, "PUT", "get"])),
+        host=draw(st.sampled_from(["db.corp.test", "x.corp.test", "a.b.corp.test", "?", None])),
+        path=draw(TARGETS),
+        time=moment,
+    )
+
+
+def speaks_of(row: Any, request: Request) -> bool:
+    """Whether a row's words hold for a request."""
+    when = row.when
+    source = SpiffeId.parse(request.source or "")
+
+    def among(text: str) -> bool:
+        return text == "any" or SpiffePattern.parse(text).matches(source)
+
+    if row.port != request.port or not among(row.source) or any(among(text) for text in when.get("source_not_in", [])):
+        return False
+    stretches = when.get("time")
+    if stretches is not None and not any(
+        parse_time(item["from"]) <= request.time and (item["until"] is None or request.time < parse_time(item["until"]))
+        for item in stretches
+    ):
+        return False
+    if request.protocol == "tcp":
+        return True
+    if row.methods != ("*",) and request.method not in row.methods:
+        return False
+    if request.method in when.get("method_not_in", []):
+        return False
+    path = canonical_path(request.path or "").segments  # type: ignore[union-attr]
+
+    def on(text: str) -> bool:
+        return PathPattern.parse(text).matches(path)
+
+    if not any(on(text) for text in row.paths) or any(on(text) for text in when.get("path_not_in", [])):
+        return False
+    if not all(on(text) for text in when.get("path_also_in", [])):
+        return False
+    if "hosts" not in when:
+        return True
+    listed = {*when["hosts"], *when.get("host_not_in", [])}
+    around = [request.host, f"*.{request.host.partition('.')[2]}", "*"] if request.host else ["*"]
+    if request.host == "?":
+        around = ["malformed"]
+    return next((name for name in around if name in listed), None) in when["hosts"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), SETS, SETS)
+def test_rows_speak_of_exactly_the_requests_that_are_decided_differently(
+    data: Any, old: PolicySet, new: PolicySet
+) -> None:
+    found = plan(old, new, [], NOW)
+    assert found.is_complete
+    ports = [port.port for side in (old, new) for port in side.services[0].ports]
+    for _ in range(10):
+        request = data.draw(requests(sorted(set(ports))))
+        before = reference.decide(old, request, snapshot="").effect
+        after = reference.decide(new, request, snapshot="").effect
+        gained = any(speaks_of(row, request) for row in found.newly_allowed)
+        lost = any(speaks_of(row, request) for row in found.newly_denied)
+        assert gained == ((before, after) == (Effect.DENY, Effect.ALLOW))
+        assert lost == ((before, after) == (Effect.ALLOW, Effect.DENY))
+
+
+@settings(max_examples=100, deadline=None)
+@given(SETS, SETS)
+def test_every_witness_differs_as_its_row_says(old: PolicySet, new: PolicySet) -> None:
+    found = plan(old, new, [], NOW)
+    for rows, gains in ((found.newly_allowed, True), (found.newly_denied, False)):
+        for row in rows:
+            assert row.is_replayed
+            assert speaks_of(row, row.witness)
+            before = reference.decide(old, row.witness, snapshot="").is_allowed
+            after = reference.decide(new, row.witness, snapshot="").is_allowed
+            assert (before, after) == (not gains, gains)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SETS)
+def test_order_and_names_change_nothing(version: PolicySet) -> None:
+    renamed = tuple(dataclasses.replace(found, name=f"new-{found.name}") for found in reversed(version.policies))
+    assert plan(version, dataclasses.replace(version, policies=renamed), [], NOW).is_empty
+
+
+@pytest.mark.parametrize("shape", ["many-callers", "many-paths"])
+def test_one_change_among_ten_thousand_rules_takes_less_than_the_budget(shape: str) -> None:
+    if shape == "many-callers":
+        rules = [rule(f"c{index}", to=to(paths=paths(f"/p{index % 50}/**"))) for index in range(10_000)]
+        changed = rule("c5", to=to(paths=paths("/other")))
+    else:
+        rules = [rule("cart", to=to(paths=paths(f"/p{index}/{{id}}"))) for index in range(10_000)]
+        changed = rule("cart", to=to(paths=paths("/p5/{id:int}")))
+    old = policies(*rules)
+    new = policies(*rules[:5], changed, *rules[6:])
+    start = time.process_time()
+    found = plan(old, new, [], NOW)
+    seconds = time.process_time() - start
+    assert not found.is_empty
+    assert found.is_complete
+    assert seconds < 10  # the budget is 2 s on an idle machine; this bound only catches a change of order
+    Index(new, "").service("db")
