@@ -1,0 +1,1 @@
+"""How the authority's tables came to be."""

@@ -1,0 +1,197 @@
+"""Identity rules: attested facts → SPIFFE ID, by templates (design D7, contract "Identity").
+
+A rule matches when ALL its selectors do; the most specific match wins, and a tie refuses. Single registration
+entries are the special case of a rule without a template. This module issues nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import re
+from collections.abc import Mapping
+
+from mesh.problems import Diagnostic, Span
+from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
+
+Facts = Mapping[str, tuple[str, ...]]
+TEMPLATE = re.compile(r"\{([^{}]*)\}")
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]+\Z")
+DEFAULT_TTL = dt.timedelta(hours=1)
+# a rule with one of these speaks of a program, not of whatever runs in a container
+_BINDING = ("unix:sha256", "launch:")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """One condition of a rule: a fact's name and the value it has, or the beginning of it."""
+
+    name: str
+    value: str
+    prefix: bool
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> Selector:
+        """Read a selector's value: exact, or "*" at the end."""
+        if text.endswith("*"):
+            return cls(name=name, value=text[:-1], prefix=True)
+        return cls(name=name, value=text, prefix=False)
+
+    def matches(self, facts: Facts) -> bool:
+        """Whether SOME value of the fact fits."""
+        found = facts.get(self.name, ())
+        return any(value.startswith(self.value) if self.prefix else value == self.value for value in found)
+
+    def overlaps(self, other: Selector) -> bool:
+        """Whether some value fits both."""
+        if self.prefix and other.prefix:
+            return self.value.startswith(other.value) or other.value.startswith(self.value)
+        if self.prefix:
+            return other.value.startswith(self.value)
+        if other.prefix:
+            return self.value.startswith(other.value)
+        return self.value == other.value
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityRule:
+    """One rule. ``ttl`` is how long an SVID of it lives."""
+
+    id: str
+    match: tuple[Selector, ...]
+    spiffe_id: str
+    ttl: dt.timedelta = DEFAULT_TTL
+    dns_names: tuple[str, ...] = ()
+    hint: str = ""
+    direct: bool = False
+    federates_with: tuple[TrustDomain, ...] = ()
+    span: Span | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def specificity(self) -> tuple[int, int]:
+        """How specific it is: the number of selectors, then how many of them are exact."""
+        return len(self.match), sum(not selector.prefix for selector in self.match)
+
+    @property
+    def is_container_bound(self) -> bool:
+        """Whether it names no program: neither a digest nor a launch by the agent (design D7)."""
+        return not any(selector.name.startswith(_BINDING) for selector in self.match)
+
+    def may_meet(self, other: IdentityRule) -> bool:
+        """Whether some process could match both. Facts with several values count as if they had one."""
+        mine = {selector.name: selector for selector in self.match}
+        return all(selector.name not in mine or mine[selector.name].overlaps(selector) for selector in other.match)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Entitlement:
+    """What a process may have, and by which rule."""
+
+    spiffe_id: SpiffeId
+    rule: str
+    ttl: dt.timedelta
+    dns_names: tuple[str, ...]
+    hint: str
+    direct: bool
+    container_bound: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why there is no identity: a code and its facts."""
+
+    code: str
+    facts: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RuleVerdict:
+    """What a rule said of a process, for `identity explain`."""
+
+    rule: str
+    matched: bool
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RuleSet:
+    """All rules of a file."""
+
+    rules: tuple[IdentityRule, ...] = ()
+
+    def entitle(self, facts: Facts, trust_domain: TrustDomain) -> Entitlement | Refusal:
+        """Find the identity that facts give.
+
+        1. A rule matches when ALL its selectors match.
+        2. The most specific match wins: number of selectors, then exact before prefix; a tie refuses.
+        3. Its template is filled with the facts; a missing, repeated or illegal value refuses, and nothing less
+           specific takes its place.
+        """
+        # (1)
+        matching = [rule for rule in self.rules if all(selector.matches(facts) for selector in rule.match)]
+        if not matching:
+            return Refusal(code="LM1210", facts={"count": str(len(self.rules))})
+        # (2)
+        best = max(rule.specificity for rule in matching)
+        winners = [rule for rule in matching if rule.specificity == best]
+        if len(winners) > 1:
+            return Refusal(code="LM1211", facts={"rules": ", ".join(rule.id for rule in winners)})
+        # (3)
+        rule = winners[0]
+        try:
+            spiffe_id = SpiffeId.parse(f"spiffe://{trust_domain}{fill(rule.spiffe_id, facts, is_path=True)}")
+            dns_names = tuple(fill(name, facts, is_path=False) for name in rule.dns_names)
+        except (SpiffeIdError, ValueError) as err:
+            return Refusal(code="LM1212", facts={"rule": rule.id, "reason": str(err)})
+        return Entitlement(
+            spiffe_id=spiffe_id,
+            rule=rule.id,
+            ttl=rule.ttl,
+            dns_names=dns_names,
+            hint=rule.hint,
+            direct=rule.direct,
+            container_bound=rule.is_container_bound,
+        )
+
+    def explain(self, facts: Facts) -> tuple[RuleVerdict, ...]:
+        """What each rule says of the facts, the most specific rules first."""
+        return tuple(
+            _verdict(rule, facts) for rule in sorted(self.rules, key=lambda rule: rule.specificity, reverse=True)
+        )
+
+    def conflicts(self) -> tuple[Diagnostic, ...]:
+        """Every pair of equally specific rules that some process could match both."""
+        found = []
+        for index, rule in enumerate(self.rules):
+            for other in self.rules[index + 1 :]:
+                names = {selector.name for selector in rule.match} == {selector.name for selector in other.match}
+                if names and rule.specificity == other.specificity and rule.may_meet(other):
+                    facts: dict[str, object] = {"rule": other.id, "other": rule.id}
+                    found.append(Diagnostic(code="LM1213", span=other.span, facts=facts))
+        return tuple(found)
+
+
+def fill(template: str, facts: Facts, *, is_path: bool) -> str:
+    """Fill a template with facts.
+
+    Raises ValueError, with a sentence, for a selector without exactly one value, or a value that is no segment.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        found = facts.get(match.group(1), ())
+        if len(found) != 1:
+            raise ValueError(f"{{{match.group(1)}}} has {len(found)} values")
+        if is_path and (not _SEGMENT.match(found[0]) or found[0] in {".", ".."}):
+            raise ValueError(f"{{{match.group(1)}}} is `{found[0][:80]}`, which is no path segment")
+        return found[0]
+
+    return TEMPLATE.sub(value, template)
+
+
+def _verdict(rule: IdentityRule, facts: Facts) -> RuleVerdict:
+    for selector in rule.match:
+        if not selector.matches(facts):
+            wanted = selector.value + ("*" if selector.prefix else "")
+            has = ", ".join(facts.get(selector.name, ())) or "nothing"
+            return RuleVerdict(rule=rule.id, matched=False, reason=f"{selector.name} is {has}, not {wanted}")
+    return RuleVerdict(rule=rule.id, matched=True, reason="all selectors match")

@@ -1,0 +1,220 @@
+"""Reads `identities.yaml`: strict, with every finding at its line and column, all of them at once."""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import re
+
+from ca.registration import DEFAULT_TTL, TEMPLATE, IdentityRule, RuleSet, Selector
+from mesh.problems import Diagnostic, Severity, Span
+from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
+from mesh.yamlio import Node, compose_documents
+
+_FIELDS = ("id", "match", "spiffe_id", "ttl", "dns_names", "hint", "direct", "federates_with")
+_NAMES = (
+    *(f"unix:{name}" for name in ("uid", "user", "gid", "group", "path", "basename", "sha256")),
+    *(f"launch:{name}" for name in ("path", "sha256", "script", "script_sha256", "script_basename")),
+    "systemd:unit",
+    "cgroup:path",
+    "k8s:ns",
+    "k8s:sa",
+    "docker:image",
+    "docker:image-digest",
+    "node:id",
+)
+_FAMILIES = ("k8s:pod-label:", "docker:label:", "node:")
+_ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?\Z")
+_TTL = re.compile(r"([1-9][0-9]{0,5})(s|m|h|d)\Z")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DNS = re.compile(r"(\{[^{}]+\}|[a-z0-9.-])+\Z")
+MIN_TTL, MAX_TTL = dt.timedelta(seconds=30), dt.timedelta(days=30)
+MAX_HINT_BYTES = 1024
+
+
+def load_rules(text: str, file: str) -> tuple[RuleSet, list[Diagnostic]]:
+    """Read the rules of a file.
+
+    Returns what could be read and every finding; a rule set with an error among its findings must not be used.
+    """
+    documents, found = compose_documents(text, file)
+    rules: list[IdentityRule] = []
+    for document in documents:
+        listed = _rules_of(document, found)
+        for node in listed:
+            rule = _rule(node, found)
+            if rule is not None:
+                if any(other.id == rule.id for other in rules):
+                    found.append(_finding("LM1222", node.span, rule=rule.id))
+                rules.append(rule)
+    result = RuleSet(rules=tuple(rules))
+    found.extend(result.conflicts())
+    found.extend(_finding("LM1227", rule.span, rule=rule.id) for rule in rules if rule.is_container_bound)
+    return result, sorted(found, key=_place)
+
+
+def has_errors(found: list[Diagnostic]) -> bool:
+    """Whether a finding forbids using the rules."""
+    return any(item.severity is Severity.ERROR for item in found)
+
+
+def _place(item: Diagnostic) -> tuple[int, int]:
+    return (item.span.line, item.span.column) if item.span else (0, 0)
+
+
+def _finding(code: str, span: Span | None, **facts: object) -> Diagnostic:
+    return Diagnostic(code=code, span=span, facts=facts)
+
+
+def _rules_of(document: Node, found: list[Diagnostic]) -> tuple[Node, ...]:
+    if document.kind != "map":
+        found.append(_finding("LM1220", document.span, what="the file", kind="a map with `rules`"))
+        return ()
+    for key, _ in document.pairs:
+        if key.scalar != "rules":
+            found.append(_unknown(key, ("rules",)))
+    rules = document.get("rules")
+    if rules is None or rules.kind == "null":
+        return ()
+    if rules.kind != "list":
+        found.append(_finding("LM1220", rules.span, what="`rules`", kind="a list"))
+        return ()
+    return rules.items
+
+
+def _unknown(key: Node, known: tuple[str, ...]) -> Diagnostic:
+    near = difflib.get_close_matches(str(key.scalar), known, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else "known are " + ", ".join(known)
+    return _finding("LM1221", key.span, given=key.scalar, hint=hint)
+
+
+def _rule(node: Node, found: list[Diagnostic]) -> IdentityRule | None:
+    if node.kind != "map":
+        found.append(_finding("LM1220", node.span, what="a rule", kind="a map"))
+        return None
+    before = len(found)
+    found.extend(_unknown(key, _FIELDS) for key, _ in node.pairs if key.scalar not in _FIELDS)
+    found.extend(
+        _finding("LM1223", node.span, field=name) for name in ("id", "match", "spiffe_id") if node.get(name) is None
+    )
+    rule_id = _text(node, "id", found)
+    if rule_id is not None and not _ID.match(rule_id):
+        found.append(_finding("LM1224", _span(node, "id"), field="id", reason="letters, digits, `.`, `-`, `_`"))
+    match = _match(node.get("match"), found)
+    spiffe_id = _template(node, {selector.name for selector in match}, found)
+    ttl = _ttl(node, found)
+    dns_names = _texts(node, "dns_names", found)
+    found.extend(
+        _finding("LM1224", _span(node, "dns_names"), field="dns_names", reason="lower-case host names")
+        for name in dns_names
+        if not _DNS.match(name)
+    )
+    hint = _text(node, "hint", found) or ""
+    if len(hint.encode()) > MAX_HINT_BYTES:
+        found.append(_finding("LM1224", _span(node, "hint"), field="hint", reason="at most 1024 bytes"))
+    direct = node.get("direct")
+    if direct is not None and direct.kind != "bool":
+        found.append(_finding("LM1224", direct.span, field="direct", reason="true or false"))
+    federates_with = _domains(node, found)
+    if len(found) > before or rule_id is None or spiffe_id is None:
+        return None
+    return IdentityRule(
+        id=rule_id,
+        match=match,
+        spiffe_id=spiffe_id,
+        ttl=ttl,
+        dns_names=dns_names,
+        hint=hint,
+        direct=direct is not None and direct.scalar is True,
+        federates_with=federates_with,
+        span=node.span,
+    )
+
+
+def _span(node: Node, name: str) -> Span:
+    found = node.get(name)
+    return found.span if found is not None else node.span
+
+
+def _text(node: Node, name: str, found: list[Diagnostic]) -> str | None:
+    value = node.get(name)
+    if value is None:
+        return None
+    if value.kind != "text":
+        found.append(_finding("LM1224", value.span, field=name, reason="text"))
+        return None
+    return str(value.scalar)
+
+
+def _texts(node: Node, name: str, found: list[Diagnostic]) -> tuple[str, ...]:
+    value = node.get(name)
+    if value is None:
+        return ()
+    if value.kind != "list" or not value.items or any(item.kind != "text" for item in value.items):
+        found.append(_finding("LM1224", value.span, field=name, reason="a list of texts that is not empty"))
+        return ()
+    return tuple(str(item.scalar) for item in value.items)
+
+
+def _match(node: Node | None, found: list[Diagnostic]) -> tuple[Selector, ...]:
+    if node is None:
+        return ()
+    if node.kind != "map" or not node.pairs:
+        found.append(_finding("LM1224", node.span, field="match", reason="a map of selectors that is not empty"))
+        return ()
+    selectors = []
+    for key, value in node.pairs:
+        name = str(key.scalar)
+        if name not in _NAMES and not any(name.startswith(family) and len(name) > len(family) for family in _FAMILIES):
+            found.append(_unknown(key, _NAMES))
+        elif value.kind not in {"text", "int"} or value.scalar == "":
+            found.append(_finding("LM1224", value.span, field=name, reason="text, exact or with `*` at the end"))
+        else:
+            text = str(value.scalar)
+            if "*" in text[:-1]:
+                found.append(_finding("LM1224", value.span, field=name, reason="`*` only at the end"))
+            selectors.append(Selector.parse(name, text))
+    return tuple(sorted(selectors, key=lambda selector: selector.name))
+
+
+def _template(node: Node, selectors: set[str], found: list[Diagnostic]) -> str | None:
+    text = _text(node, "spiffe_id", found)
+    if text is None:
+        return None
+    place = _span(node, "spiffe_id")
+    if not text.startswith("/"):
+        found.append(_finding("LM1224", place, field="spiffe_id", reason="a path that begins with `/`"))
+        return None
+    for name in TEMPLATE.findall(text):
+        if name not in _NAMES and not name.startswith(_FAMILIES):
+            near = difflib.get_close_matches(name, [*selectors, *_NAMES], n=1)
+            hint = f"did you mean `{near[0]}`?" if near else "use a selector's name"
+            found.append(_finding("LM1225", place, given=name, hint=hint))
+    try:
+        SpiffeId.parse("spiffe://td" + TEMPLATE.sub("x", text))
+    except SpiffeIdError as err:
+        found.append(_finding("LM1226", place, given=text, reason=str(err)))
+        return None
+    return text
+
+
+def _ttl(node: Node, found: list[Diagnostic]) -> dt.timedelta:
+    value = node.get("ttl")
+    if value is None:
+        return DEFAULT_TTL
+    match = _TTL.match(str(value.scalar)) if value.kind == "text" else None
+    ttl = dt.timedelta(seconds=int(match.group(1)) * _UNITS[match.group(2)]) if match else None
+    if ttl is None or not MIN_TTL <= ttl <= MAX_TTL:
+        found.append(_finding("LM1224", value.span, field="ttl", reason="30s to 30d, such as `15m` or `1h`"))
+        return DEFAULT_TTL
+    return ttl
+
+
+def _domains(node: Node, found: list[Diagnostic]) -> tuple[TrustDomain, ...]:
+    domains = []
+    for name in _texts(node, "federates_with", found):
+        try:
+            domains.append(TrustDomain.parse(name))
+        except SpiffeIdError as err:
+            found.append(_finding("LM1224", _span(node, "federates_with"), field="federates_with", reason=str(err)))
+    return tuple(domains)
