@@ -1,0 +1,171 @@
+"""`limen policy`: lint and evaluate policy trees; the other verbs are loaded by name when they are asked for."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Iterable
+
+import click
+
+from limen.cli import render
+from limen.cli.context import output_option
+from mesh.clock import SystemClock
+from mesh.problems import Diagnostic, Invalid, NotFound, Severity
+from mesh.request import Decision, Effect, NearestMiss, Request
+
+_HERE = {"lint": "Check a policy tree.", "eval": "Decide requests, one JSON object a line."}
+_ELSEWHERE = {
+    "plan": ("limen.cli.plan", "Show what a change newly allows and denies."),
+    "publish": ("limen.cli.plan", "Propose, approve with the local key, and activate."),
+}
+_LATER = ("fmt", "test", "explain", "compile", "import", "export")
+
+
+class _Verbs(click.Group):
+    """The verbs of `limen policy`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs that work."""
+        del ctx
+        return [*_HERE, *_ELSEWHERE]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One verb, imported when it lives elsewhere."""
+        if cmd_name in _ELSEWHERE:
+            found = getattr(importlib.import_module(_ELSEWHERE[cmd_name][0]), cmd_name)
+            assert isinstance(found, click.Command)
+            return found
+        return _later(cmd_name) if cmd_name in _LATER else super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([*_HERE.items(), *((name, text) for name, (_, text) in _ELSEWHERE.items())])
+
+
+def _later(name: str) -> click.Command:
+    """A verb of the public contract that a later version brings."""
+
+    @click.command(name, context_settings={"ignore_unknown_options": True})
+    @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
+    def command(rest: tuple[str, ...]) -> None:
+        del rest
+        raise Invalid("LM0001", command=f"limen policy {name}")
+
+    return command
+
+
+@click.group(cls=_Verbs)
+def policy() -> None:
+    """Lint, evaluate, plan and publish policies."""
+
+
+def _tree_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--policies",
+        "tree",
+        type=click.Path(path_type=pathlib.Path),
+        required=True,
+        help="The directory of the policy tree.",
+    )(command)
+
+
+@policy.command()
+@_tree_option
+@click.option("--strict", is_flag=True, help="Warnings set the exit status too.")
+@output_option("table", "json")
+@click.pass_context
+def lint(ctx: click.Context, tree: pathlib.Path, output: str, *, strict: bool) -> None:
+    """Check a policy tree: errors, and what works and will bite.
+
+    Exit status 1 when there is an error, with --strict also for a warning.
+    """
+    from policyengine.lint import lint_tree  # noqa: PLC0415  only this verb needs it
+
+    if not tree.exists():
+        raise NotFound("LM2022", file=str(tree), reason="it is not there")
+    found = lint_tree(tree, SystemClock().now())
+    counts = {level: sum(item.severity is level for item in found) for level in Severity}
+    if output == "json":
+        rows = [render.diagnostic_json(item) for item in found]
+        render.data({"findings": rows, **{f"{level}s": count for level, count in counts.items()}})
+    else:
+        _show(found)
+        render.say(f"{counts[Severity.ERROR]} errors, {counts[Severity.WARNING]} warnings")
+    ctx.exit(1 if counts[Severity.ERROR] or (strict and counts[Severity.WARNING]) else 0)
+
+
+def _show(found: Iterable[Diagnostic]) -> None:
+    for item in found:
+        render.line(str(item))
+        render.line(f"    {item.help}")
+
+
+Engine = Callable[[Request], Decision]
+
+
+@policy.command("eval")
+@_tree_option
+@click.option(
+    "--engine",
+    type=click.Choice(["index", "reference", "rego", "opa", "envoy"]),
+    default="index",
+    help="What decides.",
+)
+@click.option("--nearest", is_flag=True, help="Name the nearest miss of every denial (slow).")
+@click.pass_context
+def evaluate(ctx: click.Context, tree: pathlib.Path, engine: str, *, nearest: bool) -> None:
+    """Decide requests from stdin, one JSON object a line.
+
+    A line that cannot be read gives an object with an error, and exit status 2 at the end.
+    """
+    from limen.cli.can import usable_tree  # noqa: PLC0415  the verbs that follow are heavy
+    from limen.decisions import name_of  # noqa: PLC0415
+    from policyengine import reference  # noqa: PLC0415
+    from policyengine.decide import Index  # noqa: PLC0415
+    from policyengine.explain import nearest_miss  # noqa: PLC0415
+
+    if engine not in {"index", "reference"}:
+        raise Invalid("LM0001", command=f"limen policy eval --engine {engine}")
+    policies = usable_tree(tree)
+    snapshot = name_of(policies)
+    decide: Engine = Index(policies, snapshot).decide
+    if engine == "reference":
+        decide = functools.partial(reference.decide, policies, snapshot=snapshot)
+    miss = functools.partial(nearest_miss, policies) if nearest else None
+    ctx.exit(_answer(sys.stdin.buffer, decide, miss))
+
+
+def _answer(lines: Iterable[bytes], decide: Engine, miss: Callable[[Request], NearestMiss | None] | None) -> int:
+    """Answer each line with one row, at once; the exit status says whether every line could be read."""
+    from limen.decisions import RequestError, decision_to_json, request_from_json  # noqa: PLC0415
+
+    clock, status = SystemClock(), 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        identifier: object = None
+        try:
+            row = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+            identifier = row.get("id") if isinstance(row, dict) else None
+            request = request_from_json(row, now=clock.now())
+        except (RequestError, ValueError, RecursionError) as err:
+            reason = str(err) if isinstance(err, RequestError) else "it is not JSON"
+            render.row({"id": identifier, "error": {"code": "LM2200", "line": number, "reason": reason}})
+            status = 2
+            continue
+        decision = decide(request)
+        is_denied = decision.policy_effect is not Effect.ALLOW
+        nearest = miss(request) if miss is not None and is_denied else None
+        render.row({"id": identifier, **decision_to_json(decision, nearest=nearest)})
+        sys.stdout.flush()  # whoever asks line by line waits for the answer
+    return status
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(name)
