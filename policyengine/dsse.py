@@ -115,8 +115,8 @@ def envelope_from_json(value: object) -> Envelope:
     if not isinstance(kind, str) or not kind or not kind.isascii():
         raise Invalid("LM2400", reason="`payloadType` must be ASCII text")
     listed = fields["signatures"]
-    if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_SIGNATURES:
-        raise Invalid("LM2400", reason=f"`signatures` must be a list of 1 to {MAX_SIGNATURES}")
+    if not isinstance(listed, list) or len(listed) > MAX_SIGNATURES:
+        raise Invalid("LM2400", reason=f"`signatures` must be a list of at most {MAX_SIGNATURES}")
     found = []
     for row in listed:
         item = exact_fields(row, ("keyid", "sig"), "LM2400")

@@ -86,7 +86,6 @@ SIGNED = GOOD["signatures"][0]  # type: ignore[index]
         pytest.param([], id="no-object"),
         pytest.param({**GOOD, "extra": 1}, id="unknown-field"),
         pytest.param({"payload": "", "payloadType": TYPE}, id="no-signatures"),
-        pytest.param({**GOOD, "signatures": []}, id="empty-signatures"),
         pytest.param({**GOOD, "signatures": [SIGNED] * 65}, id="too-many-signatures"),
         pytest.param({**GOOD, "payload": "*"}, id="no-base64"),
         pytest.param({**GOOD, "payload": 1}, id="payload-a-number"),

@@ -1,0 +1,1 @@
+"""The tables of the policy engine, one module a step, applied in order by `mesh.database.migrate`."""
