@@ -1,0 +1,116 @@
+"""Who is behind a connection: the launched workload itself, or something else beside it (design D6)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Mapping
+
+from enforcer.holders import holders
+from enforcer.process import read_stat
+from enforcer.sockdiag import Address, SockDiag
+from mesh.problems import NotFound, Problem
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What the agent recorded of a workload after it had executed it.
+
+    ``device`` and ``inode`` are the executable's. ``facts`` are what identity rules match.
+    """
+
+    pid: int
+    start: int
+    session: int
+    layout: tuple[int, ...]
+    device: int
+    inode: int
+    uid: int
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Attested:
+    """The answer: ``code`` is empty when the connection is the workload's own."""
+
+    code: str = ""
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the workload itself is behind the connection."""
+        return not self.code
+
+
+def attest_connection(launch: Launch, source: Address, destination: Address, diag: SockDiag) -> Attested:
+    """Find out whether the launched workload, and nothing else, is behind a loopback connection.
+
+    1. The kernel names the client's socket: owner and inode. A socket that is gone is refused.
+    2. Its owner is the workload's user.
+    3. EVERY process that holds it is found; a socket that nobody is seen to hold is refused.
+    4. EVERY holder is the launched image: see `check_member`.
+
+    Everything that cannot be found out is a refusal, with its code.
+    """
+    try:
+        # (1)
+        found = diag.find(source, destination)
+        # (2)
+        if found.uid != launch.uid:
+            return _refused("LM3420", uid=found.uid, expected=launch.uid)
+        # (3)
+        pids = holders(found.inode, found.uid)
+        if not pids:
+            return _refused("LM3421", inode=found.inode)
+        # (4)
+        for pid in sorted(pids):
+            refusal = check_member(launch, pid)
+            if refusal is not None:
+                return refusal
+    except Problem as problem:
+        return Attested(code=problem.code, facts={name: str(value) for name, value in problem.facts.items()})
+    return Attested()
+
+
+def check_member(launch: Launch, pid: int) -> Attested | None:
+    """Check that a process is the launched image or was forked from it without executing anything.
+
+    1. It is in the session that the launch began: nobody can join another's session (setsid(2)).
+    2. It did not begin before the launch.
+    3. It runs the executable that was launched, the very file.
+    4. Its memory has the layout of the launched image: a fork keeps it, an exec never does. So a process that
+       connected first and executes the genuine program afterwards does not pass, whenever it is looked at.
+
+    Returns None for a member, the refusal for anything else.
+    """
+    stat = read_stat(pid)
+    name = _name(pid)
+    # (1)
+    if stat.session != launch.session:
+        return _refused("LM3422", pid=pid, program=name)
+    # (2)
+    if stat.start < launch.start:
+        return _refused("LM3422", pid=pid, program=name)
+    # (3)
+    try:
+        executable = os.stat(f"/proc/{pid}/exe")
+    except OSError as err:
+        raise NotFound("LM3401", pid=pid) from err
+    if (executable.st_dev, executable.st_ino) != (launch.device, launch.inode):
+        return _refused("LM3423", pid=pid, program=name)
+    # (4)
+    if stat.layout != launch.layout or not any(stat.layout):
+        return _refused("LM3424", pid=pid, program=name)
+    return None
+
+
+def _refused(code: str, **facts: object) -> Attested:
+    return Attested(code=code, facts={name: str(value) for name, value in facts.items()})
+
+
+def _name(pid: int) -> str:
+    """The executable's path, for the explanation only."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/exe")
+    return "unknown"

@@ -1,0 +1,115 @@
+"""What a command line really executes: the executable, the interpreter behind a `#!`, the script an interpreter reads.
+
+An interpreter is only as good as its script, so the script is opened here and executed as that open file; options
+that this module does not know end the search, and the workload then has no script as a fact. Nothing is run here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+from mesh.problems import Invalid
+
+_INTERPRETERS = re.compile(
+    r"(python|pypy)(\d+(\.\d+)*)?|node(js)?|ruby(\d+(\.\d+)*)?|perl(\d+(\.\d+)*)?|php(\d+(\.\d+)*)?|lua(jit)?(\d+(\.\d+)*)?"
+    r"|(b|d|k|z)?a?sh|dash|bash|ksh|zsh|java|deno|bun|tclsh(\d+(\.\d+)*)?|Rscript|guile|gawk|awk|sed\Z"
+)
+# options of Python that take the next word as their value
+_PYTHON_VALUES = frozenset({"-W", "-X", "--check-hash-based-pycs"})
+_MAX_SHEBANG_BYTES = 256
+_MAX_SHEBANGS = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What to execute. ``script`` is the index in ``argv`` of the script an interpreter reads, None without one."""
+
+    executable: str
+    argv: tuple[str, ...]
+    script: int | None
+
+
+def resolve(argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> Command:
+    """Resolve a command line as a shell's `execvp` would, and through `#!` lines.
+
+    1. The program is found by its path, or along PATH for a plain name.
+    2. A file that begins with `#!` is the script of the interpreter named there, at most twice over.
+    3. For an interpreter, the script is the first word that is no option.
+
+    Raises Invalid LM3430 when there is no such program, LM3431 for a `#!` line that cannot be followed.
+    """
+    if not argv:
+        raise Invalid("LM3430", program="")
+    # (1)
+    path = _find(argv[0], cwd, env)
+    words = [argv[0], *argv[1:]]
+    # (2)
+    for _ in range(_MAX_SHEBANGS):
+        shebang = _shebang(path)
+        if shebang is None:
+            break
+        words = [*shebang, path, *words[1:]]
+        path = _find(words[0], cwd, env)
+        if os.path.basename(path) == "env":
+            words = words[1:]
+            if not words or words[0].startswith("-") or "=" in words[0]:
+                raise Invalid("LM3431", path=path)
+            path = _find(words[0], cwd, env)
+    else:
+        if _shebang(path) is not None:
+            raise Invalid("LM3431", path=path)
+    # (3)
+    script = _script(path, words)
+    return Command(executable=path, argv=tuple(words), script=script)
+
+
+def is_interpreter(path: str) -> bool:
+    """Whether an executable runs what other files say, going by its resolved name."""
+    return _INTERPRETERS.fullmatch(os.path.basename(os.path.realpath(path))) is not None
+
+
+def _find(name: str, cwd: str, env: Mapping[str, str]) -> str:
+    if "/" in name:
+        candidates = [os.path.join(cwd, name)]
+    else:
+        candidates = [
+            os.path.join(cwd, folder, name) for folder in env.get("PATH", "/usr/bin:/bin").split(":") if folder
+        ]
+    for candidate in candidates:
+        if os.path.isfile(candidate):
+            return os.path.normpath(candidate) if ".." not in candidate else os.path.realpath(candidate)
+    raise Invalid("LM3430", program=name)
+
+
+def _shebang(path: str) -> list[str] | None:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_MAX_SHEBANG_BYTES)
+    except OSError as err:
+        raise Invalid("LM3433", path=path, reason=err.strerror or str(err)) from err
+    if not head.startswith(b"#!"):
+        return None
+    line, end, _ = head[2:].partition(b"\n")
+    words = line.decode("utf-8", "surrogateescape").strip().split(None, 1)
+    if not end or not words:
+        raise Invalid("LM3431", path=path)
+    return words
+
+
+def _script(path: str, words: Sequence[str]) -> int | None:
+    """The index of the script among the words, None when there is none or the options are not understood."""
+    if not is_interpreter(path):
+        return None
+    is_python = os.path.basename(os.path.realpath(path)).startswith(("python", "pypy"))
+    index = 1
+    while index < len(words):
+        word = words[index]
+        if not word.startswith("-"):
+            return index
+        if not is_python or word in {"-", "--", "-c", "-m"} or word.startswith(("-c", "-m")):
+            return None
+        index += 2 if word in _PYTHON_VALUES else 1
+    return None

@@ -1,0 +1,231 @@
+"""What the kernel says of a process: who it is, which executable, which image. argv and names are never asked.
+
+A pid means nothing without its start time, so every read is bracketed by two looks at it. The *layout* of a process
+(where the kernel put its code, data, heap and stack) is chosen anew by every exec and inherited by every fork: two
+processes of one layout run one image that was executed once (docs/adr/0002-image-layout.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import grp
+import hashlib
+import os
+import pwd
+import stat as st
+from collections import OrderedDict
+
+from mesh.problems import Invalid, NotFound
+
+MAX_EXECUTABLE_BYTES = 1 << 30
+_DELETED = " (deleted)"
+_HASH_CACHE_SIZE = 256
+# fields of /proc/PID/stat, numbered from 1 as in proc(5); the first two are cut off before splitting
+_PPID, _SESSION, _START = 4, 6, 22
+_LAYOUT = (26, 27, 28, 45, 46, 47)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stat:
+    """The parts of /proc/PID/stat that are used. ``start`` is in clock ticks since boot."""
+
+    ppid: int
+    session: int
+    start: int
+    state: str
+    layout: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Executable:
+    """An executable file: its path as the kernel resolved it, what it is, and the hash of its content."""
+
+    path: str
+    device: int
+    inode: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process at one moment. Ids are the effective ones."""
+
+    pid: int
+    start: int
+    session: int
+    layout: tuple[int, ...]
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    executable: Executable
+    cgroup: str
+
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What identity rules may match, as selector and value."""
+        found = [
+            ("unix:uid", str(self.uid)),
+            ("unix:gid", str(self.gid)),
+            ("unix:path", self.executable.path),
+            ("unix:basename", os.path.basename(self.executable.path)),
+            ("unix:sha256", self.executable.sha256),
+        ]
+        with contextlib.suppress(KeyError):
+            found.append(("unix:user", pwd.getpwuid(self.uid).pw_name))
+        for gid in sorted({self.gid, *self.groups}):
+            with contextlib.suppress(KeyError):
+                found.append(("unix:group", grp.getgrgid(gid).gr_name))
+        if self.cgroup:
+            found.append(("cgroup:path", self.cgroup))
+            unit = next(
+                (part for part in reversed(self.cgroup.split("/")) if part.endswith((".service", ".scope"))), None
+            )
+            if unit is not None:
+                found.append(("systemd:unit", unit))
+        return tuple(found)
+
+
+def read_stat(pid: int) -> Stat:
+    """Read /proc/PID/stat.
+
+    Raises NotFound LM3401 when there is no such process.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read().decode("ascii", "replace")
+    except OSError as err:
+        raise NotFound("LM3401", pid=pid) from err
+    # the name may hold spaces and parentheses: everything after the last one is numbers
+    fields = text[text.rindex(")") + 2 :].split()
+    return Stat(
+        ppid=int(fields[_PPID - 3]),
+        session=int(fields[_SESSION - 3]),
+        start=int(fields[_START - 3]),
+        state=fields[0],
+        layout=tuple(int(fields[number - 3]) for number in _LAYOUT),
+    )
+
+
+def read_process(pid: int) -> Process:
+    """Read what the kernel says of a process.
+
+    1. The start time, before.
+    2. Ids and groups, session, layout and cgroup.
+    3. The executable: opened through the kernel's own link, so that it is the file that runs whatever its path says
+       now; a deleted one, a memory file and a path that leads to another file are refused; its content is hashed.
+    4. The start time again: if it changed, another process has the pid.
+
+    Raises NotFound LM3401 when it is gone, Invalid LM3402 or LM3403 for an executable that is refused.
+    """
+    # (1)
+    before = read_stat(pid)
+    # (2)
+    uid, gid, groups = _ids(pid)
+    cgroup = _cgroup(pid)
+    # (3)
+    executable = _executable(pid)
+    # (4)
+    after = read_stat(pid)
+    if after.start != before.start or after.layout != before.layout:
+        raise NotFound("LM3401", pid=pid)
+    return Process(
+        pid=pid,
+        start=before.start,
+        session=before.session,
+        layout=before.layout,
+        uid=uid,
+        gid=gid,
+        groups=groups,
+        executable=executable,
+        cgroup=cgroup,
+    )
+
+
+def _ids(pid: int) -> tuple[int, int, tuple[int, ...]]:
+    uid = gid = -1
+    groups: tuple[int, ...] = ()
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, rest = line.partition(":")
+                if name == "Uid":
+                    uid = int(rest.split()[1])
+                elif name == "Gid":
+                    gid = int(rest.split()[1])
+                elif name == "Groups":
+                    groups = tuple(int(item) for item in rest.split())
+    except OSError as err:
+        raise NotFound("LM3401", pid=pid) from err
+    return uid, gid, groups
+
+
+def _cgroup(pid: int) -> str:
+    """The path in the unified hierarchy, empty when there is none."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("0::"):
+                    return line[3:].strip()
+    except OSError as err:
+        raise NotFound("LM3401", pid=pid) from err
+    return ""
+
+
+def _executable(pid: int) -> Executable:
+    """Step 3 of `read_process`."""
+    link = f"/proc/{pid}/exe"
+    try:
+        path = os.readlink(link)
+        handle = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as err:
+        raise NotFound("LM3401", pid=pid) from err
+    except OSError as err:
+        raise Invalid("LM3403", pid=pid, reason=err.strerror or str(err)) from err
+    try:
+        found = os.fstat(handle)
+        if path.endswith(_DELETED) or path.startswith("/memfd:") or found.st_nlink == 0:
+            raise Invalid("LM3402", pid=pid, path=path, reason="it was deleted or never had a name")
+        if not st.S_ISREG(found.st_mode):
+            raise Invalid("LM3402", pid=pid, path=path, reason="it is no regular file")
+        named = _stat_path(pid, path)
+        if named is None or (named.st_dev, named.st_ino) != (found.st_dev, found.st_ino):
+            raise Invalid("LM3402", pid=pid, path=path, reason="its path leads to another file now")
+        return Executable(path=path, device=found.st_dev, inode=found.st_ino, sha256=hash_file(handle))
+    finally:
+        os.close(handle)
+
+
+def _stat_path(pid: int, path: str) -> os.stat_result | None:
+    """What a path is for the process: through its own root, which may be a container's."""
+    for candidate in (f"/proc/{pid}/root{path}", path):
+        with contextlib.suppress(OSError):
+            return os.lstat(candidate)
+    return None
+
+
+_hashes: OrderedDict[tuple[int, int, int, int, int], str] = OrderedDict()
+
+
+def hash_file(handle: int) -> str:
+    """The SHA-256 of an open file, hexadecimal.
+
+    Remembered by device, inode, size and both times: the change time cannot be set by anybody but the kernel.
+    Raises Invalid LM3403 for a file of more than 1 GiB.
+    """
+    found = os.fstat(handle)
+    key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    known = _hashes.get(key)
+    if known is not None:
+        _hashes.move_to_end(key)
+        return known
+    if found.st_size > MAX_EXECUTABLE_BYTES:
+        raise Invalid("LM3403", pid=0, reason="it is larger than 1 GiB")
+    digest = hashlib.sha256()
+    offset = 0
+    while data := os.pread(handle, 1 << 20, offset):
+        digest.update(data)
+        offset += len(data)
+    _hashes[key] = digest.hexdigest()
+    if len(_hashes) > _HASH_CACHE_SIZE:
+        _hashes.popitem(last=False)
+    return _hashes[key]
