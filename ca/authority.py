@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import hashlib
-import pathlib
 import secrets
 from collections.abc import Callable
 
@@ -20,12 +19,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca import keys, mint, store
-from ca.keys import WrappingKey
 from ca.mint import Issuer
 from mesh.bundle import TrustBundle
 from mesh.database import migrate, transaction
 from mesh.problems import Conflict
 from mesh.spiffe import SpiffeId, TrustDomain
+from mesh.wrapping import WrappingKey
 from mesh.x509svid import split_chain
 
 ROOT_LIFE = dt.timedelta(days=3650)
@@ -221,11 +220,3 @@ def _load(connection: sa.Connection, wrapping: WrappingKey, name: str) -> ec.Ell
     wrapped = store.get_key(connection, name)
     assert wrapped is not None
     return keys.key_from_der(wrapping.unwrap(name, wrapped))
-
-
-def wrapping_key(state: pathlib.Path, key_file: pathlib.Path | None) -> WrappingKey:
-    """The wrapping key of a state directory.
-
-    Raises Invalid LM1202.
-    """
-    return keys.load_wrapping_key(state / "ca", key_file)

@@ -243,6 +243,32 @@ class WatchRequest(_message.Message):
 Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
 
 @_typing.final
+class Release(_message.Message):
+    """One activation with its content. An agent applies each in turn: every one replaces the one before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVATION_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    activation: _builtins.bytes
+    """signed activation (JSON)"""
+    snapshot: _builtins.bytes
+    """canonical JSON of the snapshot that it activates"""
+    def __init__(
+        self,
+        *,
+        activation: _builtins.bytes = ...,
+        snapshot: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Release: _TypeAlias = Release  # noqa: Y015
+
+@_typing.final
 class Endpoint(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -296,8 +322,7 @@ class Update(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     BUNDLE_FIELD_NUMBER: _builtins.int
     FEDERATED_FIELD_NUMBER: _builtins.int
-    ACTIVATION_FIELD_NUMBER: _builtins.int
-    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    RELEASES_FIELD_NUMBER: _builtins.int
     CANDIDATE_FIELD_NUMBER: _builtins.int
     REVIEWERS_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
@@ -306,10 +331,6 @@ class Update(_message.Message):
     sequence: _builtins.int
     bundle: _builtins.bytes
     """SPIFFE bundle document (JSON) of the own trust domain"""
-    activation: _builtins.bytes
-    """signed activation (JSON), empty before the first one"""
-    snapshot: _builtins.bytes
-    """canonical JSON of the active snapshot"""
     candidate: _builtins.bytes
     """canonical JSON of the candidate snapshot, or empty"""
     rotation: _builtins.int
@@ -318,6 +339,10 @@ class Update(_message.Message):
     """grows when the identity rules change"""
     @_builtins.property
     def federated(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]: ...
+    @_builtins.property
+    def releases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Release]:
+        """what was activated since the epoch that the agent has, oldest first"""
+
     @_builtins.property
     def reviewers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """reviewer-set versions, oldest first (JSON)"""
@@ -330,8 +355,7 @@ class Update(_message.Message):
         sequence: _builtins.int = ...,
         bundle: _builtins.bytes = ...,
         federated: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
-        activation: _builtins.bytes = ...,
-        snapshot: _builtins.bytes = ...,
+        releases: _abc.Iterable[Global___Release] | None = ...,
         candidate: _builtins.bytes = ...,
         reviewers: _abc.Iterable[_builtins.bytes] | None = ...,
         endpoints: _abc.Iterable[Global___Endpoint] | None = ...,
@@ -340,7 +364,7 @@ class Update(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "bundle", b"bundle", "candidate", b"candidate", "endpoints", b"endpoints", "federated", b"federated", "identity_rules", b"identity_rules", "reviewers", b"reviewers", "rotation", b"rotation", "sequence", b"sequence", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "candidate", b"candidate", "endpoints", b"endpoints", "federated", b"federated", "identity_rules", b"identity_rules", "releases", b"releases", "reviewers", b"reviewers", "rotation", b"rotation", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
