@@ -65,8 +65,7 @@ def load_tree(path: pathlib.Path | str) -> tuple[model.PolicySet, list[Diagnosti
         if text is not None:
             nodes, found = compose_documents(text, str(file))
             tree.diagnostics.extend(found)
-            for node in nodes:
-                _add_document(node, tree)
+            _add_documents(nodes, tree)
     if not tree.count and not tree.diagnostics:
         tree.diagnostics.append(Diagnostic(code="LM2023", facts={"path": str(root)}))
     policies = _policy_set(tree)
@@ -82,8 +81,7 @@ def load_text(text: str, file: str) -> tuple[model.PolicySet, list[Diagnostic]]:
     tree = _Tree()
     nodes, found = compose_documents(text, file)
     tree.diagnostics.extend(found)
-    for node in nodes:
-        _add_document(node, tree)
+    _add_documents(nodes, tree)
     policies = _policy_set(tree)
     tree.diagnostics.extend(_placed(item, tree) for item in check(policies) if not _is_consequence(item, tree))
     return policies, sorted(tree.diagnostics, key=_by_place)
@@ -126,6 +124,13 @@ def _read(file: pathlib.Path, tree: _Tree) -> str | None:
         span = Span(file=str(file), line=1, column=1)
         tree.diagnostics.append(Diagnostic(code="LM2022", span=span, facts={"file": str(file), "reason": reason}))
         return None
+
+
+def _add_documents(nodes: list[Node], tree: _Tree) -> None:
+    """Read documents into the tree; what stands between two separators and is empty is none."""
+    for node in nodes:
+        if node.kind != "null":
+            _add_document(node, tree)
 
 
 def _add_document(node: Node, tree: _Tree) -> None:

@@ -202,8 +202,7 @@ class Reader:
         fields = self.mapping(value, path, (), optional)
         if fields is not None and not fields:
             self.refuse(path, "LM2019", field=_name(path), known=", ".join(optional))
-            return None
-        return fields
+        return fields if fields is not None and any(name in fields for name in optional) else None
 
     def method(self, value: object, path: Path) -> str | None:
         """An HTTP method: a token in upper case, compared exactly."""

@@ -71,17 +71,24 @@ def _policy(item: model.Policy) -> dict[str, object]:
 
 def _grant(item: model.Invariant | model.ExceptionGrant) -> dict[str, object]:
     out: dict[str, object] = {"from": [str(caller) for caller in item.from_], "service": item.service}
-    if item.to is not None:
-        out["to"] = [operation_to_json(operation) for operation in item.to]
+    if (to := _operations(item.to)) is not None:
+        out["to"] = to
     return out
+
+
+def _operations(to: tuple[model.Operation, ...] | None) -> list[dict[str, object]] | None:
+    """The list `to`; None for anything, as an entry without fields is too (a file cannot hold one)."""
+    if to is None or model.Operation() in to:
+        return None
+    return [operation_to_json(operation) for operation in to]
 
 
 def rule_to_json(rule: model.Rule) -> dict[str, object]:
     """A rule as it would stand in a file."""
     out: dict[str, object] = {"id": rule.id, "effect": str(rule.effect)}
     out["from"] = [str(caller) for caller in rule.from_]
-    if rule.to is not None:
-        out["to"] = [operation_to_json(operation) for operation in rule.to]
+    if (to := _operations(rule.to)) is not None:
+        out["to"] = to
     if rule.when is not None:
         out["when"] = conditions_to_json(rule.when)
     if rule.unless is not None:

@@ -1,0 +1,130 @@
+"""`limen policy`: lint and eval, their formats and exit statuses."""
+
+import json
+import pathlib
+
+import pytest
+from click.testing import CliRunner, Result
+
+from limen.cli.policy import policy
+from mesh.problems import Invalid, NotFound
+
+ROOT = pathlib.Path(__file__).parents[3]
+EXAMPLES = ROOT / "policies" / "examples"
+CART = "spiffe://corp.test/ns/shop/sa/cart"
+PLACE = {
+    "id": 7,
+    "source": CART,
+    "service": "orders",
+    "port": 8080,
+    "protocol": "http",
+    "method": "POST",
+    "host": "orders.corp.test",
+    "path": "/orders?x=1",
+    "headers": [["accept", "*/*"]],
+    "claims": None,
+    "peer_ip": "10.0.0.1",
+    "time": "2026-11-24T12:00:00Z",
+    "unknown": [],
+}
+
+
+def run(*args: str, lines: list[str] | None = None) -> Result:
+    return CliRunner().invoke(policy, list(args), input="\n".join(lines or []) + "\n")
+
+
+@pytest.mark.parametrize("engine", ["index", "reference"])
+def test_eval_answers_each_line(engine: str) -> None:
+    other = {**PLACE, "id": "b", "method": "DELETE"}
+    done = run(
+        "eval", "--policies", str(EXAMPLES), "--engine", engine, lines=[json.dumps(PLACE), "", json.dumps(other)]
+    )
+    assert done.exit_code == 0
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert (first["id"], first["decision"], first["rule"]) == (7, "allow", "place")
+    assert (second["id"], second["decision"], second["code"]) == ("b", "deny", "LM2302")
+    assert second["nearest"] is None
+
+
+def test_engines_answer_alike() -> None:
+    lines = [
+        json.dumps({**PLACE, "id": place, "path": path}) for place, path in enumerate(["/orders", "/a;b", "/../x", "x"])
+    ]
+    found = [
+        run("eval", "--policies", str(EXAMPLES), "--engine", name, lines=lines).stdout
+        for name in ("index", "reference")
+    ]
+    assert found[0] == found[1]
+
+
+def test_eval_names_the_nearest_miss_when_asked() -> None:
+    done = run("eval", "--policies", str(EXAMPLES), "--nearest", lines=[json.dumps({**PLACE, "method": "PUT"})])
+    assert json.loads(done.stdout)["nearest"]["differs"] == ["methods"]
+
+
+def test_a_line_that_cannot_be_read_gives_an_error_and_exit_2() -> None:
+    lines = ["{", '{"id": 3, "port": 1}', json.dumps(PLACE), '{"id": 4, "port": NaN}', "[]"]
+    done = run("eval", "--policies", str(EXAMPLES), lines=lines)
+    assert done.exit_code == 2
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["id"], row.get("error", {}).get("code"), row.get("error", {}).get("line")) for row in rows] == [
+        (None, "LM2200", 1),
+        (3, "LM2200", 2),
+        (7, None, None),
+        (None, "LM2200", 4),
+        (None, "LM2200", 5),
+    ]
+
+
+@pytest.mark.parametrize("engine", ["rego", "opa", "envoy"])
+def test_later_engines_say_so(engine: str) -> None:
+    done = run("eval", "--policies", str(EXAMPLES), "--engine", engine)
+    assert isinstance(done.exception, Invalid)
+    assert done.exception.code == "LM0001"
+
+
+@pytest.mark.parametrize("verb", ["fmt", "test", "explain", "compile", "import", "export"])
+def test_later_verbs_say_so(verb: str) -> None:
+    done = run(verb, "--policies", "x", "FILE")
+    assert isinstance(done.exception, Invalid)
+    assert (done.exception.code, done.exception.exit_status) == ("LM0001", 2)
+
+
+def test_shipped_policies_lint_clean() -> None:
+    done = run("lint", "--policies", str(ROOT / "policies"), "--strict", "-o", "json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == {"findings": [], "errors": 0, "warnings": 0, "infos": 0}
+
+
+def test_lint_shows_all_errors_with_places(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "apiVersion: limen.dev/v1\nkind: Group\nmetadata: {name: g}\nspec: {members: [x, 5]}\n"
+    )
+    done = run("lint", "--policies", str(tmp_path))
+    assert done.exit_code == 1
+    assert "a.yaml:4:18: error LM2006" in done.stdout
+    assert "a.yaml:4:21: error LM2004" in done.stdout
+
+
+def test_lint_warnings_set_the_exit_status_only_when_strict(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        'apiVersion: limen.dev/v1\nkind: Service\nmetadata: {name: s, owner: o}\nspec: {identities: ["spiffe://t/a"],'
+        " ports: [{port: 80, protocol: http}]}\n"
+    )
+    assert run("lint", "--policies", str(tmp_path)).exit_code == 0
+    done = run("lint", "--policies", str(tmp_path), "--strict", "-o", "json")
+    assert done.exit_code == 1
+    assert [item["code"] for item in json.loads(done.stdout)["findings"]] == ["LM2101"]
+
+
+def test_lint_of_nothing_is_unreadable_input(tmp_path: pathlib.Path) -> None:
+    done = run("lint", "--policies", str(tmp_path / "nowhere"))
+    assert isinstance(done.exception, NotFound)
+    assert done.exception.exit_status == 2
+
+
+def test_help_lists_the_verbs_without_importing_them() -> None:
+    done = run("--help")
+    assert done.exit_code == 0
+    for verb in ("lint", "eval", "plan", "publish"):
+        assert verb in done.stdout

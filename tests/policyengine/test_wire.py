@@ -1,0 +1,128 @@
+"""The JSON of a policy set has one order and is read strictly, without the libraries of the rims."""
+
+import copy
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mesh.problems import Invalid
+from policyengine.consistency import check
+from policyengine.model import PolicySet, policy_set_from_json
+from tests.policyengine.corners import CLAIM_ADMIN, FUTURE, ROLE_ADMIN, TD, allow, deny, grant, tree
+from tests.policyengine.strategies import policy_sets
+
+HOURS = {"hours": {"tz": "UTC", "from": "08:00", "to": "18:00:30"}, "peer_ip": ["10.0.0.0/8"], "rego": "data.x"}
+
+
+def whole() -> dict[str, Any]:
+    found = tree(
+        app=[
+            allow(to=[{"methods": ["GET"], "hosts": ["*.corp.test"], "paths": ["/a/{x:int}/**"]}], when=CLAIM_ADMIN),
+            deny(unless={"from": ["group:g"], "when": ROLE_ADMIN}, evidence={"seen": 3}, when=HOURS),
+        ],
+        groups={"g": [f"{TD}/**"]},
+        exceptions=[grant(FUTURE)],
+    ).to_json()
+    found["invariants"] = [{"name": "i", "owner": "", "forbid": {"from": ["any"], "service": "db"}}]
+    return found
+
+
+def test_round_trip_keeps_everything() -> None:
+    assert policy_set_from_json(whole()).to_json() == whole()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(policy_sets)
+def test_what_is_consistent_round_trips(policies: PolicySet) -> None:
+    written = policies.to_json()
+    written["groups"] = [group for group in written["groups"] if group["members"]]  # type: ignore[attr-defined, index]  # plain JSON
+    if any(finding.code != "LM2040" for finding in check(policies)):
+        return
+    if refusal(written) == ("LM2001", "LM2033"):
+        return  # the group without members was taken out
+    assert policy_set_from_json(written).to_json() == written
+
+
+def refusal(obj: object) -> tuple[str, object] | None:
+    """Why an object is refused; anything but Invalid is a bug and goes on."""
+    try:
+        policy_set_from_json(obj)
+    except Invalid as err:
+        return err.code, err.facts["finding"]
+    return None
+
+
+def test_order_of_objects_does_not_change_the_json() -> None:
+    turned = whole()
+    for kind in ("services", "policies", "groups"):
+        turned[kind].reverse()
+    turned["policies"][0]["rules"].reverse()
+    assert policy_set_from_json(turned).to_json() == whole()
+
+
+def spoil(*path: object, value: object) -> dict[str, Any]:
+    found = copy.deepcopy(whole())
+    target: Any = found
+    for part in path[:-1]:
+        target = target[part]
+    if value is ...:
+        del target[path[-1]]
+    else:
+        target[path[-1]] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("obj", "finding"),
+    [
+        pytest.param([], "LM2004", id="no-object"),
+        pytest.param({}, "LM2003", id="empty"),
+        pytest.param(spoil("schema", value=2), "LM2009", id="schema"),
+        pytest.param(spoil("schema", value=True), "LM2009", id="schema-bool"),
+        pytest.param(spoil("extra", value=1), "LM2002", id="unknown-kind"),
+        pytest.param(spoil("groups", value=...), "LM2003", id="missing-kind"),
+        pytest.param(spoil("policies", 0, "rules", 0, "form", value=1), "LM2002", id="unknown-field"),
+        pytest.param(spoil("policies", 0, "rules", 0, "from", value=[]), "LM2005", id="empty-from"),
+        pytest.param(spoil("policies", 0, "rules", 0, "to", value=[]), "LM2005", id="empty-to"),
+        pytest.param(spoil("policies", 0, "rules", 0, "to", 0, "paths", value=[]), "LM2005", id="empty-paths"),
+        pytest.param(spoil("policies", 0, "rules", 0, "to", 0, value={}), "LM2019", id="empty-operation"),
+        pytest.param(spoil("policies", 0, "rules", value=[]), "LM2005", id="empty-rules"),
+        pytest.param(spoil("policies", 0, "service", value="x"), "LM2032", id="unknown-service"),
+        pytest.param(spoil("groups", value=[]), "LM2033", id="unknown-group"),
+        pytest.param(spoil("groups", 0, "members", value=[]), "LM2005", id="empty-group"),
+        pytest.param(spoil("services", 0, "ports", 0, "port", value="80"), "LM2010", id="port-as-text"),
+        pytest.param(spoil("services", 0, "name", value=5), "LM2004", id="name"),
+        pytest.param(spoil("services", 0, value=5), "LM2003", id="no-service"),
+        pytest.param(spoil("services", value={}), "LM2004", id="no-list"),
+        pytest.param(spoil("services", 0, "identities", value=[f"{TD}/ns/shop/**"]), "LM2034", id="overlap"),
+    ],
+)
+def test_is_refused(obj: object, finding: str) -> None:
+    assert refusal(obj) == ("LM2001", finding)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(["services", "policies", "groups", "invariants", "exceptions"]), _json)
+def test_nothing_but_invalid_is_raised(kind: str, value: object) -> None:
+    for obj in (value, spoil(kind, value=value), spoil(kind, value=[value]), spoil(kind, 0, "rules", value=value)):
+        found = refusal(obj)
+        assert found is None or found[0] == "LM2001"
+
+
+def test_a_sidecar_imports_no_yaml_pydantic_or_grpc() -> None:
+    code = (
+        "import sys, policyengine.decide, policyengine.model, policyengine.wire, policyengine.explain;"
+        "print([name for name in ('yaml', 'pydantic', 'grpc', 'google') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
