@@ -22,6 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from mesh.problems import Conflict, Invalid
 
+LOCAL_KEY = "reviewer.key"
+"""The name of a local installation's key file in its state directory."""
+
 _MAX_KEY_FILE_BYTES = 64 * 1024
 
 

@@ -38,6 +38,10 @@ class Reviewer:
         """The name of the reviewer's key."""
         return dsse.key_id(self.public_key)
 
+    def to_json(self) -> dict[str, object]:
+        """The reviewer's JSON object, as it stands in a set and in a `.pub.json` file."""
+        return {"name": self.name, "public_key": _b64(self.public_key), "teams": list(self.teams)}
+
     def answers_for(self, owner: str) -> bool:
         """Whether an approval of this reviewer is an approval of the owner."""
         return owner in self.teams or ANY_OWNER in self.teams
@@ -78,14 +82,7 @@ class ReviewerSet:
             "trust_domain": str(self.trust_domain),
             "version": self.version,
             "threshold": self.threshold,
-            "reviewers": [
-                {
-                    "name": reviewer.name,
-                    "public_key": _b64(reviewer.public_key),
-                    "teams": list(reviewer.teams),
-                }
-                for reviewer in self.reviewers
-            ],
+            "reviewers": [reviewer.to_json() for reviewer in self.reviewers],
             "recovery_key": None if self.recovery_key is None else _b64(self.recovery_key),
             "previous": self.previous,
         }
@@ -132,9 +129,25 @@ def reviewer_set_from_json(value: object) -> ReviewerSet:
         trust_domain=trust_domain,
         version=version,
         threshold=threshold,
-        reviewers=tuple(_reviewer(row) for row in listed),
+        reviewers=tuple(reviewer_from_json(row) for row in listed),
         recovery_key=None if recovery is None else _key(recovery),
         previous=previous,
+    )
+
+
+def reviewer_from_json(row: object) -> Reviewer:
+    """Read a reviewer strictly.
+
+    Raises Invalid (LM2403).
+    """
+    fields = dsse.exact_fields(row, ("name", "public_key", "teams"), "LM2403")
+    teams = fields["teams"]
+    if not isinstance(teams, list):
+        raise Invalid("LM2403", reason="`teams` is a list")
+    return Reviewer(
+        name=_text(fields["name"], "name"),
+        public_key=_key(fields["public_key"]),
+        teams=tuple(_text(team, "teams") for team in teams),
     )
 
 
@@ -214,18 +227,6 @@ def _read(envelope: dsse.Envelope) -> ReviewerSet:
     if envelope.payload_type != REVIEWER_SET_TYPE or found.to_bytes() != envelope.payload:
         raise Invalid("LM2403", reason="the payload is not in canonical form")
     return found
-
-
-def _reviewer(row: object) -> Reviewer:
-    fields = dsse.exact_fields(row, ("name", "public_key", "teams"), "LM2403")
-    teams = fields["teams"]
-    if not isinstance(teams, list):
-        raise Invalid("LM2403", reason="`teams` is a list")
-    return Reviewer(
-        name=_text(fields["name"], "name"),
-        public_key=_key(fields["public_key"]),
-        teams=tuple(_text(team, "teams") for team in teams),
-    )
 
 
 def _text(value: object, name: str) -> str:

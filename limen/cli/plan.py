@@ -1,0 +1,197 @@
+"""`limen policy plan` and `publish`: what a change newly allows and denies, and the short way to make it.
+
+A plan is computed on this machine from the two versions themselves; the server is asked for content, never for an
+opinion.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import click
+
+from limen import client
+from limen.cli import render
+from limen.cli.can import usable_tree
+from limen.cli.context import output_option
+from limen.cli.signing import approve_review, key_option, signing_key
+from mesh.clock import SystemClock
+from mesh.flow import Flow, flow_from_json
+from mesh.problems import Conflict, Invalid
+from policyengine.analysis import Plan
+from policyengine.analysis import plan as make_plan
+from policyengine.model import PolicySet, policy_set_from_json
+from policyengine.rows import Row
+
+
+@click.command()
+@click.option(
+    "--policies", "tree", type=click.Path(path_type=pathlib.Path), required=True, help="The tree with the change."
+)
+@click.option("--against", default="active", show_default=True, help="The tree to compare with, or `active`.")
+@click.option(
+    "--flows", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="Recorded flows, one JSON object a line."
+)
+@output_option("table", "json", "md")
+@click.pass_context
+def plan(ctx: click.Context, tree: pathlib.Path, against: str, flows: pathlib.Path | None, output: str) -> None:
+    """Show who gains and who loses access by a change.
+
+    Exit status 1 when there is a difference or an invariant is broken.
+    """
+    new = usable_tree(tree)
+    old = active_policies() if against == "active" else usable_tree(pathlib.Path(against))
+    found = make_plan(old, new, read_flows(flows) if flows else (), SystemClock().now())
+    show(found, output)
+    ctx.exit(1 if found.has_findings else 0)
+
+
+@click.command()
+@click.option("--policies", "tree", type=click.Path(path_type=pathlib.Path), required=True, help="The tree to publish.")
+@click.option("--note", default="", help="Why; kept with the review.")
+@key_option
+@output_option("table", "json")
+def publish(tree: pathlib.Path, note: str, key: pathlib.Path | None, output: str) -> None:
+    """Propose a tree, approve it with the local key, and activate it.
+
+    Exit status 4 when one approval is not enough.
+    """
+    policies = usable_tree(tree)
+    private = signing_key(key)
+    body = {"policies": policies.to_json(), "proposer": None, "predecessor": active_hash(), "note": note}
+    try:
+        review = client.call("POST", "/v1/reviews", body)
+    except Conflict as problem:
+        if problem.code != "LM2429":
+            raise
+        render.say("nothing to do: these policies are active")
+        if output == "json":
+            render.data({"review": None, "snapshot": active_hash(), "state": "active"})
+        return
+    approve_review(str(review["id"]), private, show=show_short)
+    # when the approvals do not suffice the server says what is missing, and the exit status is 4
+    client.call("POST", f"/v1/reviews/{review['id']}/activate", {})
+    if output == "json":
+        render.data({"review": review["id"], "snapshot": review["snapshot"], "state": "active"})
+    else:
+        render.line(f"active  {review['snapshot']}")
+        render.say(f"undo with `limen review rollback {review['id']}`")
+
+
+def active_hash() -> str | None:
+    """The hash of the active snapshot, None when there is none."""
+    found = client.call("GET", "/v1/snapshots/active")
+    return None if found is None else str(found["hash"])
+
+
+def active_policies() -> PolicySet | None:
+    """The policies of the active snapshot, None when there is none: then everything is denied."""
+    found = client.call("GET", "/v1/snapshots/active")
+    return None if found is None else policy_set_from_json(found["snapshot"]["policies"])
+
+
+def read_flows(file: pathlib.Path) -> Iterator[Flow]:
+    """Read recorded flows.
+
+    Raises Invalid (LM2440) for a line that is no flow.
+    """
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _flow(file, number, line)
+    except (OSError, UnicodeDecodeError) as err:
+        raise Invalid("LM2440", file=str(file), line=0, reason=str(err)) from err
+
+
+def _flow(file: pathlib.Path, number: int, line: str) -> Flow:
+    try:
+        found = json.loads(line)
+        return flow_from_json(found if isinstance(found, dict) else {})
+    except (ValueError, RecursionError) as err:
+        raise Invalid("LM2440", file=str(file), line=number, reason=str(err)) from err
+
+
+def show(found: Plan, output: str) -> None:
+    """Write a plan to stdout."""
+    if output == "json":
+        render.data(found.to_json())
+    elif output == "md":
+        _show_markdown(found)
+    else:
+        _show_table(found)
+
+
+def show_short(found: Plan) -> None:
+    """Say what a plan comes to."""
+    allowed, denied = len(found.newly_allowed), len(found.newly_denied)
+    broken = [result.name for result in found.invariants if not result.holds]
+    render.say(f"plan: {allowed} newly allowed, {denied} newly denied" + _more(found, broken))
+
+
+def _more(found: Plan, broken: Sequence[str]) -> str:
+    more = f"; broken invariants: {', '.join(broken)}" if broken else ""
+    return more + ("" if found.is_complete else "; there may be more: rules look at conditions")
+
+
+def _show_table(found: Plan) -> None:
+    for title, rows in (("newly allowed", found.newly_allowed), ("newly denied", found.newly_denied)):
+        render.line(f"{title}: {len(rows) or 'nobody'}")
+        if rows:
+            render.table([_cells(row) for row in rows], _HEADERS)
+    for text in _remarks(found):
+        render.line(text)
+
+
+def _show_markdown(found: Plan) -> None:
+    for title, rows in (("Newly allowed", found.newly_allowed), ("Newly denied", found.newly_denied)):
+        render.line(f"### {title}: {len(rows) or 'nobody'}\n")
+        if rows:
+            render.line("| " + " | ".join(_HEADERS) + " |")
+            render.line("|" + "---|" * len(_HEADERS))
+            for row in rows:
+                render.line("| " + " | ".join(_escaped(cell) for cell in _cells(row)) + " |")
+            render.line("")
+    for text in _remarks(found):
+        render.line(f"- {_escaped(text)}")
+
+
+_HEADERS = ("source", "service", "methods", "paths", "when", "because", "replayed")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.source,
+        f"{row.service}:{row.port}",
+        ",".join(row.methods) or "-",
+        ",".join(row.paths) or "-",
+        json.dumps(row.when, ensure_ascii=False) if row.when else "-",
+        ", ".join(row.because) or "default deny",
+        "yes" if row.is_replayed else "no",
+    )
+
+
+def _escaped(text: str) -> str:
+    """Text that stays text inside a Markdown table, whoever wrote it."""
+    table = {"|": "\\|", "`": "\\`", "<": "&lt;", ">": "&gt;", "*": "\\*", "_": "\\_", "\n": " "}
+    return "".join(table.get(char, char) for char in text)
+
+
+def _remarks(found: Plan) -> Iterator[str]:
+    for result in found.invariants:
+        state = "removed" if result.is_removed else "holds" if result.holds else "BROKEN"
+        yield f"invariant {result.name} ({result.service}): {state}"
+        if result.row is not None:
+            yield f"    {' '.join(_cells(result.row)[:4])} because {', '.join(result.row.because)}"
+    impact = found.impact.to_json()
+    if any(impact.values()):
+        yield "recorded flows: " + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in impact.items())
+        for change in found.impact.changes[:20]:
+            flow = change.flow
+            what = f"{flow.method or ''} {flow.path or ''}".strip()
+            called = f"{flow.destination}:{flow.destination_port} {what}"
+            yield f"    {change.outcome.replace('_', ' ')}  {flow.source} → {called}"
+    if not found.is_complete:
+        yield "there may be more: rules look at conditions that a plan can only sample"
