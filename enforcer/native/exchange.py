@@ -225,6 +225,7 @@ class HttpConnection:
             return
         self._app, self._response, self._app_is_full = app, ResponseReader(), False
         app.sink = _AppSide(self, app)
+        app.resume()
         self._start(app)
         self.hold()
 

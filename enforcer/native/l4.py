@@ -50,7 +50,8 @@ class Splice:
     __slots__ = ("_done", "_ends", "_left", "_right", "is_idle")
 
     def __init__(self, left: Stream, right: Stream, done: Callable[[Splice], None]) -> None:
-        self._left, self._right, self._done = left, right, done
+        self._left, self._right = left, right
+        self._done: Callable[[Splice], None] | None = done
         self._ends = 0
         self.is_idle = True
         left.sink = _Half(self, left, right)
@@ -65,16 +66,14 @@ class Splice:
 
     def lost(self) -> None:
         """Let go of both streams once one of them is lost."""
+        done, self._done = self._done, None
+        if done is None:
+            return
         if self._ends < 2:
             self.abort()
-        done, self._done = self._done, _ignore
         done(self)
 
     def abort(self) -> None:
         """Close both streams at once."""
         self._left.abort()
         self._right.abort()
-
-
-def _ignore(_: Splice) -> None:
-    """The end of a pair is told once."""

@@ -10,8 +10,6 @@ import asyncio
 import dataclasses
 from collections.abc import Callable
 
-from mesh.x509svid import VerifiedSvid
-
 from enforcer.native import serial
 from enforcer.native.exchange import HttpConnection
 from enforcer.native.http1 import RequestHead
@@ -21,6 +19,7 @@ from enforcer.native.records import Contact
 from enforcer.native.stream import PlainStream, SecureStream
 from enforcer.native.workload import Chain, Workload
 from mesh.problems import Invalid
+from mesh.x509svid import VerifiedSvid
 from policyengine.tiers import PortTier
 
 HANDSHAKE_SECONDS = 10
@@ -200,6 +199,7 @@ class Inbound:
     def splice(self, live: _Live, app: PlainStream) -> None:
         """Join a caller that is allowed with the workload."""
         live.served = Splice(live.stream, app, lambda _: self.forget(live.stream))
+        app.resume()
 
     def forget(self, stream: SecureStream) -> None:
         """Let go of a connection that is gone."""

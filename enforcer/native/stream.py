@@ -14,10 +14,9 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from mesh.x509svid import VerifiedSvid
-
 from mesh.problems import Invalid
 from mesh.tls import peer_chain
+from mesh.x509svid import VerifiedSvid
 
 HIGH_WATER_BYTES = 128 * 1024
 _READ_BYTES = 64 * 1024
@@ -86,22 +85,30 @@ class _Base(asyncio.Protocol):
         self._is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start; asyncio calls this."""
         self._transport = cast("asyncio.Transport", transport)  # create_server and create_connection make these
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self.peer = _address(transport.get_extra_info("peername"))
         self.local = _address(transport.get_extra_info("sockname"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's name
+        """Hand on the loss; asyncio calls this. Who comes later learns it on resuming."""
         self._is_lost = True
         self._transport = None
-        if self.sink is not None:
-            self.sink.lost()
+        self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        if self._is_lost and self.sink is not None:
+            sink, self.sink = self.sink, None
+            sink.lost()
 
     def pause_writing(self) -> None:
+        """Hold the sink; asyncio calls this."""
         if self.sink is not None:
             self.sink.writable(ready=False)
 
     def resume_writing(self) -> None:
+        """Release the sink; asyncio calls this."""
         if self.sink is not None:
             self.sink.writable(ready=True)
 
@@ -112,7 +119,7 @@ class _Base(asyncio.Protocol):
 
 
 class PlainStream(_Base):
-    """A TCP connection.
+    """A TCP connection. One that begins without a sink begins paused; whoever gives it one resumes it.
 
     uvloop forgets a pause that comes with `connection_made`, so that what arrives during one is kept here.
     """
@@ -128,6 +135,8 @@ class PlainStream(_Base):
         super().connection_made(transport)
         if self._connected is not None:
             self._connected(self)
+        if self.sink is None:
+            self.pause()
 
     def data_received(self, data: bytes) -> None:
         """Hand on what arrived; asyncio calls this."""
@@ -170,7 +179,9 @@ class PlainStream(_Base):
                 self.sink.received(data)
             elif self.sink is not None:
                 self.sink.ended()
-        if not self._is_paused and self._transport is not None and not self._transport.is_closing():
+        if self._transport is None:
+            self._tell_lost()
+        elif not self._is_paused and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def close(self) -> None:
@@ -273,6 +284,8 @@ class SecureStream(_Base):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
         self._pump()
+        if self._transport is None:
+            self._tell_lost()
 
     def close(self) -> None:
         """Send what is waiting and a close_notify, then close."""

@@ -12,15 +12,14 @@ import ssl
 import sys
 from collections.abc import Coroutine, Mapping
 
-from mesh.bundle import TrustBundle
-from mesh.x509svid import VerifiedSvid, X509Svid, verify_x509_svid
-
 from enforcer.native.judge import Judge
 from enforcer.native.records import Recorder
+from mesh.bundle import TrustBundle
 from mesh.clock import Clock
 from mesh.problems import Invalid
 from mesh.spiffe import TrustDomain
 from mesh.tls import client_context, server_context
+from mesh.x509svid import VerifiedSvid, X509Svid, verify_x509_svid
 
 REVERIFY = dt.timedelta(seconds=60)
 CLOCK_TOLERANCE = dt.timedelta(seconds=60)

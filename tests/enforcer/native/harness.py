@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from enforcer.native import wire
 from mesh.bundle import TrustBundle
-from mesh.clock import format_time
+from mesh.clock import SystemClock, format_time
 from mesh.spiffe import SpiffeId, TrustDomain
 from mesh.tls import client_context
 from mesh.x509svid import X509Svid
@@ -206,6 +206,7 @@ class Agent:
     sock: socket.socket
     attest: Callable[[wire.Message], dict[str, object]]
     acknowledges: bool = True
+    has_ended: bool = False
     heard: list[wire.Message] = dataclasses.field(default_factory=list)
     changed: threading.Condition = dataclasses.field(default_factory=threading.Condition)
 
@@ -219,6 +220,9 @@ class Agent:
                     self.send({"type": "attested", "conn": message["conn"], **self.attest(message)})
                 if message["type"] == "records" and self.acknowledges:
                     self.send({"type": "ack", "sequence": message["sequence"]})
+        with self.changed:
+            self.has_ended = True
+            self.changed.notify_all()
 
     def send(self, message: wire.Message) -> None:
         with contextlib.suppress(OSError):
@@ -227,10 +231,10 @@ class Agent:
     def wait(self, kind: str, matches: Callable[[wire.Message], bool] = lambda _: True) -> wire.Message:
         """The first message of a kind that matches."""
         with self.changed:
-            assert self.changed.wait_for(lambda: any(True for _ in self._found(kind, matches)), PATIENCE_S), (
-                f"no {kind}; heard {self.heard}"
-            )
-            return next(self._found(kind, matches))
+            self.changed.wait_for(lambda: self.has_ended or any(True for _ in self._found(kind, matches)), PATIENCE_S)
+            found = next(self._found(kind, matches), None)
+            assert found is not None, f"no {kind}; heard {self.heard}"
+            return found
 
     def _found(self, kind: str, matches: Callable[[wire.Message], bool]) -> Iterator[wire.Message]:
         return (message for message in self.heard if message["type"] == kind and matches(message))
@@ -315,3 +319,37 @@ def eventually(claim: Callable[[], bool]) -> bool:
             return True
         threading.Event().wait(0.01)
     return False
+
+
+def policies(
+    *rules: dict[str, object], mode: str = "enforce", protocol: str = "http", port: int = 8080, tier: str = "app"
+) -> dict[str, object]:
+    """A policy set with one service, `db`, and rules about it."""
+    service: dict[str, object] = {
+        "name": "db",
+        "owner": "team-db",
+        "identities": [DB],
+        "ports": [{"port": port, "protocol": protocol}],
+        "mode": mode,
+    }
+    if mode == "observe":
+        service["until"] = format_time(SystemClock().now() + dt.timedelta(hours=1))
+    policy = {"name": "shop-db", "owner": "team-db", "service": "db", "tier": tier, "rules": list(rules)}
+    return {
+        "schema": 1,
+        "services": [service],
+        "policies": [policy] if rules else [],
+        "groups": [],
+        "invariants": [],
+        "exceptions": [],
+    }
+
+
+ALLOW_WEB: dict[str, object] = {
+    "id": "orders",
+    "effect": "allow",
+    "from": [WEB],
+    "to": [{"methods": ["GET", "POST"], "paths": ["/orders", "/orders/**"], "hosts": ["db.corp.test"]}],
+}
+ALLOW_WEB_TCP: dict[str, object] = {"id": "tcp", "effect": "allow", "from": [WEB]}
+HOST = b"Host: db.corp.test\r\n"

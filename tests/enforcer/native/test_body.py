@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ def read(body: Body, stream: bytes, cuts: list[int] | None = None) -> tuple[byte
     """Feed a stream cut anywhere; return data, bytes taken and whether the body is done."""
     edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts or [])})
     data, buffer, taken = b"", b"", 0
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         buffer += stream[start:end]
         found, used = body.read(buffer)
         buffer, taken, data = buffer[used:], taken + used, data + found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ def read(stream: bytes, cuts: list[int] | None = None) -> list[object]:
     edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts or [])})
     open_body: bytearray | None = None
     try:
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in itertools.pairwise(edges):
             reader.feed(stream[start:end])
             while True:
                 if open_body is not None:
@@ -161,7 +163,8 @@ def test_takes_away_what_connection_names_and_what_is_hop_by_hop() -> None:
 
 
 def test_reads_pipelined_requests_one_after_the_other() -> None:
-    chunked = request(b"POST /b HTTP/1.1", b"Transfer-Encoding: chunked") + b"3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n"
+    chunked = request(b"POST /b HTTP/1.1", b"Transfer-Encoding: chunked")
+    chunked += b"3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n"
     found = read(OK + chunked + OK)
     assert [item.target if isinstance(item, http1.RequestHead) else item for item in found] == [
         "/a", b"", "/b", b"abc0123456789", "/a", b"",

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from mesh.clock import SystemClock, format_time
 from mesh.x509svid import X509Svid
 from tests.enforcer.native.harness import (
+    ALLOW_WEB,
     DB,
+    HOST,
     OPS,
     WEB,
     Agent,
@@ -25,38 +26,12 @@ from tests.enforcer.native.harness import (
     eventually,
     http_answer,
     inbound_port,
+    policies,
     read_all,
     read_response,
 )
 
 Make = Callable[..., Any]
-
-
-def policies(
-    *rules: dict[str, object], mode: str = "enforce", protocol: str = "http", port: int = 8080, tier: str = "app"
-) -> dict[str, object]:
-    service: dict[str, object] = {
-        "name": "db", "owner": "team-db", "identities": [DB], "ports": [{"port": port, "protocol": protocol}], "mode": mode,
-    }  # fmt: skip
-    if mode == "observe":
-        service["until"] = format_time(SystemClock().now() + dt.timedelta(hours=1))
-    policy = {"name": "shop-db", "owner": "team-db", "service": "db", "tier": tier, "rules": list(rules)}
-    return {
-        "schema": 1,
-        "services": [service],
-        "policies": [policy] if rules else [],
-        "groups": [],
-        "invariants": [],
-        "exceptions": [],
-    }
-
-
-ALLOW_WEB = {
-    "id": "orders", "effect": "allow", "from": [WEB],
-    "to": [{"methods": ["GET", "POST"], "paths": ["/orders", "/orders/**"], "hosts": ["db.corp.test"]}],
-}  # fmt: skip
-ALLOW_WEB_TCP = {"id": "tcp", "effect": "allow", "from": [WEB]}
-HOST = b"Host: db.corp.test\r\n"
 
 
 class Served:

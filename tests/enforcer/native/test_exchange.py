@@ -1,0 +1,310 @@
+"""Exchanges over streams that only remember: what moves when, and how everything ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from enforcer.native import exchange
+from enforcer.native.exchange import HttpConnection
+from enforcer.native.http1 import RequestHead
+from enforcer.native.judge import Judgement, denied
+from enforcer.native.stream import PlainStream, Sink
+from mesh.problems import Invalid
+from mesh.request import Decision, Effect, Mode
+
+GET = b"GET /a HTTP/1.1\r\nHost: db\r\n\r\n"
+HEAD = b"HEAD /a HTTP/1.1\r\nHost: db\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+ALLOWED = Decision(
+    effect=Effect.ALLOW, policy_effect=Effect.ALLOW, mode=Mode.ENFORCE, snapshot="h", tier="app", policy="p", rule="r",
+    code="LM2300",
+)  # fmt: skip
+
+
+class Recorded:
+    """A stream that remembers what is done to it."""
+
+    def __init__(self) -> None:
+        self.sink: Sink | None = None
+        self.sent = b""
+        self.did: list[str] = []
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def write_eof(self) -> None:
+        self.did.append("eof")
+
+    def pause(self) -> None:
+        self.did.append("pause")
+
+    def resume(self) -> None:
+        self.did.append("resume")
+
+    def close(self) -> None:
+        self.did.append("close")
+
+    def abort(self) -> None:
+        self.did.append("abort")
+
+    @property
+    def tell(self) -> Sink:
+        assert self.sink is not None
+        return self.sink
+
+
+class World:
+    """A connection with its caller's stream, the workload's streams, and the host's answers."""
+
+    def __init__(self, *, dials: bool = True) -> None:
+        self.caller, self.apps = Recorded(), list[Recorded]()
+        self.waiting: list[Callable[[PlainStream | None], None]] = []
+        self.dials, self.over = dials, 0
+        self.refused: list[str] = []
+        self.counted: list[tuple[str, int | None]] = []
+        self.connection = HttpConnection(self.caller, self, b"x-limen-source: web\r\n")
+
+    @property
+    def app(self) -> Recorded:
+        return self.apps[-1]
+
+    def judge(self, head: RequestHead) -> tuple[Judgement, str]:
+        decision = denied("LM2302") if head.target.startswith("/no") else ALLOWED
+        return Judgement(decision, None, head.target, head.target), "01ABC"
+
+    def refuse(self, problem: Invalid) -> str:
+        self.refused.append(problem.code)
+        return "01ABC"
+
+    def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None:
+        assert judgement.target == head.target
+        self.counted.append((head.target, status))
+
+    def dial(self, connected: Callable[[PlainStream | None], None]) -> None:
+        if self.dials:
+            self.apps.append(Recorded())
+            connected(cast("PlainStream", self.app))  # it does what a stream does
+        else:
+            self.waiting.append(connected)
+
+    def gone(self, connection: HttpConnection) -> None:
+        assert connection is self.connection
+        self.over += 1
+
+
+def test_an_exchange_goes_through_and_the_connections_stay() -> None:
+    world = World()
+    for _ in range(2):
+        world.caller.tell.received(GET)
+        world.app.tell.received(OK)
+    assert len(world.apps) == 1
+    assert world.caller.sent == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok" * 2
+    assert world.app.sent.count(b"x-limen-source: web\r\n\r\n") == 2
+    assert world.counted == [("/a", 200)] * 2
+
+
+def test_a_pipelined_request_waits_for_the_response_before_it() -> None:
+    world = World()
+    world.caller.tell.received(GET + GET)
+    assert world.app.sent.count(b"GET") == 1
+    world.app.tell.received(OK)
+    assert world.app.sent.count(b"GET") == 2
+
+
+def test_a_caller_that_pipelines_far_ahead_is_held() -> None:
+    world = World()
+    world.caller.tell.received(GET)
+    world.caller.tell.received(GET * 4000)
+    assert world.caller.did[-1] == "pause"
+
+
+def test_a_response_comes_through_piece_by_piece() -> None:
+    world = World()
+    world.caller.tell.received(GET)
+    stream = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 1\r\n\r\n"
+    for at in range(len(stream)):
+        world.app.tell.received(stream[at : at + 1])
+    assert world.caller.sent.endswith(b"\r\n\r\n1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\nx-sum: 1\r\n\r\n")
+    assert world.counted == [("/a", 200)]
+
+
+def test_interim_responses_pass_before_the_final_one() -> None:
+    world = World()
+    world.caller.tell.received(b"POST /a HTTP/1.1\r\nHost: db\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    assert b"expect: 100-continue" in world.app.sent
+    world.app.tell.received(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert world.caller.sent == b"HTTP/1.1 100 Continue\r\n\r\n"
+    world.caller.tell.received(b"hi")
+    assert world.app.sent.endswith(b"hi")
+    world.app.tell.received(OK)
+    assert world.counted == [("/a", 200)]
+
+
+def test_a_response_to_head_has_no_body_and_the_next_one_does() -> None:
+    world = World()
+    world.caller.tell.received(HEAD)
+    world.app.tell.received(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+    world.caller.tell.received(GET)
+    world.app.tell.received(OK)
+    assert world.counted == [("/a", 200)] * 2
+
+
+def test_a_response_that_ends_with_its_connection_ends_ours() -> None:
+    world = World()
+    world.caller.tell.received(GET)
+    world.app.tell.received(b"HTTP/1.0 200 OK\r\n\r\nsome")
+    world.app.tell.received(b"thing")
+    world.app.tell.ended()
+    assert world.caller.sent == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nsomething"
+    assert world.caller.did[-1] == "eof"
+
+
+def test_a_workload_that_closes_after_each_response_is_called_again() -> None:
+    world = World()
+    for _ in range(2):
+        world.caller.tell.received(GET)
+        world.app.tell.received(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    assert len(world.apps) == 2
+    assert world.apps[0].did[-1] == "close"
+    assert world.counted == [("/a", 200)] * 2
+
+
+def test_an_idle_connection_that_the_workload_closes_is_replaced() -> None:
+    world = World()
+    world.caller.tell.received(GET)
+    world.app.tell.received(OK)
+    world.app.tell.ended()
+    world.caller.tell.received(GET)
+    world.app.tell.received(OK)
+    assert len(world.apps) == 2
+    assert "eof" not in world.caller.did
+
+
+def test_a_workload_that_closes_without_an_answer_is_a_bad_gateway() -> None:
+    world = World()
+    world.caller.tell.received(GET)
+    world.app.tell.ended()
+    assert world.caller.sent.startswith(b"HTTP/1.1 502 ")
+    assert world.counted == [("/a", 502)]
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2"],
+)
+def test_a_response_that_is_cut_short_cuts_the_caller(stream: bytes) -> None:
+    world = World()
+    world.caller.tell.received(GET)
+    world.app.tell.received(stream)
+    world.app.tell.ended()
+    assert world.caller.did[-1] == "abort"
+
+
+def test_a_response_with_something_behind_it_ends_that_connection() -> None:
+    world = World()
+    world.caller.tell.received(GET)
+    world.app.tell.received(OK + b"HTTP/1.1 200 OK\r\n\r\nsplit")
+    assert b"split" not in world.caller.sent
+    assert world.app.did[-1] in {"close", "abort"}
+
+
+def test_a_workload_that_speaks_unasked_is_dropped() -> None:
+    world = World()
+    world.caller.tell.received(GET)
+    world.app.tell.received(OK)
+    world.app.tell.received(OK)
+    assert world.caller.sent.count(b"200 OK") == 1
+    assert world.app.did[-1] == "abort"
+
+
+def test_a_response_before_the_whole_request_ends_the_connection() -> None:
+    world = World()
+    world.caller.tell.received(b"POST /a HTTP/1.1\r\nHost: db\r\nContent-Length: 9\r\n\r\nab")
+    world.app.tell.received(OK)
+    assert world.caller.sent.endswith(b"ok")
+    assert world.caller.did[-1] == "eof"
+
+
+def test_a_denied_request_keeps_the_connection_when_nothing_follows_it() -> None:
+    world = World()
+    world.caller.tell.received(b"GET /no HTTP/1.1\r\nHost: db\r\n\r\n" + GET)
+    assert world.caller.sent.startswith(b"HTTP/1.1 403 ")
+    assert json.loads(world.caller.sent.partition(b"\r\n\r\n")[2])["code"] == "LM2302"
+    assert b"GET /a" in world.app.sent
+    assert b"/no" not in world.app.sent
+
+
+def test_a_workload_that_cannot_be_reached_is_said_so() -> None:
+    world = World(dials=False)
+    world.caller.tell.received(GET)
+    assert world.caller.did[-1] == "pause"
+    world.waiting[0](None)
+    assert world.caller.sent.startswith(b"HTTP/1.1 503 ")
+    assert world.refused == ["LM3300"]
+
+
+def test_a_caller_that_leaves_while_the_workload_is_called_leaves_nothing_behind() -> None:
+    world = World(dials=False)
+    world.caller.tell.received(GET)
+    world.caller.tell.lost()
+    late = Recorded()
+    world.waiting[0](cast("PlainStream", late))  # it does what a stream does
+    assert late.did == ["abort"]
+    assert world.over == 1
+
+
+def test_a_caller_that_ends_gets_its_answer_first() -> None:
+    world = World()
+    world.caller.tell.received(GET)
+    world.caller.tell.ended()
+    world.app.tell.received(OK)
+    assert world.caller.sent.endswith(b"ok")
+    assert world.caller.did[-1] == "close"
+    assert world.over == 1
+
+
+def test_a_caller_that_ends_inside_a_body_takes_the_request_back() -> None:
+    world = World()
+    world.caller.tell.received(b"POST /a HTTP/1.1\r\nHost: db\r\nContent-Length: 9\r\n\r\nab")
+    world.caller.tell.ended()
+    assert world.app.did[-1] == "abort"
+    assert world.over == 1
+
+
+def test_each_side_is_held_while_the_other_is_full() -> None:
+    world = World()
+    world.caller.tell.received(b"POST /a HTTP/1.1\r\nHost: db\r\nContent-Length: 9\r\n\r\nab")
+    world.app.tell.writable(ready=False)
+    assert world.caller.did[-1] == "pause"
+    world.app.tell.writable(ready=True)
+    assert world.caller.did[-1] == "resume"
+    world.caller.tell.writable(ready=False)
+    world.caller.tell.writable(ready=True)
+    assert world.app.did == ["resume", "pause", "resume"]
+
+
+def test_a_head_that_trickles_in_is_refused_in_time() -> None:
+    world = World()
+    for _ in range(exchange.HEAD_SECONDS + 1):
+        world.caller.tell.received(b"G" if not world.refused else b"")
+        world.connection.tick()
+    assert world.refused == ["LM3112"]
+    assert world.caller.sent.startswith(b"HTTP/1.1 408 ")
+    for _ in range(exchange.LINGER_SECONDS + 1):
+        world.connection.tick()
+    assert world.caller.did[-1] == "close"
+
+
+def test_silent_connections_end() -> None:
+    idle, stuck = World(), World()
+    stuck.caller.tell.received(GET)
+    for _ in range(exchange.IDLE_SECONDS + 2):
+        idle.connection.tick()
+    for _ in range(exchange.EXCHANGE_SECONDS + 2):
+        stuck.connection.tick()
+    assert idle.over == 1
+    assert (stuck.over, stuck.caller.did[-1], stuck.app.did[-1]) == (1, "abort", "abort")

@@ -1,0 +1,116 @@
+"""What is decided with which policies, and that everything unclear is denied."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from enforcer.native import judge
+from enforcer.native.http1 import Framing, RequestHead
+from enforcer.native.judge import Judge, Rules
+from mesh.problems import Invalid
+from policyengine.tiers import PortTier
+from tests.enforcer.native.harness import ALLOW_WEB, ALLOW_WEB_TCP, DB, OPS, WEB, policies
+
+NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
+
+
+def rules(*found: dict[str, object], name: str = "h", **more: str) -> Rules:
+    return Rules.from_json(name, policies(*found, **more))  # type: ignore[arg-type]  # all of them are text
+
+
+def head(target: str = "/orders", *fields: tuple[bytes, bytes], method: str = "GET") -> RequestHead:
+    return RequestHead(method, target, "db.corp.test", "db.corp.test", fields, Framing.NONE, 0, True, False)
+
+
+def ask(found: Judge, request: RequestHead, source: str = WEB) -> judge.Judgement:
+    return found.request(request, source=source, port=8080, peer_ip="127.0.0.1", now=NOW)
+
+
+def test_denies_without_policies() -> None:
+    found = Judge(DB, None, None)
+    assert ask(found, head()).decision.code == judge.NO_POLICY
+    assert found.connection(source=WEB, port=8080, peer_ip="", now=NOW).decision.code == judge.NO_POLICY
+    assert found.tier(8080) is PortTier.L4
+
+
+def test_allows_what_a_rule_allows_and_sends_on_the_canonical_target() -> None:
+    found = ask(Judge(DB, rules(ALLOW_WEB), None), head("/orders/./%7ea?x=%2e"))
+    assert found.decision.is_allowed
+    assert (found.target, found.path) == ("/orders/~a?x=%2e", "/orders/~a")
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [(OPS, "/orders"), (WEB, "/admin"), (WEB, "/orders/..;/x"), (WEB, "/orders%2f"), ("", "/orders")],
+)
+def test_denies_everything_else(source: str, target: str) -> None:
+    assert not ask(Judge(DB, rules(ALLOW_WEB), None), head(target), source).decision.is_allowed
+
+
+def test_a_candidate_is_decided_beside_and_never_changes_the_decision() -> None:
+    only, both = rules(ALLOW_WEB), rules(name="c")
+    with_candidate = ask(Judge(DB, only, both), head())
+    assert with_candidate.decision == ask(Judge(DB, only, None), head()).decision
+    assert with_candidate.candidate is not None
+    assert not with_candidate.candidate.is_allowed
+
+
+def test_a_candidate_that_reads_requests_makes_the_port_parsed() -> None:
+    assert Judge(DB, rules(ALLOW_WEB_TCP), None).tier(8080) is PortTier.L4
+    assert Judge(DB, rules(ALLOW_WEB_TCP), rules(ALLOW_WEB)).tier(8080) is PortTier.HTTP1
+
+
+def test_a_bug_in_deciding_denies(monkeypatch: pytest.MonkeyPatch) -> None:
+    active = rules(ALLOW_WEB)
+
+    def broken(_: object) -> object:
+        raise ZeroDivisionError
+
+    class Broken:
+        decide = staticmethod(broken)
+
+    found = Judge(DB, Rules(snapshot="h", policies=active.policies, index=Broken()), None)  # type: ignore[arg-type]
+    assert ask(found, head()).decision.code == judge.BROKEN
+
+
+def test_a_token_that_nobody_verified_makes_claims_unknown() -> None:
+    claims = {"issuer": "https://idp.test", "roles": ["admin"]}
+    deny: dict[str, object] = {"id": "no-admins", "effect": "deny", "from": ["any"], "when": {"claims": claims}}
+    found = Judge(DB, rules(ALLOW_WEB, deny), None)
+    assert ask(found, head()).decision.is_allowed
+    assert not ask(found, head("/orders", (b"Authorization", b"Bearer x"))).decision.is_allowed
+
+
+def test_headers_reach_the_rules_that_read_them() -> None:
+    deny: dict[str, object] = {
+        "id": "no-b",
+        "effect": "deny",
+        "from": ["any"],
+        "when": {"headers": {"x-tenant": ["b"]}},
+    }
+    found = Judge(DB, rules(ALLOW_WEB, deny), None)
+    assert ask(found, head("/orders", (b"X-Tenant", b"a"))).decision.is_allowed
+    assert not ask(found, head("/orders", (b"X-Tenant", b"b"))).decision.is_allowed
+    assert not ask(found, head("/orders", (b"X-Tenant", b"a"), (b"x-tenant", b"a"))).decision.is_allowed
+
+
+@pytest.mark.parametrize(
+    ("identity", "service", "member"),
+    [(DB, "db", True), (WEB, "db", False), (DB, "web", False), (DB, DB, True), (WEB, DB, False), ("", "db", False)],
+)
+def test_knows_which_identities_a_service_has(identity: str, service: str, member: bool) -> None:
+    assert Judge(WEB, rules(ALLOW_WEB), None).is_member(identity, service) is member
+
+
+def test_without_policies_a_service_is_only_its_own_identity() -> None:
+    found = Judge(WEB, None, None)
+    assert found.is_member(DB, DB)
+    assert not found.is_member(DB, "db")
+
+
+def test_policies_that_cannot_be_read_are_refused() -> None:
+    with pytest.raises(Invalid) as err:
+        Rules.from_json("h", {"services": []})
+    assert err.value.code == "LM2001"

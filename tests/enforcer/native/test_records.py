@@ -1,0 +1,98 @@
+"""What is remembered for the agent, and what goes first when there is too much."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from enforcer.native import records
+from enforcer.native.judge import Judgement, denied
+from enforcer.native.records import Contact, Recorder
+from mesh.request import Decision, Effect, Mode
+from tests.enforcer.native.harness import DB, WEB
+
+NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
+LATER = NOW + dt.timedelta(seconds=1)
+CONTACT = Contact(direction="inbound", port=8080, peer_ip="127.0.0.1", caller=WEB, destination=DB)
+ALLOWED = Decision(
+    effect=Effect.ALLOW, policy_effect=Effect.ALLOW, mode=Mode.ENFORCE, snapshot="h", tier="app", policy="p", rule="r",
+    code="LM2300",
+)  # fmt: skip
+OBSERVED = Decision(
+    effect=Effect.ALLOW, policy_effect=Effect.DENY, mode=Mode.OBSERVE, snapshot="h", tier="", policy="", rule="",
+    code="LM2302",
+)  # fmt: skip
+
+
+def recorder() -> Recorder:
+    return Recorder("sidecar:test", lambda size: bytes(range(size)))
+
+
+def judged(decision: Decision) -> Judgement:
+    return Judgement(decision, None, "/a?secret=1", "/a")
+
+
+def test_a_record_says_who_what_and_why_and_holds_no_query() -> None:
+    found = recorder()
+    name = found.decision(CONTACT, judged(ALLOWED), now=NOW, protocol="http", method="GET", host="db")
+    taken = found.take_records(NOW)
+    assert taken is not None
+    (row,) = taken[1]
+    assert row["id"] == name
+    assert (row["schema"], row["kind"], row["source"]) == (1, "decision", "sidecar:test")
+    assert (row["caller"], row["destination"], row["path"], row["code"]) == (WEB, DB, "/a", "LM2300")
+    assert "secret" not in str(row)
+
+
+def test_records_are_kept_until_they_are_acknowledged() -> None:
+    found = recorder()
+    found.decision(CONTACT, judged(ALLOWED), now=NOW, protocol="tcp")
+    assert found.unacknowledged == 1
+    taken = found.take_records(NOW)
+    assert taken is not None
+    assert found.take_records(NOW) is None
+    assert (found.unacknowledged, found.in_flight) == (1, 1)
+    found.acknowledge(taken[0])
+    assert (found.unacknowledged, found.in_flight) == (0, 0)
+
+
+def test_when_there_is_too_much_allowed_ones_go_first_and_the_loss_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_WAITING", 2)
+    found = recorder()
+    for decision in (ALLOWED, ALLOWED, ALLOWED, denied("LM2302"), denied("LM2302"), denied("LM2302")):
+        found.decision(CONTACT, judged(decision), now=NOW, protocol="tcp")
+    taken = found.take_records(NOW)
+    assert taken is not None
+    assert [row.get("code") for row in taken[1][:-1]] == ["LM2300", "LM2300", "LM2302", "LM2302"]
+    assert (taken[1][-1]["kind"], taken[1][-1]["records"]) == ("lost", 2)
+
+
+def test_flows_are_folded() -> None:
+    found = recorder()
+    for now, decision in ((NOW, ALLOWED), (LATER, ALLOWED), (NOW, OBSERVED), (NOW, denied("LM2302"))):
+        found.flow(CONTACT, decision, now=now, protocol="http", method="GET", path="/a", status=200)
+    rows = found.take_flows()
+    assert sorted((str(row["verdict"]), row["connections"]) for row in rows) == [
+        ("allowed", 2), ("denied", 1), ("would-deny", 1),
+    ]  # fmt: skip
+    assert (rows[0]["start"], rows[0]["end"]) == ("2026-11-24T12:00:00.000000Z", "2026-11-24T12:00:01.000000Z")
+    assert found.take_flows() == []
+
+
+def test_flows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_FLOWS", 3)
+    found = recorder()
+    for number in range(100):
+        found.flow(CONTACT, ALLOWED, now=NOW, protocol="http", method="GET", path=f"/{number}", status=200)
+    rows = found.take_flows()
+    assert len(rows) == 4
+    assert sum(int(str(row["connections"])) for row in rows) == 100
+
+
+def test_a_caller_without_identity_is_not_established() -> None:
+    found = recorder()
+    contact = Contact(direction="inbound", port=8080, peer_ip="10.0.0.9", destination=DB)
+    found.flow(contact, denied("LM3020"), now=NOW, protocol="tcp")
+    (row,) = found.take_flows()
+    assert (row["source"], row["source_ip"], row["established"]) == (None, "10.0.0.9", False)
