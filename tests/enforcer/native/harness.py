@@ -59,7 +59,7 @@ class Realm:
     """A trust domain whose authority signs whatever a test asks for."""
 
     def __init__(self, name: str, now: dt.datetime) -> None:
-        self.trust_domain, self._now = TrustDomain.parse(name), now
+        self.trust_domain, self.now = TrustDomain.parse(name), now
         self._root_key = ec.generate_private_key(ec.SECP256R1())
         self._key = ec.generate_private_key(ec.SECP256R1())
         root_name = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, f"{name} root")])
@@ -71,8 +71,8 @@ class Realm:
     def _authority(self, subject: x509.Name, issuer: x509.Name, key: Any, issuer_key: Any) -> x509.Certificate:
         uri = x509.UniformResourceIdentifier(f"spiffe://{self.trust_domain}")
         return (
-            _builder(subject, issuer, key, self._now)
-            .not_valid_after(self._now + dt.timedelta(days=2))
+            _builder(subject, issuer, key, self.now)
+            .not_valid_after(self.now + dt.timedelta(days=2))
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(_usage(ca=True), critical=True)
             .add_extension(x509.SubjectAlternativeName([uri]), critical=False)
@@ -86,11 +86,11 @@ class Realm:
     ) -> X509Svid:
         """An SVID, or something that only looks like one: more names, expired, an authority."""
         key = ec.generate_private_key(ec.SECP256R1())
-        end = self._now + ttl
+        end = self.now + ttl
         names = [x509.UniformResourceIdentifier(spiffe_id), *more]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         leaf = (
-            _builder(x509.Name([]), self._name, key, self._now)
+            _builder(x509.Name([]), self._name, key, self.now)
             .not_valid_after(end)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(_usage(ca=ca), critical=True)

@@ -182,7 +182,8 @@ def test_trailers_never_become_fields() -> None:
 _PIECES = st.sampled_from(
     [
         OK, b"GET ", b"/a", b" HTTP/1.1", b"\r\n", b"\n", b"\r", b"Host: db\r\n", b"Host", b": ", b"x: y\r\n", b"\0",
-        b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"abc", b"3\r\n", b"0\r\n\r\n", b" ", b";", b"\xff",
+        b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"abc", b"3\r\n", b"0\r\n\r\n", b" ", b";",
+        b"\xff",
         b"POST /b HTTP/1.1\r\nHost: db\r\nTransfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\n0\r\n\r\n", b"_", b"\t",
     ]
 )  # fmt: skip

@@ -39,7 +39,7 @@ def test_without_an_identity_nothing_begins() -> None:
 
 
 def test_a_chain_that_was_verified_is_still_refused_once_it_has_expired(corp: Realm) -> None:
-    clock = ManualClock(SystemClock().now())
+    clock = ManualClock(corp.now)
     identity = Identity(corp.svid(DB), {corp.trust_domain: corp.bundle}, clock)
     chain = corp.svid(WEB, ttl=dt.timedelta(seconds=30)).chain_der
     assert str(identity.verify(chain).spiffe_id) == WEB
