@@ -1,0 +1,136 @@
+"""The agent's side of the node API: one pinned, mutually authenticated channel, kept up for ever.
+
+What comes in is handed on as values; what it means is decided in `enforcer.agent` and `enforcer.release`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+)
+
+from enforcer.join import SERVER_NAME
+from enforcer.nodestate import NodeState
+from mesh.problems import Unavailable
+from mesh.proto import node_pb2 as pb
+from mesh.proto import node_pb2_grpc
+
+CALL_WITHIN_S = 15.0
+BACKOFF_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class Node:
+    """Calls to the server. Every method raises Unavailable LM3444 when the server cannot be reached."""
+
+    def __init__(self, state: NodeState) -> None:
+        self._state = state
+        self._channel = self._open()
+
+    def _open(self) -> grpc.aio.Channel:
+        key = load_der_private_key(self._state.key, password=None)
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=_pem(self._state.server_certificate),
+            private_key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            certificate_chain=b"".join(_pem(der) for der in self._state.chain),
+        )
+        options = [
+            ("grpc.ssl_target_name_override", SERVER_NAME),
+            ("grpc.max_receive_message_length", 128 << 20),
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.max_reconnect_backoff_ms", 5_000),
+            ("grpc.enable_http_proxy", 0),
+        ]
+        return grpc.aio.secure_channel(self._state.node_api, credentials, options=options)
+
+    @property
+    def _stub(self) -> node_pb2_grpc.NodeStub:
+        return node_pb2_grpc.NodeStub(self._channel)  # type: ignore[no-untyped-call]  # generated
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def renew(self) -> tuple[tuple[bytes, ...], bytes, bytes]:
+        """Renew the node's SVID with a fresh key; return chain, key (PKCS#8 DER) and bundle document.
+
+        `adopt` makes the channel use them.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        answer = await self._call("Renew", pb.RenewRequest(spki=spki))
+        der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        return tuple(bytes(item) for item in answer.chain), der, bytes(answer.bundle)
+
+    async def adopt(self) -> None:
+        """Open a channel with the state's present SVID; calls on the old one end."""
+        old, self._channel = self._channel, self._open()
+        await old.close(grace=1.0)
+
+    async def issue(self, asks: Sequence[pb.Ask]) -> list[pb.IssuedSvid]:
+        """Ask for workloads' SVIDs."""
+        answer = await self._call("BatchNewX509Svid", pb.BatchRequest(asks=asks))
+        return list(answer.svids)
+
+    async def report_endpoints(self, endpoints: Sequence[pb.Endpoint]) -> None:
+        """Tell where this node's inbound listeners are, in full."""
+        await self._call("ReportEndpoints", pb.EndpointsRequest(endpoints=endpoints))
+
+    async def push_records(self, batch: pb.RecordBatch) -> int:
+        """Hand over a batch of records; what comes back is durable there."""
+        return int((await self._call("PushRecords", batch)).sequence)
+
+    async def push_flows(self, flows: Sequence[bytes]) -> None:
+        """Hand over flows."""
+        await self._call("PushFlows", pb.FlowBatch(flows=flows))
+
+    async def report_status(self, request: pb.StatusRequest) -> None:
+        """Tell what this agent applies."""
+        await self._call("ReportStatus", request)
+
+    async def watch(self, epoch: int) -> AsyncIterator[pb.Update]:
+        """The server's full state, now and after every change, until the stream breaks (then Unavailable)."""
+        try:
+            async for update in self._stub.Watch(pb.WatchRequest(epoch=epoch), wait_for_ready=True):
+                yield update
+        except grpc.aio.AioRpcError as err:
+            raise _unavailable(self._state.node_api, err) from err
+
+    async def _call(self, name: str, request: object) -> Any:  # noqa: ANN401  the answer of the method that is named
+        try:
+            return await getattr(self._stub, name)(request, timeout=CALL_WITHIN_S)
+        except grpc.aio.AioRpcError as err:
+            raise _unavailable(self._state.node_api, err) from err
+
+
+def _unavailable(address: str, err: grpc.aio.AioRpcError) -> Unavailable:
+    return Unavailable("LM3444", address=address, reason=f"{err.code().name}: {err.details()}")
+
+
+def _pem(der: bytes) -> bytes:
+    body = base64.encodebytes(der).replace(b"\n", b"")
+    lines = [body[start : start + 64] for start in range(0, len(body), 64)]
+    return b"-----BEGIN CERTIFICATE-----\n" + b"\n".join(lines) + b"\n-----END CERTIFICATE-----\n"
+
+
+async def pause(failures: int, stop: asyncio.Event) -> None:
+    """Wait before the next try: longer after each failure, with jitter; a stop ends the wait."""
+    base = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+    jitter = base * secrets.randbelow(1000) / 4000
+    try:
+        async with asyncio.timeout(base + jitter):
+            await stop.wait()
+    except TimeoutError:
+        return
