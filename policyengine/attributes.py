@@ -20,6 +20,7 @@ from policyengine import model
 from policyengine.canonical import Ambiguous, canonical_host, canonical_path
 
 Truth = bool | None
+_HOST_LENGTHS = frozenset(map(len, ("host", ":authority")))
 ABSENT = ""
 """The value of an attribute that is not there; no canonical host is empty."""
 
@@ -27,11 +28,12 @@ _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(slots=True, eq=False)
 class Facts:
     """A request as rules see it. None is unknown throughout, but for ``source``: None is "no identity".
 
-    ``ambiguous`` holds, by attribute, why the request is refused before any rule.
+    ``ambiguous`` holds, by attribute, why the request is refused before any rule. Built once a decision and never
+    changed; not frozen, because that costs 0.7 µs of the 5 that a decision may take.
     """
 
     request: Request
@@ -110,8 +112,14 @@ def read(request: Request, protocol: Protocol, policy_headers: frozenset[str]) -
 
 def read_host(request: Request) -> str | Ambiguous | None:
     """The canonical Host: ABSENT when there is none, None when it is malformed or unknown."""
-    found = [value for name, value in request.headers if name.lower() in {"host", ":authority"}]
-    if request.host is not None:
+    found = [
+        value
+        for name, value in request.headers
+        if len(name) in _HOST_LENGTHS and name.lower() in {"host", ":authority"}
+    ]
+    if not found and request.host is not None:
+        found.append(request.host)
+    elif request.host is not None:
         found.insert(0, request.host)
         if len(found) == 2 and canonical_host(found[0]) == canonical_host(found[1]):
             found.pop()  # the listener's Host, seen once more among the headers
@@ -129,19 +137,29 @@ def ambiguous_headers(request: Request, policy_headers: frozenset[str]) -> dict[
     """The headers that policies read and that are given twice, with a comma, or spelt with `_` for `-`."""
     found: dict[str, str] = {}
     seen: set[str] = set()
+    spellings = _spellings(policy_headers)
     for raw, value in request.headers:
         name = raw.lower()
         if name not in policy_headers:
-            name = name.replace("_", "-")
-            if name not in policy_headers:
-                continue
             # some applications map both spellings to one name (CGI), so this one would slip past
-            found[f"headers.{name}"] = f"header `{name}` is spelt as policies spell it"
+            for meant in spellings.get(name.replace("_", "-"), ()):
+                found[f"headers.{meant}"] = f"header `{meant}` is spelt as policies spell it"
+            continue
         if name in seen:
             found[f"headers.{name}"] = f"header `{name}`, which policies read, is given once"
         elif "," in value:
             found[f"headers.{name}"] = f"header `{name}`, which policies read, has one value"
         seen.add(name)
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _spellings(policy_headers: frozenset[str]) -> Mapping[str, tuple[str, ...]]:
+    """The headers that policies read, by their name with `-` for `_`."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in sorted(policy_headers):
+        normal = name.replace("_", "-")
+        found[normal] = (*found.get(normal, ()), name)
     return found
 
 

@@ -8,6 +8,7 @@ up to U+00FF are the bytes of the wire. This module knows no rules and no servic
 from __future__ import annotations
 
 import dataclasses
+import functools
 import ipaddress
 import re
 import unicodedata
@@ -159,6 +160,7 @@ def _decode_segment(raw: str) -> str | Ambiguous:
     return text
 
 
+@functools.lru_cache(maxsize=4096)
 def canonical_host(raw: str) -> str | Ambiguous | Malformed:
     """Bring a Host into canonical form: lower case, no port, no final dot, addresses in their shortest form.
 

@@ -36,32 +36,37 @@ _UNKNOWN_METHOD = "?"  # no method has this name: `?` is no token character
 
 
 class Entry:
-    """A grant in the index, with the decisions it makes ready to hand out."""
+    """A grant in the index; the decisions it makes are built once, when it first decides."""
 
-    __slots__ = ("decisions", "effect", "grant", "is_conditional", "rank", "tier")
+    __slots__ = ("_decisions", "effect", "grant", "is_conditional", "rank", "tier")
 
-    def __init__(self, grant: Grant, snapshot: str) -> None:
+    def __init__(self, grant: Grant) -> None:
         self.grant = grant
         self.rank = grant.rank
-        self.tier = model.TIERS.index(grant.tier)
+        self.tier = _TIER_PLACE[grant.tier]
         self.effect = grant.effect
         self.is_conditional = grant.is_conditional
-        allows = grant.effect is Effect.ALLOW
-        self.decisions = {
-            mode: Decision(
+        self._decisions: dict[Mode, Decision] = {}
+
+    def decision(self, mode: Mode, snapshot: str) -> Decision:
+        """The decision that this grant makes under a mode."""
+        found = self._decisions.get(mode)
+        if found is None:
+            allows = self.effect is Effect.ALLOW
+            found = self._decisions[mode] = Decision(
                 effect=Effect.ALLOW if allows or (mode is Mode.OBSERVE and self.tier > 0) else Effect.DENY,
                 policy_effect=Effect.ALLOW if allows else Effect.DENY,
                 mode=mode,
                 snapshot=snapshot,
-                tier=grant.tier,
-                policy=grant.policy,
-                rule=grant.rule,
+                tier=self.grant.tier,
+                policy=self.grant.policy,
+                rule=self.grant.rule,
                 code=ALLOWED_BY_RULE if allows else DENIED_BY_RULE,
             )
-            for mode in Mode
-        }
+        return found
 
 
+_TIER_PLACE = {tier: place for place, tier in enumerate(model.TIERS)}
 Trie = PathTrie[Entry]
 
 
@@ -72,8 +77,8 @@ class _Hosts:
 
     def __init__(self) -> None:
         self.always: Trie | None = None
-        self.exact: dict[str, Trie] = {}
-        self.wildcard: dict[str, Trie] = {}
+        self.exact: dict[str, Trie] | None = None
+        self.wildcard: dict[str, Trie] | None = None
         self.unknown: Trie | None = None
 
     def tries(self, host: str | None) -> Iterator[Trie]:
@@ -84,9 +89,9 @@ class _Hosts:
             if self.unknown is not None:
                 yield self.unknown
         elif host != ABSENT:
-            if host in self.exact:
+            if self.exact is not None and host in self.exact:
                 yield self.exact[host]
-            if self.wildcard:
+            if self.wildcard is not None:
                 rest = host.partition(".")[2]
                 if rest in self.wildcard:
                     yield self.wildcard[rest]
@@ -97,7 +102,10 @@ class _Hosts:
             self.always = _inserted(self.always, entry, operation)
             return
         for pattern in operation.hosts:
-            table = self.wildcard if pattern.wildcard else self.exact
+            if pattern.wildcard:
+                self.wildcard = table = {} if self.wildcard is None else self.wildcard
+            else:
+                self.exact = table = {} if self.exact is None else self.exact
             table[pattern.name] = _inserted(table.get(pattern.name), entry, operation)
         if entry.effect is not Effect.ALLOW:
             self.unknown = _inserted(self.unknown, entry, operation)
@@ -118,13 +126,14 @@ class ServiceIndex:
     def __init__(self, form: ServiceForm, snapshot: str) -> None:
         self.form = form
         self._service = form.service
+        self._snapshot = snapshot
         self._any: Callers = {}
         self._nobody: Callers = {}
         self._exact: dict[str, Callers] = {}
         self._below: dict[str, Callers] = {}
         self._found: dict[str, tuple[Callers, ...]] = {}
         for grant in form.grants:
-            self._insert(Entry(grant, snapshot))
+            self._insert(Entry(grant))
         self._fixed = {
             (code, mode, effect): Decision(
                 effect=effect, policy_effect=Effect.DENY, mode=mode, snapshot=snapshot, tier="", policy="", rule="",
@@ -155,7 +164,10 @@ class ServiceIndex:
                     methods = (*methods, _UNKNOWN_METHOD)
                 for port in operation.ports or (_ANY_PORT,):
                     for method in methods:
-                        found.setdefault((port, method), _Hosts()).insert(entry, operation)
+                        hosts = found.get((port, method))
+                        if hosts is None:
+                            hosts = found[port, method] = _Hosts()
+                        hosts.insert(entry, operation)
 
     def _callers(self, source: SpiffeId | None) -> tuple[Callers, ...]:
         """The classes that a caller belongs to: itself, everything above it, and everybody."""
@@ -190,7 +202,7 @@ class ServiceIndex:
         # (1)
         protocol = self.form.protocols.get(request.port)
         facts = read(request, protocol or request.protocol, self.form.headers)
-        observed = self._service.is_observed(time_of(request))
+        observed = self._service.mode is Mode.OBSERVE and self._service.is_observed(time_of(request))
         mode = Mode.OBSERVE if observed else Mode.ENFORCE
         lenient = Effect.ALLOW if observed and facts.source is not None else Effect.DENY
         if facts.ambiguous and lenient is Effect.DENY:
@@ -203,8 +215,9 @@ class ServiceIndex:
         for entry in best:
             if entry is not None and entry.effect is not Effect.PASS:
                 # (4)
-                named = entry.decisions[mode if facts.source is not None else Mode.ENFORCE]
-                return named if named.mode is mode else _denied_without_identity(named, mode)
+                if facts.source is None:
+                    return _refused(entry, mode, self._snapshot, DENIED_BY_RULE)
+                return entry.decision(mode, self._snapshot)
         if facts.source is None:
             return self._fixed[NO_IDENTITY, mode, Effect.DENY]
         return self._fixed[UNDECLARED_PORT if protocol is None else DEFAULT_DENY, mode, lenient]
@@ -213,11 +226,7 @@ class ServiceIndex:
         """An ambiguous request to an observed service: a guardrail deny that could match it refuses it."""
         if guardrail is None or guardrail.effect is not Effect.DENY:
             return self._fixed[AMBIGUOUS, mode, Effect.ALLOW]
-        named = guardrail.decisions[mode]
-        return Decision(
-            effect=Effect.DENY, policy_effect=Effect.DENY, mode=mode, snapshot=named.snapshot, tier=named.tier,
-            policy=named.policy, rule=named.rule, code=AMBIGUOUS,
-        )  # fmt: skip
+        return _refused(guardrail, mode, self._snapshot, AMBIGUOUS)
 
     def _match(self, facts: Facts, *, is_declared: bool) -> tuple[Entry | None, Entry | None, Entry | None]:
         """Per tier, the entry of the lowest rank that matches; allows hold on declared ports only."""
@@ -279,12 +288,18 @@ def _is_among(callers: model.Principals, facts: Facts) -> Truth:
     return None if callers.incomplete else False
 
 
-def _denied_without_identity(named: Decision, mode: Mode) -> Decision:
-    """A deny of a caller without identity: `observe` is reported and does not help."""
+def _refused(entry: Entry, mode: Mode, snapshot: str, code: str) -> Decision:
+    """A deny that `observe` is reported for and does not help against."""
     return Decision(
-        effect=Effect.DENY, policy_effect=Effect.DENY, mode=mode, snapshot=named.snapshot, tier=named.tier,
-        policy=named.policy, rule=named.rule, code=named.code,
-    )  # fmt: skip
+        effect=Effect.DENY,
+        policy_effect=Effect.DENY,
+        mode=mode,
+        snapshot=snapshot,
+        tier=entry.grant.tier,
+        policy=entry.grant.policy,
+        rule=entry.grant.rule,
+        code=code,
+    )
 
 
 class Index:

@@ -325,8 +325,9 @@ class PolicySet:
 
         A name that nothing defines makes the result `incomplete`: nobody in an allow, everybody in a deny.
         """
-        services = {found.name: found for found in self.services}
-        groups = {found.name: found for found in self.groups}
+        named = any(principal.kind in {"group", "service"} for principal in principals)
+        services = {found.name: found for found in self.services} if named else {}
+        groups = {found.name: found for found in self.groups} if named else {}
         patterns: list[SpiffePattern] = []
         seen: set[str] = set()
         is_any = incomplete = False

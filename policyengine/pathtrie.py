@@ -29,37 +29,46 @@ E = TypeVar("E", bound=Ranked)
 
 
 class _Node(Generic[E]):
-    """A place in the trie: what matches a path that ends here, and every path that goes on."""
+    """A place in the trie: what matches a path that ends here, and every path that goes on.
+
+    What is empty is None: a large policy has many nodes, and most have one child.
+    """
 
     __slots__ = ("any", "below", "exact", "literals", "typed")
 
     def __init__(self) -> None:
-        self.literals: dict[str, _Node[E]] = {}
-        self.typed: dict[str, _Node[E]] = {}
+        self.literals: dict[str, _Node[E]] | None = None
+        self.typed: dict[str, _Node[E]] | None = None
         self.any: _Node[E] | None = None
-        self.exact: list[E] = []
-        self.below: list[E] = []
+        self.exact: list[E] | None = None
+        self.below: list[E] | None = None
 
     def child(self, segment: PathSegment) -> _Node[E]:
         """The node behind a segment of a pattern, made when it is missing."""
-        if segment.type == "literal":
-            return self.literals.setdefault(segment.literal, _Node())
         if segment.type == "any":
             if self.any is None:
                 self.any = _Node()
             return self.any
-        return self.typed.setdefault(segment.type, _Node())
+        if segment.type == "literal":
+            self.literals = table = {} if self.literals is None else self.literals
+            key = segment.literal
+        else:
+            self.typed = table = {} if self.typed is None else self.typed
+            key = segment.type
+        if key not in table:
+            table[key] = _Node()
+        return table[key]
 
-    def children(self, segment: str) -> list[_Node[E]]:
-        """The nodes behind a segment of a path."""
-        found = self.literals.get(segment)
-        children = [] if found is None else [found]
+    def add_children(self, segment: str, following: list[_Node[E]]) -> None:
+        """Add the nodes behind a segment of a path."""
+        if self.literals is not None and segment in self.literals:
+            following.append(self.literals[segment])
         if self.any is not None and segment:
-            children.append(self.any)
-        for name, child in self.typed.items():
-            if SEGMENT_TYPES[name].fullmatch(segment):
-                children.append(child)
-        return children
+            following.append(self.any)
+        if self.typed is not None:
+            for name, child in self.typed.items():
+                if SEGMENT_TYPES[name].fullmatch(segment):
+                    following.append(child)
 
 
 class PathTrie(Generic[E]):
@@ -69,8 +78,8 @@ class PathTrie(Generic[E]):
 
     def __init__(self) -> None:
         self._root: _Node[E] | None = None
-        self._always: list[E] = []
-        self._unknown: list[E] = []
+        self._always: list[E] | None = None
+        self._unknown: list[E] | None = None
 
     def insert(self, entry: E, patterns: tuple[PathPattern, ...] | None, *, or_unknown: bool) -> None:
         """Add an entry for ANY of the patterns, or for every request; ``or_unknown``: for an unknown path too.
@@ -78,7 +87,7 @@ class PathTrie(Generic[E]):
         Entries come in the order of rank.
         """
         if patterns is None:
-            _append(self._always, entry)
+            self._always = _appended(self._always, entry)
             return
         if self._root is None:
             self._root = _Node()
@@ -86,9 +95,12 @@ class PathTrie(Generic[E]):
             node = self._root
             for segment in pattern.segments:
                 node = node.child(segment)
-            _append(node.below if pattern.subtree else node.exact, entry)
+            if pattern.subtree:
+                node.below = _appended(node.below, entry)
+            else:
+                node.exact = _appended(node.exact, entry)
         if or_unknown:
-            _append(self._unknown, entry)
+            self._unknown = _appended(self._unknown, entry)
 
     def find(self, path: tuple[str, ...] | None) -> list[list[E]]:
         """The leaves whose entries match a canonical path; None is an unknown one."""
@@ -101,14 +113,23 @@ class PathTrie(Generic[E]):
             return leaves
         active = [self._root]
         for segment in path:
-            leaves.extend(node.below for node in active if node.below)
-            active = [child for node in active for child in node.children(segment)]
-        leaves.extend(node.exact for node in active if node.exact)
+            following: list[_Node[E]] = []
+            for node in active:
+                if node.below:
+                    leaves.append(node.below)
+                node.add_children(segment, following)
+            if not following:
+                return leaves
+            active = following
+        leaves += [node.exact for node in active if node.exact]
         return leaves
 
 
-def _append(leaf: list[E], entry: E) -> None:
+def _appended(leaf: list[E] | None, entry: E) -> list[E]:
     """Add an entry unless the one before it always decides in its tier (leaves are in the order of rank)."""
-    if leaf and (leaf[-1] is entry or (leaf[-1].tier == entry.tier and not leaf[-1].is_conditional)):
-        return
-    leaf.append(entry)
+    if leaf is None:
+        return [entry]
+    last = leaf[-1]
+    if last is not entry and (last.tier != entry.tier or last.is_conditional):
+        leaf.append(entry)
+    return leaf

@@ -13,6 +13,7 @@ import click
 
 from limen.cli import render
 from limen.cli.context import output_option
+from limen.decisions import RequestError, decision_to_json, name_of, request_from_json
 from mesh.clock import SystemClock
 from mesh.problems import Diagnostic, Invalid, NotFound, Severity
 from mesh.request import Decision, Effect, NearestMiss, Request
@@ -125,7 +126,6 @@ def evaluate(ctx: click.Context, tree: pathlib.Path, engine: str, *, nearest: bo
     A line that cannot be read gives an object with an error, and exit status 2 at the end.
     """
     from limen.cli.can import usable_tree  # noqa: PLC0415  the verbs that follow are heavy
-    from limen.decisions import name_of  # noqa: PLC0415
     from policyengine import reference  # noqa: PLC0415
     from policyengine.decide import Index  # noqa: PLC0415
     from policyengine.explain import nearest_miss  # noqa: PLC0415
@@ -143,15 +143,13 @@ def evaluate(ctx: click.Context, tree: pathlib.Path, engine: str, *, nearest: bo
 
 def _answer(lines: Iterable[bytes], decide: Engine, miss: Callable[[Request], NearestMiss | None] | None) -> int:
     """Answer each line with one row, at once; the exit status says whether every line could be read."""
-    from limen.decisions import RequestError, decision_to_json, request_from_json  # noqa: PLC0415
-
     clock, status = SystemClock(), 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         identifier: object = None
         try:
-            row = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+            row = json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_once)
             identifier = row.get("id") if isinstance(row, dict) else None
             request = request_from_json(row, now=clock.now())
         except (RequestError, ValueError, RecursionError) as err:
@@ -165,6 +163,14 @@ def _answer(lines: Iterable[bytes], decide: Engine, miss: Callable[[Request], Ne
         render.row({"id": identifier, **decision_to_json(decision, nearest=nearest)})
         sys.stdout.flush()  # whoever asks line by line waits for the answer
     return status
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object whose keys stand once: of two sources, nobody knows which was meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise RequestError("a key stands once in its object")
+    return found
 
 
 def _no_constant(name: str) -> object:

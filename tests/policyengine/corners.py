@@ -211,6 +211,7 @@ CORNERS = [
     Corner("A15-policy-header-twice", tree(app=[allow(), deny(when=ROLE_ADMIN)]), ask(headers=(("x-role", "user"), ("X-Role", "admin"))), "deny", AMBIGUOUS),
     Corner("A16-policy-header-with-comma", tree(app=[allow(), deny(when=ROLE_ADMIN)]), ask(headers=(("x-role", "user,admin"),)), "deny", AMBIGUOUS),
     Corner("A16-policy-header-with-underscore", tree(app=[allow(), deny(when=ROLE_ADMIN)]), ask(headers=(("x_role", "admin"),)), "deny", AMBIGUOUS),
+    Corner("A16-policy-header-with-underscore-for-its-own", tree(app=[allow(), deny(when={"headers": {"x_role": ["admin"]}})]), ask(headers=(("x-role", "admin"),)), "deny", AMBIGUOUS),
     Corner("other-header-twice", tree(app=[allow(), deny(when=ROLE_ADMIN)]), ask(headers=(("accept", "a"), ("accept", "b,c"))), "allow", "app/r0"),
     Corner("header-of-unless-is-a-policy-header", tree(app=[allow(unless={"when": ROLE_ADMIN})]), ask(headers=(("x-role", "a"), ("x-role", "b"))), "deny", AMBIGUOUS),
     # observe

@@ -63,7 +63,14 @@ def test_eval_names_the_nearest_miss_when_asked() -> None:
 
 
 def test_a_line_that_cannot_be_read_gives_an_error_and_exit_2() -> None:
-    lines = ["{", '{"id": 3, "port": 1}', json.dumps(PLACE), '{"id": 4, "port": NaN}', "[]"]
+    lines = [
+        "{",
+        '{"id": 3, "port": 1}',
+        json.dumps(PLACE),
+        '{"id": 4, "port": NaN}',
+        "[]",
+        '{"id": 5, "source": null, "source": "a"}',
+    ]
     done = run("eval", "--policies", str(EXAMPLES), lines=lines)
     assert done.exit_code == 2
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -73,6 +80,7 @@ def test_a_line_that_cannot_be_read_gives_an_error_and_exit_2() -> None:
         (7, None, None),
         (None, "LM2200", 4),
         (None, "LM2200", 5),
+        (None, "LM2200", 6),
     ]
 
 
