@@ -10,17 +10,14 @@ import dataclasses
 import datetime as dt
 from collections.abc import Callable
 
+from audit.record import Record, record
 from enforcer.native.judge import Judgement
-from mesh.clock import format_time
 from mesh.flow import Flow, FlowProtocol, Verdict
 from mesh.request import Decision, Effect
-from mesh.ulid import new_ulid
 
 MAX_WAITING = 65_536
 MAX_FLOWS = 4_096
 MAX_BATCH = 2_000
-
-Record = dict[str, object]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,18 +170,6 @@ class Recorder:
             ).to_json()
             for key, counted in taken.items()
         ]
-
-
-def record(kind: str, *, now: dt.datetime, random: bytes, source: str, **fields: object) -> Record:
-    """Make a record in the audit log's form."""
-    return {
-        "schema": 1,
-        "id": new_ulid(now, random),
-        "time": format_time(now),
-        "kind": kind,
-        "source": source,
-        **fields,
-    }
 
 
 def _said(decision: Decision) -> dict[str, object]:
