@@ -19,9 +19,6 @@ from policyengine.canonical import HostPattern, PathPattern
 from policyengine.ir import Grant, normalise
 from policyengine.loader import load_tree
 
-_MOST_COMPARED = 2_000
-"""Services with more grants are not searched for shadowed rules: the search is quadratic."""
-
 
 def lint_tree(tree: pathlib.Path | str, now: dt.datetime) -> list[Diagnostic]:
     """All findings about a policy tree: the loader's, and the lints where it has no error."""
@@ -70,8 +67,7 @@ def _service(policies: model.PolicySet, service: model.Service, now: dt.datetime
     if service.mode is Mode.OBSERVE and service.is_observed(now):
         assert service.until is not None, "a service that observes has an end"
         yield _finding("LM2109", service.span, {"service": service.name, "until": format_time(service.until)})
-    if len(form.grants) <= _MOST_COMPARED:
-        yield from _shadowed(form.grants)
+    yield from _shadowed(form.grants)
 
 
 def _rule(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> Iterator[Diagnostic]:
@@ -111,8 +107,15 @@ def _shadowed(grants: tuple[Grant, ...]) -> Iterator[Diagnostic]:
     """
     # (1)
     strong = [grant for grant in grants if not grant.is_conditional and not grant.callers.incomplete]
+    wide = [grant for grant in strong if grant.callers.is_any or any(p.subtree for p in grant.callers.patterns)]
+    exact: dict[SpiffePattern, list[Grant]] = {}
+    for grant in strong:
+        for pattern in grant.callers.patterns:
+            exact.setdefault(pattern, []).append(grant)
     for grant in grants:
-        for other in strong:
+        # whoever covers a grant covers its first caller: by naming it, or by a wider pattern
+        named = exact.get(grant.callers.patterns[0], []) if grant.callers.patterns else []
+        for other in sorted({found.rank: found for found in (*wide, *named)}.values(), key=_rank) if named else wide:
             if other.rank >= grant.rank:
                 break
             same_tier = other.tier == grant.tier
@@ -129,6 +132,10 @@ def _shadowed(grants: tuple[Grant, ...]) -> Iterator[Diagnostic]:
                 code = "LM2106" if is_same and _covers(grant, other) else "LM2104"
                 yield _finding(code, grant.span, facts)
                 break
+
+
+def _rank(grant: Grant) -> int:
+    return grant.rank
 
 
 def _covers(wide: Grant, narrow: Grant) -> bool:
