@@ -78,6 +78,7 @@ class _Draft:
 
 def request_to_json(request: Request) -> dict[str, object]:
     """A request in its public JSON form."""
+    forwarded = {} if request.forwarded_ip is None else {"forwarded_ip": request.forwarded_ip}
     return {
         "source": request.source,
         "service": request.service,
@@ -89,6 +90,7 @@ def request_to_json(request: Request) -> dict[str, object]:
         "headers": [list(pair) for pair in request.headers],
         "claims": None if request.claims is None else dict(request.claims),
         "peer_ip": request.peer_ip,
+        **forwarded,
         "time": None if request.time is None else format_time(request.time),
     }
 
@@ -278,21 +280,24 @@ def _paths(axes: PortAxes, found: frozenset[int]) -> Iterable[tuple[tuple[str, .
             holding.setdefault(pattern, set()).add(index)
     # (2)
     left: set[int] = set(found)
-    texts: list[str] = []
-    first = -1
+    whole: list[int] = []
     for pattern in sorted(holding, key=lambda item: (-len(holding[item]), axes.patterns[item].text)):
         if holding[pattern] <= found and holding[pattern] & left and _is_cut_whole(axes, axes.patterns[pattern]):
-            first = min(holding[pattern] & left) if first < 0 else first
             left -= holding[pattern]
-            texts.append(axes.patterns[pattern].text)
-    if texts:
-        yield tuple(sorted(texts)), {}, first
+            whole.append(pattern)
     # (3)
+    rest: list[tuple[tuple[str, ...], dict[str, object], int]] = []
+    said: set[int] = set()
     while left:
         index = min(left)
         text, when, covered = _leftover(axes, holding, found, index)
         left -= covered | {index}
-        yield (text,), when, index
+        said |= covered
+        rest.append(((text,), when, index))
+    whole = [pattern for pattern in whole if not holding[pattern] <= said]
+    if whole:
+        yield tuple(sorted(axes.patterns[item].text for item in whole)), {}, min(holding[whole[0]])
+    yield from rest
 
 
 def _leftover(

@@ -22,7 +22,10 @@ spec:
   service: db
   tier: app
   rules:
-  - {id: orders, effect: allow, from: ["spiffe://corp.test/ns/shop/sa/cart"], to: [{methods: [GET], paths: ["/o/{id}"]}]}
+  - id: orders
+    effect: allow
+    from: ["spiffe://corp.test/ns/shop/sa/cart"]
+    to: [{methods: [GET], paths: ["/o/{id}"]}]
 """
 INVARIANT = """---
 apiVersion: limen.dev/v1
