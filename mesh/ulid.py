@@ -9,6 +9,10 @@ import datetime as dt
 import re
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = tuple(
+    first + second for first in _ALPHABET for second in _ALPHABET
+)  # ten bits at a time: every record has an id
+_SHIFTS = tuple(range(120, -1, -10))
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\Z")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
@@ -26,7 +30,7 @@ def new_ulid(now: dt.datetime, random: bytes) -> str:
     if not 0 <= milliseconds < 1 << 48:
         raise ValueError("a ULID holds a time of 48 bits in milliseconds")
     value = milliseconds << 80 | int.from_bytes(random, "big")
-    return "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])
 
 
 def is_ulid(text: str) -> bool:

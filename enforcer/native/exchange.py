@@ -194,7 +194,8 @@ class HttpConnection:
         3. An allowed one goes to the workload, over the connection that is open or a new one.
         """
         # (1)
-        head = dataclasses.replace(head, fields=serial.without_identity(head.fields))
+        if any(serial.is_identity(name) for name, _ in head.fields):
+            head = dataclasses.replace(head, fields=serial.without_identity(head.fields))
         judgement, record = self._host.judge(head)
         # (2)
         if not judgement.decision.is_allowed:
