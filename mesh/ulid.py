@@ -9,7 +9,8 @@ import datetime as dt
 import re
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = tuple(
+# ten bits at a time: every record has an id
+_PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
     first + second for first in _ALPHABET for second in _ALPHABET
 )  # ten bits at a time: every record has an id
 _SHIFTS = tuple(range(120, -1, -10))
