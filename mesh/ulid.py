@@ -11,8 +11,6 @@ import re
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 # ten bits at a time: every record has an id
 _PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
-    first + second for first in _ALPHABET for second in _ALPHABET
-)  # ten bits at a time: every record has an id
 _SHIFTS = tuple(range(120, -1, -10))
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\Z")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
