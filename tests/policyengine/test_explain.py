@@ -5,6 +5,7 @@
 import dataclasses
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from mesh.request import Effect, Request
 from policyengine import reference
@@ -28,6 +29,7 @@ from tests.policyengine.corners import (
     grant,
     tree,
 )
+from tests.policyengine.strategies import policy_sets, requests
 
 ORDERS = {"methods": ["GET"], "paths": ["/orders"]}
 
@@ -124,3 +126,16 @@ def test_exact_id_in_fix_is_the_callers() -> None:
     assert ADMIN in found.fix
     rule = dataclasses.replace(policies.policies[0].rules[0])
     assert rule.id == found.rule
+
+
+# INVARIANT: what the rules allow has no nearest miss, and a named rule exists.
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(policy_sets, requests)
+def test_nearest_miss_of_generated_cases(policies: PolicySet, request_: Request) -> None:
+    found = nearest_miss(policies, request_)
+    if reference.decide(policies, request_, snapshot="").policy_effect is Effect.ALLOW:
+        assert found is None
+    elif found is not None and found.rule:
+        names = {(policy.name, rule.id) for policy in policies.policies for rule in policy.rules}
+        names |= {(exception.name, "exception") for exception in policies.exceptions}
+        assert (found.policy, found.rule) in names
