@@ -2,10 +2,14 @@
 
 import dataclasses
 
+from mesh.request import Effect
 from mesh.spiffe import SpiffePattern
+from policyengine.canonical import PathPattern
 from policyengine.consistency import check
-from policyengine.model import Port, Service
+from policyengine.model import Conditions, Group, Invariant, Operation, Policy, Port, Principal, Rule, Service
 from tests.policyengine.corners import FUTURE, TD, allow, grant, tree
+
+ANY = (Principal.parse("any"),)
 
 
 def service(name: str, *identities: str) -> Service:
@@ -58,3 +62,59 @@ def test_exceptions_share_the_names_of_policies() -> None:
     clash = dataclasses.replace(found.exceptions[0], name="app-db")
     codes = [item.code for item in check(dataclasses.replace(found, exceptions=(clash,)))]
     assert codes == ["LM2030"]
+
+
+def test_everything_that_is_named_must_exist() -> None:
+    whole = tree(
+        app=[allow(**{"from": ["group:g", "service:web"]}, unless={"from": ["group:g"]})],
+        groups={"g": ["service:web"]},
+        exceptions=[grant(FUTURE, to=[{"ports": [8080]}])],
+    )
+    invariant = Invariant(
+        name="i", owner="", from_=whole.policies[0].rules[0].from_, service="db", to=(Operation(ports=(1,)),)
+    )
+    broken = dataclasses.replace(whole, services=(), groups=whole.groups, invariants=(invariant,))
+    assert {item.path for item in check(broken)} == {
+        ("policies", 0, "service"),
+        ("policies", 0, "rules", 0, "from", 1),
+        ("groups", 0, "members", 0),
+        ("invariants", 0, "forbid", "service"),
+        ("invariants", 0, "forbid", "from", 1),
+        ("exceptions", 0, "rule", "service"),
+    }
+    lost = dataclasses.replace(whole, groups=(), invariants=(invariant,))
+    assert {(item.path, item.code) for item in check(lost)} == {
+        (("policies", 0, "rules", 0, "from", 0), "LM2033"),
+        (("policies", 0, "rules", 0, "unless", "from", 0), "LM2033"),
+        (("invariants", 0, "forbid", "from", 0), "LM2033"),
+        (("invariants", 0, "forbid", "to", 0, "ports", 0), "LM2036"),
+    }
+
+
+def test_groups_that_lead_back_to_themselves_are_refused() -> None:
+    group = Group(name="a", owner="", members=(Principal.parse("group:b"), Principal.parse("group:c")))
+    others = (
+        Group(name="b", owner="", members=(Principal.parse("group:a"),)),
+        Group(name="c", owner="", members=(Principal.parse("any"),)),
+    )
+    found = check(dataclasses.replace(tree(), groups=(group, *others)))
+    assert [(item.code, item.path[1]) for item in found] == [("LM2035", 0), ("LM2035", 1)]
+
+
+def test_ports_must_have_a_meaning_for_every_field() -> None:
+    tcp = tree(ports=[(8080, "http"), (5432, "tcp")])
+    paths = (PathPattern.parse("/a"),)
+    rules = {
+        "LM2036": Rule(id="r", effect=Effect.ALLOW, from_=ANY, to=(Operation(ports=(81,)),)),
+        "LM2037": Rule(id="r", effect=Effect.DENY, from_=ANY, to=(Operation(paths=paths),)),
+        "LM2039": Rule(id="r", effect=Effect.ALLOW, from_=ANY, to=(Operation(ports=(5432,), paths=paths),)),
+        "LM2040": Rule(id="r", effect=Effect.ALLOW, from_=ANY, when=Conditions(rego="x")),
+    }
+    for code, rule in rules.items():
+        policy = Policy(name="p", owner="", service="db", tier="app", rules=(rule,))
+        assert [item.code for item in check(dataclasses.replace(tcp, policies=(policy,)))] == [code]
+    only = tree(ports=[(5432, "tcp")])
+    policy = Policy(
+        name="p", owner="", service="db", tier="app", rules=(dataclasses.replace(rules["LM2037"], effect=Effect.ALLOW),)
+    )
+    assert [item.code for item in check(dataclasses.replace(only, policies=(policy,)))] == ["LM2038"]

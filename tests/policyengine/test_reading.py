@@ -52,3 +52,85 @@ def test_nothing_is_raised_and_every_refusal_is_noted(value: object) -> None:
         reader = Reader()
         found = getattr(reader, name)(value, ())
         assert found is not None or reader.findings
+
+
+def test_every_kind_reads_what_is_right() -> None:
+    reader = Reader()
+    operation = {"ports": [80], "methods": ["GET"], "hosts": ["*.a.test"], "paths": ["/a/{x:int}"]}
+    when = {
+        "claims": {"issuer": "i", "roles": ["a", 1, False]},
+        "headers": {"X-A": ["b"]},
+        "peer_ip": ["10.0.0.0/8"],
+        "forwarded_ip": ["fd00::/8"],
+        "hours": {"tz": "UTC", "from": "08:00", "to": "07:59:59"},
+        "rego": "data.x",
+    }
+    rule = {
+        "id": "r",
+        "effect": "deny",
+        "from": ["any"],
+        "to": [operation],
+        "when": when,
+        "unless": {"from": ["any"], "when": {"rego": "x"}},
+        "evidence": {"n": [1.5]},
+    }
+    grant = {"from": ["any"], "service": "s", "to": [operation]}
+    found = (
+        reader.service(
+            "s",
+            "",
+            {
+                "identities": ["spiffe://t/a", "spiffe://t/b/**"],
+                "ports": [{"port": 80, "protocol": "http"}],
+                "mode": "observe",
+                "until": "2027-01-01T00:00:00Z",
+                "learn": True,
+                "dataplane": "envoy",
+            },
+            (),
+        ),
+        reader.policy("p", "", {"service": "s", "tier": "app", "rules": [rule]}, ()),
+        reader.group("g", "", {"members": ["any"]}, ()),
+        reader.invariant("i", "", {"forbid": grant}, ()),
+        reader.exception("e", "", {"rule": grant, "until": "2027-01-01T00:00:00Z", "reason": "r"}, ()),
+    )
+    assert None not in found
+    assert reader.findings == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "codes"),
+    [
+        ("service", {"identities": ["x"], "ports": [{"port": 1, "protocol": "ftp"}]}, ["LM2012", "LM2009"]),
+        ("service", {"identities": 5, "ports": 5, "learn": "yes"}, ["LM2004", "LM2004", "LM2004"]),
+        ("service", {"identities": ["spiffe://t/a"], "ports": [{"port": 1, "protocol": "tcp"}] * 2}, ["LM2011"]),
+        ("policy", {"service": "a b", "tier": "x", "rules": 5}, ["LM2020", "LM2009", "LM2004"]),
+        ("policy", [], ["LM2004"]),
+        ("group", {"members": [5]}, ["LM2004"]),
+        ("invariant", {"forbid": {"from": ["any"], "service": 5}}, ["LM2004"]),
+        ("exception", {"rule": 5, "until": 5, "reason": 5}, ["LM2004", "LM2004", "LM2004"]),
+    ],
+)
+def test_every_kind_refuses_what_is_wrong(name: str, value: object, codes: list[str]) -> None:
+    reader = Reader()
+    assert getattr(reader, name)("n", "", value, ()) is None
+    assert [item.code for item in reader.findings] == codes
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("evidence", 5, "LM2004"),
+        ("evidence", {"n": float("nan")}, "LM2004"),
+        ("claim_value", 1.5, "LM2004"),
+        ("headers", 5, "LM2004"),
+        ("headers", {"a b": ["c"]}, "LM2015"),
+        ("moment", "2026-01-01", "LM2016"),
+        ("moment", 5, "LM2004"),
+        ("flag", None, "LM2004"),
+    ],
+)
+def test_single_values_are_refused(name: str, value: object, code: str) -> None:
+    reader = Reader()
+    getattr(reader, name)(value, ())
+    assert [item.code for item in reader.findings] == [code]
