@@ -104,10 +104,10 @@ class Conversation:
 
     async def _read(self) -> bytes:
         loop = asyncio.get_running_loop()
-        readable = loop.create_future()
-        loop.add_reader(self._sock, lambda: readable.done() or readable.set_result(None))
+        readable = asyncio.Event()
+        loop.add_reader(self._sock, readable.set)
         try:
-            await readable
+            await readable.wait()
         finally:
             loop.remove_reader(self._sock)
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -50,7 +51,7 @@ def read_issued(found: pb.IssuedSvid, key: bytes, now: dt.datetime) -> Identity:
     Raises Forbidden with the server's code when nothing was.
     """
     if found.code:
-        facts: Mapping[str, str] = dict(found.facts)
+        facts: dict[str, Any] = dict(found.facts)
         raise Forbidden(found.code, **facts)
     chain = tuple(bytes(item) for item in found.chain)
     not_after = x509.load_der_x509_certificate(chain[0]).not_valid_after_utc

@@ -1,0 +1,589 @@
+"""The agent: one per host. Attests and launches workloads, feeds their sidecars, serves the Workload API.
+
+Everything is one asyncio loop. The server may come and go: what runs goes on with the last good release and renews
+nothing; it is told everything again when the server is back. Doors and disks are in the modules that this one wires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import os
+import pathlib
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from audit.record import record
+from audit.spool import Spool
+from enforcer import guard, nodestate
+from enforcer.control import Conversation
+from enforcer.control import listen as listen_control
+from enforcer.delivery import Delivery
+from enforcer.holders import is_complete
+from enforcer.identity import Identity, half_life, new_ask, read_issued
+from enforcer.launch import Order
+from enforcer.node import Node, pause
+from enforcer.nodestate import NodeState
+from enforcer.process import read_process, read_stat
+from enforcer.release import Releases
+from enforcer.sockdiag import SockDiag
+from enforcer.workload import Feed, Ports, Workload
+from enforcer.workloadapi import Caller, WorkloadApi
+from mesh.bundle import TrustBundle, parse_bundle
+from mesh.clock import Clock, format_time
+from mesh.problems import Forbidden, Invalid, NotFound, Problem, Unavailable
+from mesh.proto import node_pb2 as pb
+from mesh.spiffe import TrustDomain
+from mesh.wrapping import WrappingKey
+
+Message = dict[str, object]
+TICK_S = 1.0
+CALLER_CACHE_SIZE = 4096
+
+
+class Agent:
+    """One host's agent, joined to one trust domain."""
+
+    def __init__(
+        self, folder: pathlib.Path, node_state: NodeState, wrapping: WrappingKey, *, clock: Clock, advertise: str | None
+    ) -> None:
+        self._folder, self._node_state, self._wrapping = folder, node_state, wrapping
+        self._clock, self._advertise = clock, advertise
+        self._domain = TrustDomain.parse(node_state.trust_domain)
+        self._bundle = parse_bundle(self._domain, node_state.bundle)
+        self._releases = Releases(folder / "agent", node_state, wrapping)
+        self._node = Node(node_state)
+        record_key = Ed25519PrivateKey.from_private_bytes(node_state.record_key)
+        self._delivery = Delivery(
+            Spool(folder / "spool"), record_key, node_state.spiffe_id, record_key.sign(b"limen/audit/mask/1")[:32]
+        )
+        self._diag = SockDiag()
+        self._endpoints: list[pb.Endpoint] = []
+        self._rotation = self._rules = -1
+        self._node_renew_at = clock.now()
+        self._workloads: dict[int, Workload] = {}
+        self._numbers = iter(range(1, sys.maxsize))
+        self._callers: dict[tuple[int, int], tuple[int, Identity]] = {}
+        self._generation = 0
+        self._changed = asyncio.Condition()
+        self._ours_changed = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._guard_reason = guard.left_out()
+        self._guard_name = f"limen_{secrets.token_hex(4)}"
+        self._api = WorkloadApi(self, folder / "agent.sock", folder / "run" / "api")
+        self._log = structlog.get_logger()
+        self.is_connected = False
+
+    # -- life
+
+    async def run(self, stop: asyncio.Event, ready: asyncio.Event) -> None:
+        """Serve until ``stop``; ``ready`` is set when both sockets listen and the server was heard once."""
+        control = listen_control(self._folder / "control.sock")
+        await self._api.start()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                kept = [
+                    tasks.create_task(found)
+                    for found in (
+                        self._accept_control(control, tasks),
+                        self._watch(ready),
+                        self._renew(),
+                        self._deliver(),
+                        self._report(),
+                    )
+                ]
+                await stop.wait()
+                self._stop.set()
+                await self._stop_workloads()
+                await self._flush()
+                for task in kept:
+                    task.cancel()
+        finally:
+            await self._api.stop()
+            control.close()
+            (self._folder / "control.sock").unlink(missing_ok=True)
+            await self._node.close()
+            self._delivery.close()
+            self._diag.close()
+
+    async def _stop_workloads(self) -> None:
+        await asyncio.gather(*(found.stop() for found in self._workloads.values()))
+        while self._workloads:
+            async with self._changed:
+                await self._changed.wait()
+
+    async def _flush(self) -> None:
+        """Bring what is left to the server, as far as it answers within two seconds; the rest is on the disk."""
+        with contextlib.suppress(Problem, TimeoutError):
+            async with asyncio.timeout(2.0):
+                while await self._delivery.push_once(self._node):
+                    continue
+
+    # -- the server
+
+    async def _watch(self, ready: asyncio.Event) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                async for update in self._node.watch(self._releases.epoch):
+                    failures = 0
+                    self.is_connected = True
+                    await self._take(update)
+                    ready.set()
+            except Unavailable as problem:
+                if failures == 0:
+                    self._log.warning("server out of reach", reason=str(problem))
+            self.is_connected = False
+            failures += 1
+            await pause(failures, self._stop)
+
+    async def _take(self, update: pb.Update) -> None:
+        """Apply the server's state: releases in order, then everything that goes with the newest."""
+        now = self._clock.now()
+        before = self._releases.active
+        for release in update.releases:
+            taken = self._releases.take(
+                bytes(release.activation), bytes(release.snapshot), tuple(bytes(item) for item in update.reviewers), now
+            )
+            if taken and self._releases.active is not None:
+                self._log.info("release applied", epoch=self._releases.epoch, snapshot=self._releases.active.hash)
+            elif self._releases.refusals:
+                self._log.error("release refused", reason=self._releases.refusals[0][1])
+        self._releases.heard(now)
+        candidate = self._releases.candidate
+        self._releases.take_candidate(bytes(update.candidate))
+        if before is not self._releases.active or candidate != self._releases.candidate:
+            self._tell(self._releases.message())
+        bundle = parse_bundle(self._domain, bytes(update.bundle))
+        if bundle != self._bundle:
+            self._bundle = bundle
+            for workload in self._workloads.values():
+                if workload.identity is not None:
+                    workload.identify(workload.identity)
+        self._endpoints = list(update.endpoints)
+        self._tell(self._endpoints_message())
+        if self._rotation not in {-1, update.rotation}:
+            await self._reissue([*self._workloads.values()])
+            self._callers.clear()
+        self._rotation = update.rotation
+        if update.identity_rules != self._rules:
+            self._rules = update.identity_rules
+            self._callers.clear()
+        await self._announce()
+        await self._send_endpoints()
+
+    async def _announce(self) -> None:
+        self._generation += 1
+        async with self._changed:
+            self._changed.notify_all()
+        self._ours_changed.set()
+
+    def _tell(self, message: Message) -> None:
+        for workload in self._workloads.values():
+            workload.tell(message)
+
+    def _endpoints_message(self) -> Message:
+        return {
+            "type": "endpoints",
+            "endpoints": [
+                {"spiffe_id": item.spiffe_id, "address": item.address, "port": item.port} for item in self._endpoints
+            ],
+        }
+
+    async def _send_endpoints(self) -> None:
+        mine = [
+            pb.Endpoint(spiffe_id=str(found.identity.svid.spiffe_id), address=self._reachable(address), port=port)
+            for found in self._workloads.values()
+            if found.identity is not None
+            for address, port, _ in found.ports.inbound
+        ]
+        key = sorted((item.spiffe_id, item.address, item.port) for item in mine)
+        known = sorted((item.spiffe_id, item.address, item.port) for item in self._endpoints)
+        if not set(key) <= set(known) or self._stale(known, key):
+            with contextlib.suppress(Unavailable):
+                await self._node.report_endpoints(mine)
+
+    def _stale(self, known: Sequence[tuple[str, str, int]], mine: Sequence[tuple[str, str, int]]) -> bool:
+        """Whether the server still lists an address of this host that is no longer listened on."""
+        here = {self._reachable(address) for found in self._workloads.values() for address, _, _ in found.ports.inbound}
+        return any(item not in mine and item[1] in here for item in known)
+
+    def _reachable(self, address: str) -> str:
+        return self._advertise or "127.0.0.1" if address in {"0.0.0.0", "::"} else address  # noqa: S104  compared, not bound
+
+    async def _renew(self) -> None:
+        """Renew what is at half its life, the node's own SVID first."""
+        while not self._stop.is_set():
+            now = self._clock.now()
+            with contextlib.suppress(Problem):
+                if now >= self._node_renew_at:
+                    await self._renew_node()
+                due = [
+                    found
+                    for found in self._workloads.values()
+                    if found.launch is not None and (found.identity is None or now >= found.identity.renew_at)
+                ]
+                if due:
+                    await self._reissue(due)
+                    await self._announce()
+                if any(now >= identity.renew_at for _, identity in self._callers.values()):
+                    self._callers = {key: row for key, row in self._callers.items() if now < row[1].renew_at}
+                    await self._announce()
+            await self._nap(TICK_S)
+
+    async def _renew_node(self) -> None:
+        chain, key, bundle = await self._node.renew()
+        self._node_state.chain, self._node_state.key, self._node_state.bundle = chain, key, bundle
+        nodestate.save(self._folder / "agent", self._node_state, self._wrapping)
+        now = self._clock.now()
+        self._node_renew_at = half_life(now, now + dt.timedelta(hours=1))
+        await self._node.adopt()
+
+    async def _reissue(self, workloads: Sequence[Workload]) -> None:
+        """Ask for SVIDs of launched workloads in one batch, and hand them to their sidecars."""
+        asks, keys = [], {}
+        for workload in workloads:
+            if workload.launch is not None:
+                ask, key = new_ask(str(workload.launch.pid), [*workload.launch.facts, *self._node_facts()])
+                asks.append(ask)
+                keys[ask.ref] = (workload, key)
+        if not asks:
+            return
+        for found in await self._node.issue(asks):
+            workload, key = keys[found.ref]
+            try:
+                workload.identify(read_issued(found, key, self._clock.now()))
+            except Problem as problem:
+                self._log.warning("no identity", workload=workload.name, reason=str(problem))
+        await self._send_endpoints()
+
+    def _node_facts(self) -> tuple[tuple[str, str], ...]:
+        return (("node:id", self._node_state.name),)
+
+    async def _deliver(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                if await self._delivery.push_once(self._node):
+                    failures = 0
+                    continue
+            except Problem as problem:
+                if failures == 0:
+                    self._log.warning("records wait on this host", reason=str(problem))
+                failures += 1
+                await pause(failures, self._stop)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5.0):
+                    await self._delivery.news()
+
+    async def _report(self) -> None:
+        """Tell the server what is applied here, after every change and every few seconds."""
+        while not self._stop.is_set():
+            # what every sidecar applies is what this agent applies
+            epochs = [found.applied[0] for found in self._workloads.values() if found.identity is not None]
+            active = self._releases.active
+            request = pb.StatusRequest(
+                epoch=min([self._releases.epoch, *epochs]),
+                snapshot=active.hash if active is not None else "",
+                sidecars=len(self._workloads),
+                refusals=[pb.Refusal(code=code, detail=detail) for code, detail in self._releases.refusals],
+            )
+            with contextlib.suppress(Problem):
+                await self._node.report_status(request)
+            await self._nap(TICK_S / 4)
+
+    async def _nap(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
+    # -- control.sock
+
+    async def _accept_control(self, sock: object, tasks: asyncio.TaskGroup) -> None:
+        import socket  # noqa: PLC0415  for the type alone
+
+        assert isinstance(sock, socket.socket)
+        while True:
+            conversation, _ = await asyncio.get_running_loop().sock_accept(sock)
+            tasks.create_task(self._converse(Conversation(conversation)))
+
+    async def _converse(self, talk: Conversation) -> None:
+        try:
+            message = await talk.receive()
+            if message is None:
+                return
+            match message["type"]:
+                case "launch":
+                    await self._run_workload(talk, message)
+                case "explain":
+                    await talk.send(self._explain(message))
+                case "status":
+                    await talk.send(self._status())
+                case other:
+                    raise Invalid("LM3002", reason=f"`{other}` is not spoken here")
+        except Problem as problem:
+            facts = {name: str(value) for name, value in problem.facts.items()}
+            await talk.send({"type": "failed", "code": problem.code, "facts": facts})
+        finally:
+            talk.close()
+
+    def _explain(self, message: Mapping[str, object]) -> Message:
+        pid = message.get("pid")
+        if type(pid) is not int:
+            raise Invalid("LM3002", reason="`pid` is a whole number")
+        return {"type": "explained", "facts": [list(item) for item in self._facts_of(pid)]}
+
+    def _facts_of(self, pid: int) -> tuple[tuple[str, str], ...]:
+        """The facts of a process: those of its launch, if it is a launched workload itself."""
+        process = read_process(pid)
+        for workload in self._workloads.values():
+            launched = workload.launch
+            if launched is not None and launched.pid == pid and launched.start == process.start:
+                return (*launched.facts, *self._node_facts())
+        return (*process.facts(), *self._node_facts())
+
+    def _status(self) -> Message:
+        return {
+            "type": "status",
+            "node": self._node_state.spiffe_id,
+            "connected": self.is_connected,
+            "epoch": self._releases.epoch,
+            "snapshot": self._releases.active.hash if self._releases.active is not None else None,
+            "left_out": self.left_out(),
+            "workloads": [
+                {
+                    "name": found.name,
+                    "pid": found.launch.pid if found.launch is not None else None,
+                    "spiffe_id": str(found.identity.svid.spiffe_id) if found.identity is not None else None,
+                    "not_after": format_time(found.identity.svid.not_after) if found.identity is not None else None,
+                    "epoch": found.applied[0],
+                }
+                for found in self._workloads.values()
+            ],
+        }
+
+    def left_out(self) -> dict[str, str]:
+        """What this host cannot guard, with the reason."""
+        found: dict[str, str] = {}
+        if self._guard_reason:
+            found["nft"] = self._guard_reason
+        if not is_complete():
+            found["root"] = "without root one uid is one security domain, and other users' descriptors are not seen"
+        return found
+
+    async def _run_workload(self, talk: Conversation, message: Mapping[str, object]) -> None:
+        """Launch a workload and stay with it until it ends, or until whoever asked for it is gone.
+
+        1. The order is read; it is carried out as the user who gave it.
+        2. The sidecar listens before the program runs.
+        3. The program is launched and recorded.
+        4. It is asked for its SVID; connections are held until it is there.
+        """
+        # (1)
+        order, ports, name = _order(talk, message)
+        number = next(self._numbers)
+        uid = guard.FIRST_UID + number % (guard.LAST_UID - guard.FIRST_UID) if os.geteuid() == 0 else None
+        workload = Workload(name, ports, self._feed(), self._diag, uid)
+        self._workloads[number] = workload
+        code = 1
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(workload.run_sidecar())
+                try:
+                    # (2)
+                    await workload.wait_ready()
+                    self._write_guard()
+                    # (3)
+                    launched = workload.start_program(order)
+                    await talk.send({"type": "launched", "pid": launched.pid})
+                    # (4)
+                    with contextlib.suppress(Unavailable):
+                        await self._reissue([workload])
+                    listening = tasks.create_task(self._listen_to(talk, workload))
+                    code = await workload.wait_program()
+                    listening.cancel()
+                finally:
+                    await workload.stop()
+        except* Problem as group:
+            raise _first(group) from None
+        finally:
+            del self._workloads[number]
+            self._write_guard()
+            await self._announce()
+            await self._send_endpoints()
+        await talk.send({"type": "exited", "code": code})
+
+    async def _listen_to(self, talk: Conversation, workload: Workload) -> None:
+        """Pass signals on; end the workload when whoever launched it is gone."""
+        while (message := await talk.receive()) is not None:
+            number = message.get("signal")
+            if message["type"] == "signal" and type(number) is int and 0 < number < 65:
+                workload.signal_program(number)
+        workload.signal_program(15)
+
+    def _write_guard(self) -> None:
+        if self._guard_reason:
+            return
+        guarded = [
+            guard.Guarded(app_port=app, sidecar_uid=found.sidecar_uid, listener=(address, port))
+            for found in self._workloads.values()
+            if found.sidecar_uid is not None
+            for address, port, app in found.ports.inbound
+        ]
+        try:
+            if guarded:
+                guard.apply(self._guard_name, guarded)
+            else:
+                guard.remove(self._guard_name)
+        except Unavailable as problem:
+            self._guard_reason = str(problem.facts.get("reason", ""))
+            self._log.error("application ports are not guarded", reason=str(problem))
+
+    def _feed(self) -> Feed:
+        return Feed(
+            policy=self._releases.message,
+            endpoints=self._endpoints_message,
+            bundles=self.bundles,
+            records=self._delivery.take,
+            flows=self._delivery.take_flows,
+        )
+
+    # -- what the Workload API asks
+
+    def bundles(self) -> dict[str, TrustBundle]:
+        """The bundles by trust domain name."""
+        return {self._domain.name: self._bundle}
+
+    async def changed(self) -> None:
+        """Wait until an identity, a bundle or a rule may have changed."""
+        async with self._changed:
+            await self._changed.wait()
+
+    async def identities_of(self, caller: Caller) -> list[Identity]:
+        """The identities of a process that asks at `agent.sock`.
+
+        1. A launched workload gets the SVID that its sidecar has, if its rule says `direct` (design D8).
+        2. Any other process is attested now, and the server applies the rules to the facts.
+        3. An identity that a sidecar serves is not given to anybody else.
+
+        Raises Forbidden (recorded as a decision) or Unavailable.
+        """
+        try:
+            # (1)
+            for workload in self._workloads.values():
+                launched = workload.launch
+                if launched is not None and read_stat(caller.pid).session == launched.session:
+                    if workload.identity is None:
+                        raise Unavailable("LM3460", workload=workload.name)
+                    if not workload.identity.direct:
+                        raise Forbidden("LM3503", spiffe_id=str(workload.identity.svid.spiffe_id))
+                    return [workload.identity]
+            # (2)
+            identity = await self._identity_of(caller)
+            # (3)
+            served = {found.identity.svid.spiffe_id for found in self._workloads.values() if found.identity}
+            if identity.svid.spiffe_id in served and not identity.direct:
+                raise Forbidden("LM3503", spiffe_id=str(identity.svid.spiffe_id))
+        except (Forbidden, Invalid, NotFound) as problem:
+            await self._record_refusal(caller, problem)
+            raise
+        return [identity]
+
+    async def _identity_of(self, caller: Caller) -> Identity:
+        key = (caller.pid, caller.start)
+        known = self._callers.get(key)
+        if known is not None:
+            return known[1]
+        process = read_process(caller.pid)
+        if process.start != caller.start:
+            raise NotFound("LM3401", pid=caller.pid)
+        ask, private = new_ask("caller", [*process.facts(), *self._node_facts()])
+        issued = await self._node.issue([ask])
+        identity = read_issued(issued[0], private, self._clock.now())
+        if len(self._callers) >= CALLER_CACHE_SIZE:
+            self._callers.pop(next(iter(self._callers)))
+        self._callers[key] = (self._generation, identity)
+        return identity
+
+    async def _record_refusal(self, caller: Caller, problem: Problem) -> None:
+        now = self._clock.now()
+        facts = {name: str(value) for name, value in problem.facts.items()}
+        made = record(
+            "decision",
+            now=now,
+            random=os.urandom(10),
+            source=f"agent:{self._node_state.name}",
+            direction="workload-api",
+            decision="deny",
+            policy_decision="deny",
+            code=problem.code,
+            facts={**facts, "pid": caller.pid, "uid": caller.uid},
+        )
+        with contextlib.suppress(Unavailable):
+            await self._delivery.take([made])
+
+
+def _first(group: BaseExceptionGroup[Problem]) -> Problem:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, Problem)
+    return found
+
+
+def _order(talk: Conversation, message: Mapping[str, object]) -> tuple[Order, Ports, str]:
+    """Read a launch order; the user is whom the kernel named."""
+    argv, env, cwd = message.get("argv"), message.get("env"), message.get("cwd")
+    if (
+        not isinstance(argv, list)
+        or not argv
+        or not all(isinstance(word, str) and "\0" not in word for word in argv)
+        or not isinstance(env, dict)
+        or not isinstance(cwd, str)
+        or len(talk.streams) != 3
+    ):
+        raise Invalid("LM3002", reason="a launch has a command, a directory, an environment and three streams")
+    order = Order(
+        argv=tuple(argv),
+        cwd=cwd,
+        env={str(name): str(value) for name, value in env.items()},
+        uid=talk.uid,
+        gid=talk.gid,
+        streams=(talk.streams[0], talk.streams[1], talk.streams[2]),
+    )
+    inbound = tuple(
+        (_text(row, "address"), _port(row, "port"), _port(row, "app_port")) for row in _rows(message, "inbound")
+    )
+    outbound = tuple(
+        (_port(row, "local_port"), _text(row, "service"), None if row.get("port") is None else _port(row, "port"))
+        for row in _rows(message, "outbound")
+    )
+    name = message.get("name")
+    return order, Ports(inbound=inbound, outbound=outbound), name if isinstance(name, str) else argv[0]
+
+
+def _rows(message: Mapping[str, object], name: str) -> list[dict[str, object]]:
+    rows = message.get(name, [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise Invalid("LM3002", reason=f"`{name}` is a list of objects")
+    return rows
+
+
+def _text(row: Mapping[str, object], name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise Invalid("LM3002", reason=f"`{name}` is text")
+    return value
+
+
+def _port(row: Mapping[str, object], name: str) -> int:
+    value = row.get(name)
+    if type(value) is not int or not 0 < value < 65536:
+        raise Invalid("LM3002", reason=f"`{name}` is a port")
+    return value

@@ -1,0 +1,300 @@
+"""One launched workload with its sidecar: started in order, fed by the agent, ended together.
+
+The sidecar listens before the program runs, so that its first connection finds a way out; that connection is held
+until the workload is attested and has its SVID. A sidecar that falls is started again; the workload goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from enforcer.attest import Attested, Launch, attest_connection
+from enforcer.identity import Identity
+from enforcer.launch import Order, launch
+from enforcer.native import wire
+from enforcer.sockdiag import SockDiag
+from mesh.bundle import TrustBundle
+from mesh.clock import format_time
+from mesh.problems import Invalid, Problem, Unavailable
+
+READY_WITHIN_S = 20.0
+IDENTITY_WITHIN_S = 15.0
+STOP_WITHIN_S = 5.0
+SIDECAR_FALLS = 5
+
+Message = dict[str, object]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """What a workload asked for: (address, port, app port) inbound, (local port, service, port or None) outbound."""
+
+    inbound: tuple[tuple[str, int, int], ...] = ()
+    outbound: tuple[tuple[int, str, int | None], ...] = ()
+
+    def message(self) -> Message:
+        """The `listeners` message."""
+        return {
+            "type": "listeners",
+            "inbound": [{"address": host, "port": port, "app_port": app} for host, port, app in self.inbound],
+            "outbound": [
+                {"local_port": local, "service": service, "port": port} for local, service, port in self.outbound
+            ],
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """What every sidecar is told, as it is now: asked again whenever something changed."""
+
+    policy: Callable[[], Message]
+    endpoints: Callable[[], Message]
+    bundles: Callable[[], Mapping[str, TrustBundle]]
+    records: Callable[[Sequence[Mapping[str, object]]], Awaitable[None]]
+    flows: Callable[[Sequence[Mapping[str, object]]], None]
+
+
+class Workload:
+    """A program, its sidecar and its identity."""
+
+    def __init__(self, name: str, ports: Ports, feed: Feed, diag: SockDiag, sidecar_uid: int | None) -> None:
+        self.name, self.ports = name, ports
+        self.sidecar_uid = sidecar_uid
+        self.launch: Launch | None = None
+        self.identity: Identity | None = None
+        self.applied: tuple[int, str] = (0, "")
+        self._feed, self._diag = feed, diag
+        self._identified = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._failed: Problem | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._sidecar: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._is_stopping = False
+        self._log = structlog.get_logger().bind(workload=name)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._is_stopping
+
+    # -- the program
+
+    def start_program(self, order: Order) -> Launch:
+        """Launch the program; its sidecar is ready. Raises Invalid LM3430 to LM3434."""
+        self._child, self.launch = launch(order)
+        return self.launch
+
+    async def wait_program(self) -> int:
+        """Wait for the program's end; its exit code, 128 and the signal's number for one that a signal ended."""
+        assert self._child is not None
+        loop = asyncio.get_running_loop()
+        handle = os.pidfd_open(self._child.pid)
+        ended = asyncio.Event()
+        loop.add_reader(handle, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(handle)
+            os.close(handle)
+        code = self._child.wait()
+        return code if code >= 0 else 128 - code
+
+    def signal_program(self, number: int) -> None:
+        """Send the program a signal."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.send_signal(number)
+
+    # -- the identity
+
+    def identify(self, identity: Identity) -> None:
+        """Use an SVID from now on."""
+        self.identity = identity
+        self._identified.set()
+        self.tell(self._identity_message())
+
+    def _identity_message(self) -> Message:
+        assert self.identity is not None
+        svid = self.identity.svid
+        return {
+            "type": "identity",
+            "spiffe_id": str(svid.spiffe_id),
+            "chain": [wire.bytes_to_text(der) for der in svid.chain_der],
+            "key": wire.bytes_to_text(svid.key_pkcs8_der),
+            "bundles": {
+                domain: [wire.bytes_to_text(der) for der in bundle.x509_authorities]
+                for domain, bundle in self._feed.bundles().items()
+            },
+            "not_after": format_time(svid.not_after),
+        }
+
+    # -- the sidecar
+
+    async def run_sidecar(self) -> None:
+        """Keep a sidecar running until `stop`.
+
+        The first start must succeed within 20 s; a sidecar that falls later is started again, five times in a row at
+        most, and everything it needs is told anew.
+        """
+        falls = 0
+        while not self.is_stopping:
+            began = asyncio.get_running_loop().time()
+            await self._run_sidecar_once()
+            if not self._ready.is_set() or self.is_stopping:
+                return
+            falls = 1 if asyncio.get_running_loop().time() - began > READY_WITHIN_S else falls + 1
+            self._log.warning("sidecar fell", falls=falls)
+            if falls > SIDECAR_FALLS:
+                self.signal_program(signal.SIGTERM)
+                return
+
+    async def _run_sidecar_once(self) -> None:
+        ours, theirs = socket.socketpair()
+        arguments = [str(theirs.fileno())] + ([str(self.sidecar_uid)] if self.sidecar_uid is not None else [])
+        with theirs:
+            self._sidecar = subprocess.Popen(  # noqa: S603, ASYNC220  our own module; vfork takes a millisecond
+                [sys.executable, "-P", "-m", "enforcer.native", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **_python_environment()},
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        try:
+            self.tell(self.ports.message())
+            self.tell(self._feed.policy())
+            self.tell(self._feed.endpoints())
+            if self.identity is not None:
+                self.tell(self._identity_message())
+            async with asyncio.TaskGroup() as tasks:
+                while (message := await wire.read(reader)) is not None:
+                    await self._handle(message, tasks)
+        except (Invalid, OSError) as err:
+            self._log.warning("a sidecar's words could not be read", reason=str(err))
+        finally:
+            self._writer.close()
+            self._writer = None
+            await self._end_sidecar()
+
+    async def _end_sidecar(self) -> None:
+        sidecar = self._sidecar
+        if sidecar is None:
+            return
+        try:
+            await asyncio.to_thread(sidecar.wait, STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            sidecar.kill()
+            await asyncio.to_thread(sidecar.wait)
+        self._sidecar = None
+
+    async def _handle(self, message: Message, tasks: asyncio.TaskGroup) -> None:
+        match message["type"]:
+            case "ready":
+                self._ready.set()
+            case "failed":
+                facts = message.get("facts")
+                problem = Unavailable(str(message.get("code")), **_facts(facts))
+                self._log.warning("sidecar refuses", code=problem.code, reason=problem.message)
+                if not self._ready.is_set():
+                    self._failed = problem
+                    self._ready.set()
+            case "attest":
+                tasks.create_task(self._attest(message))
+            case "records":
+                tasks.create_task(self._take_records(message))
+            case "flows":
+                rows = message.get("flows")
+                assert isinstance(rows, list)
+                self._feed.flows(rows)
+            case "applied":
+                self.applied = int(str(message["epoch"])), str(message["snapshot"])
+            case other:
+                raise Invalid("LM3002", reason=f"`{other}` is not spoken here")
+
+    async def _attest(self, message: Message) -> None:
+        """Answer who is behind a held connection; it stays held until the workload has its SVID."""
+        source, destination = _address(message.get("source")), _address(message.get("destination"))
+        if self.launch is None:
+            answer = Attested(code="LM3421", facts={"inode": "unknown"})
+        else:
+            answer = await asyncio.to_thread(attest_connection, self.launch, source, destination, self._diag)
+        if answer.is_ok:
+            try:
+                async with asyncio.timeout(IDENTITY_WITHIN_S):
+                    await self._identified.wait()
+            except TimeoutError:
+                answer = Attested(code="LM3460", facts={"workload": self.name})
+        self.tell(
+            {
+                "type": "attested",
+                "conn": message.get("conn"),
+                "ok": answer.is_ok,
+                "code": answer.code,
+                "facts": dict(answer.facts),
+            }
+        )
+
+    async def _take_records(self, message: Message) -> None:
+        rows = message.get("records")
+        assert isinstance(rows, list)
+        await self._feed.records(rows)
+        # only now: they are on the disk
+        self.tell({"type": "ack", "sequence": message.get("sequence")})
+
+    async def wait_ready(self) -> None:
+        """Wait until the sidecar listens.
+
+        Raises Unavailable when it does not, with its reason.
+        """
+        try:
+            async with asyncio.timeout(READY_WITHIN_S):
+                await self._ready.wait()
+        except TimeoutError as err:
+            raise Unavailable("LM3461", workload=self.name) from err
+        if self._failed is not None:
+            raise self._failed
+
+    def tell(self, message: Mapping[str, object]) -> None:
+        """Tell the sidecar something; one that is starting is told everything anyway."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(wire.encode(message))
+
+    async def stop(self) -> None:
+        """End the program and the sidecar; both are gone when it returns."""
+        self._is_stopping = True
+        child = self._child
+        if child is not None and child.poll() is None:
+            child.terminate()
+            try:
+                await asyncio.to_thread(child.wait, STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                await asyncio.to_thread(child.wait)
+        self.tell({"type": "stop"})
+        self._ready.set()
+
+
+def _python_environment() -> dict[str, str]:
+    """Where the sidecar's modules are, when they are not installed."""
+    return {name: os.environ[name] for name in ("PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
+
+
+def _facts(value: object) -> dict[str, Any]:
+    return {str(name): str(fact) for name, fact in value.items()} if isinstance(value, dict) else {}
+
+
+def _address(value: object) -> tuple[str, int]:
+    if not isinstance(value, list) or len(value) != 2 or type(value[1]) is not int:
+        raise Invalid("LM3002", reason="an address is a host and a port")
+    return str(value[0]), value[1]
