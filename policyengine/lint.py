@@ -100,13 +100,15 @@ def _left_out(when: model.Conditions) -> str:
 def _shadowed(grants: tuple[Grant, ...]) -> Iterator[Diagnostic]:
     """Grants that never decide, because one other grant decides all that they match.
 
-    1. The other one is unconditional and ranks before: in the same tier, or in an earlier one and no pass.
+    1. The other one is unconditional and ranks before: in the same tier, or in an earlier one as a deny, or as an allow
+       of a tier where nothing passes.
     2. It covers caller and operation.
     3. An unknown attribute keeps an allow from matching: an allow shadows a deny or
        pass only where it reads no request.
     """
     # (1)
     strong = [grant for grant in grants if not grant.is_conditional and not grant.callers.incomplete]
+    passing = {grant.tier for grant in grants if grant.effect is Effect.PASS}
     wide = [grant for grant in strong if grant.callers.is_any or any(p.subtree for p in grant.callers.patterns)]
     exact: dict[SpiffePattern, list[Grant]] = {}
     for grant in strong:
@@ -119,7 +121,9 @@ def _shadowed(grants: tuple[Grant, ...]) -> Iterator[Diagnostic]:
             if other.rank >= grant.rank:
                 break
             same_tier = other.tier == grant.tier
-            if not same_tier and other.effect is Effect.PASS:
+            if not same_tier and (
+                other.effect is Effect.PASS or (other.effect is Effect.ALLOW and other.tier in passing)
+            ):
                 continue
             # (3)
             is_blind = any(entry.reads_request for entry in other.operations)

@@ -57,6 +57,7 @@ PLAIN = {"from": [CART]}
         pytest.param(tree(app=[allow(**PLAIN, to=[{"paths": ["/a/{x:int}"]}]), deny(to=[{"paths": ["/a/**"]}])]), {"LM2104"}, id="path-under-subtree"),
         pytest.param(tree(app=[allow(**PLAIN, to=[{"paths": ["/a"]}]), deny(to=[{"paths": ["/a/**"]}])]), set(), id="path-beside-subtree"),
         pytest.param(tree(app=[allow(**PLAIN)], baseline=[allow(**PLAIN)]), {"LM2104"}, id="later-tier"),
+        pytest.param(tree(app=[allow(**PLAIN), go_on(when=ROLE_ADMIN, **PLAIN)], baseline=[allow(**PLAIN)]), set(), id="later-tier-behind-a-pass"),
         pytest.param(tree(app=[allow(id="a", **PLAIN), allow(id="b", **PLAIN)]), {"LM2106"}, id="duplicate"),
         pytest.param(tree(app=[allow(id="a", **PLAIN, to=[{"paths": ["/**"]}])], baseline=[deny(**PLAIN, to=[{"paths": ["/x"]}])]), set(), id="deny-behind-allow-still-holds-for-unknown-paths"),
     ],
@@ -88,7 +89,7 @@ def test_owners_are_asked_for() -> None:
 
 
 # INVARIANT: a rule that is called shadowed never decides.
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policy_sets, st.lists(requests, min_size=4, max_size=4))
 def test_what_is_called_shadowed_never_decides(policies: PolicySet, asked: list[Request]) -> None:
     shadowed = {
