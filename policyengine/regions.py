@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mesh.request import Protocol, Request
 from policyengine.atoms import Callers, caller_classes, host_classes, path_classes, target_of
@@ -64,6 +64,16 @@ class PortAxes:
     patterns: tuple[PathPattern, ...]
     paths: tuple[tuple[frozenset[int], tuple[str, ...]], ...]
     focus: tuple[PathPattern, ...] | None = None
+    holding: Mapping[int, frozenset[int]] = dataclasses.field(init=False, compare=False, repr=False)
+    """For each pattern, the classes of paths that it holds."""
+
+    def __post_init__(self) -> None:
+        holding: dict[int, set[int]] = {}
+        for index, (signature, _) in enumerate(self.paths):
+            for pattern in signature:
+                holding.setdefault(pattern, set()).add(index)
+        # frozen: what is computed from the fields is set once, here
+        object.__setattr__(self, "holding", {pattern: frozenset(found) for pattern, found in holding.items()})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +280,7 @@ def _times(forms: Sequence[ServiceForm], grants: Sequence[Grant], now: dt.dateti
     return (now, *sorted(end for end in ends if end > now))
 
 
-def _region(  # noqa: PLR0917  called from one place
+def _region(
     service: str,
     callers: tuple[Callers, ...],
     classes: tuple[Callers, ...],

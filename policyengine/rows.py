@@ -274,14 +274,12 @@ def _paths(axes: PortAxes, found: frozenset[int]) -> Iterable[tuple[tuple[str, .
     if axes.focus is None and len(found) == len(axes.paths):
         yield ("/**",), {}, min(found)
         return
-    holding: dict[int, set[int]] = {}
-    for index, (signature, _) in enumerate(axes.paths):
-        for pattern in signature:
-            holding.setdefault(pattern, set()).add(index)
+    holding = axes.holding
+    candidates = {pattern for index in found for pattern in axes.paths[index][0]}
     # (2)
     left: set[int] = set(found)
     whole: list[int] = []
-    for pattern in sorted(holding, key=lambda item: (-len(holding[item]), axes.patterns[item].text)):
+    for pattern in sorted(candidates, key=lambda item: (-len(holding[item]), axes.patterns[item].text)):
         if holding[pattern] <= found and holding[pattern] & left and _is_cut_whole(axes, axes.patterns[pattern]):
             left -= holding[pattern]
             whole.append(pattern)
@@ -290,7 +288,7 @@ def _paths(axes: PortAxes, found: frozenset[int]) -> Iterable[tuple[tuple[str, .
     said: set[int] = set()
     while left:
         index = min(left)
-        text, when, covered = _leftover(axes, holding, found, index)
+        text, when, covered = _leftover(axes, found, index)
         left -= covered | {index}
         said |= covered
         rest.append(((text,), when, index))
@@ -300,19 +298,17 @@ def _paths(axes: PortAxes, found: frozenset[int]) -> Iterable[tuple[tuple[str, .
     yield from rest
 
 
-def _leftover(
-    axes: PortAxes, holding: dict[int, set[int]], found: frozenset[int], index: int
-) -> tuple[str, dict[str, object], set[int]]:
-    signature = axes.paths[index][0]
-    every = set(range(len(axes.paths)))
+def _leftover(axes: PortAxes, found: frozenset[int], index: int) -> tuple[str, dict[str, object], frozenset[int]]:
+    signature, holding = axes.paths[index][0], axes.holding
     if signature:
         narrowest = min(signature, key=lambda item: (len(holding[item]), axes.patterns[item].text))
         stem, text = axes.patterns[narrowest], axes.patterns[narrowest].text
         also = [item for item in signature if not is_within(stem, axes.patterns[item])]
-        held = set.intersection(holding[narrowest], *(holding[item] for item in also))
+        held = frozenset.intersection(holding[narrowest], *(holding[item] for item in also))
     else:
-        text, also, held = "/**", [], every
-    without = [item for item in holding if item not in signature and (holding[item] & held) - found]
+        text, also, held = "/**", [], frozenset(range(len(axes.paths)))
+    missing = held - found
+    without = sorted({item for other in missing for item in axes.paths[other][0]} - signature)
     for item in without:
         held = held - holding[item]
     when: dict[str, object] = {}

@@ -47,7 +47,7 @@ HOURS = Hours(tz="UTC", start=dt.time(8), end=dt.time(18))
         pytest.param("grpc", {}, {"to": (Operation(paths=PATHS),)}, "ENVOY", id="grpc-paths"),
     ],
 )
-def test_chooses_the_cheapest_tier_that_enforces_every_rule(  # noqa: PLR0917  one column of the table each
+def test_chooses_the_cheapest_tier_that_enforces_every_rule(
     make_service: Any, make_policy: Any, make_rule: Any, protocol: Any, of_service: Any, of_rule: Any, expected: Any
 ) -> None:
     policies = PolicySet(
