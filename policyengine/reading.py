@@ -404,13 +404,15 @@ class Reader:
             self.items(value, path, self.rule)  # refuses it
             return ()
         kept: list[model.Rule] = []
+        seen: set[str] = set()
         self.positions[policy] = []
         for place, item in enumerate(value):
             rule = self.rule(item, (*path, place))
             if rule is None:
                 continue
-            if any(rule.id == earlier.id for earlier in kept):
+            if rule.id in seen:
                 self.refuse((*path, place, "id"), "LM2031", rule=rule.id, policy=policy)
+            seen.add(rule.id)
             kept.append(rule)
             self.positions[policy].append(place)
         return tuple(kept)
