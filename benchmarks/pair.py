@@ -104,6 +104,7 @@ class NativeAgent:
         self.ready = self._until("ready")
 
     def send(self, message: wire.Message) -> None:
+        """Tell the sidecar something."""
         with self.lock:
             wire.send(self.sock, message)
 
@@ -115,6 +116,7 @@ class NativeAgent:
         raise RuntimeError("the sidecar ended")
 
     def policy(self, found: dict[str, object]) -> None:
+        """Activate policies, then only listen."""
         self.send({"type": "policy", "epoch": 1, "active": {"hash": "sha256:bench", "policies": found}})
         self._until("applied")
         threading.Thread(target=self._serve, daemon=True).start()
@@ -129,6 +131,7 @@ class NativeAgent:
                     self.send({"type": "ack", "sequence": message["sequence"]})
 
     def close(self) -> None:
+        """End the sidecar."""
         self.process.kill()
         self.process.wait()
         self.sock.close()

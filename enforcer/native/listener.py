@@ -203,7 +203,9 @@ class Inbound:
 
     def forget(self, stream: SecureStream) -> None:
         """Let go of a connection that is gone."""
-        self._live.pop(stream, None)
+        live = self._live.pop(stream, None)
+        if live is not None:
+            live.served = None  # it holds what holds the stream
 
     # -- decisions
 

@@ -315,12 +315,17 @@ class SecureStream(_Base):
         # (3)
         self._flush()
         self._is_open = True
-        self._secured(self, peer)
+        secured = self._secured
+        # whoever is called back holds this stream: what is not needed again is let go, so that a closed connection's
+        # OpenSSL memory, which the garbage collector does not see, is freed at once
+        self._secured, self._refused = _ignore, _ignore
+        secured(self, peer)
         self._pump()
 
     def _refuse(self, problem: Invalid) -> None:
         self._is_lost = True
-        refused, self._refused = self._refused, _ignore
+        refused = self._refused
+        self._secured, self._refused = _ignore, _ignore
         if self._transport is not None:
             self._transport.close()
         refused(self, problem)
@@ -375,8 +380,8 @@ class SecureStream(_Base):
             self._transport.write(self._outgoing.read())
 
 
-def _ignore(stream: SecureStream, problem: Invalid) -> None:
-    """A refusal is told once."""
+def _ignore(stream: SecureStream, found: object) -> None:
+    """What became of a handshake is told once."""
 
 
 def _reason(err: ssl.SSLError) -> str:

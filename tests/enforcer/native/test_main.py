@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from enforcer.native.__main__ import main
-from tests.enforcer.native.harness import DB, PATIENCE_S, ROOT, Realm, inbound_port
+from tests.enforcer.native.harness import DB, PATIENCE_S, ROOT, WEB, Realm, connect, inbound_port, read_all
 
 Make = Callable[..., Any]
 HEAVY = ("grpc", "google", "pydantic", "yaml", "sqlalchemy", "structlog", "fastapi", "rich", "click", "starlette")
@@ -37,17 +37,27 @@ def test_the_process_is_closed_against_its_surroundings(sidecars: Make, corp: Re
     assert folder.stat().st_uid == 0
 
 
-def test_the_private_memory_stays_within_its_budget(sidecars: Make, corp: Realm, record_property: Make) -> None:
-    agent = sidecars(corp.svid(DB), corp.bundle, inbound=({"address": "127.0.0.1", "port": 0, "app_port": 1},))
-    rollup = pathlib.Path(f"/proc/{agent.process.pid}/smaps_rollup")
+def private_kib(pid: int) -> int:
+    """The memory that only this process has."""
     try:
-        rows = rollup.read_text().splitlines()[1:]
+        rows = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except PermissionError:
         pytest.skip("only root reads the memory map of a process that is not dumpable")
     sizes = {row.split(":")[0]: int(row.split()[1]) for row in rows}
-    private = sizes["Private_Clean"] + sizes["Private_Dirty"]
-    record_property("private_kib", private)
-    assert private <= 30 * 1024
+    return sizes["Private_Clean"] + sizes["Private_Dirty"]
+
+
+def test_the_private_memory_stays_within_its_budget_however_many_connections_came(sidecars: Make, corp: Realm) -> None:
+    agent = sidecars(corp.svid(DB), corp.bundle, inbound=({"address": "127.0.0.1", "port": 0, "app_port": 1},))
+    web = corp.svid(WEB)
+    assert private_kib(agent.process.pid) <= 30 * 1024
+    for count in range(400):
+        with connect(inbound_port(agent), web, corp.bundle) as sock:
+            assert read_all(sock) == b""
+        if count == 50:
+            warm = private_kib(agent.process.pid)
+    assert private_kib(agent.process.pid) - warm <= 2 * 1024
+    assert private_kib(agent.process.pid) <= 30 * 1024
 
 
 def test_the_end_of_the_agent_is_the_end_of_the_sidecar(sidecars: Make, corp: Realm) -> None:
