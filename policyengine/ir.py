@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mesh.problems import Span
 from mesh.request import Effect, Protocol
@@ -74,29 +74,38 @@ def normalise(policies: model.PolicySet, service: model.Service) -> ServiceForm:
             expanded[principals] = policies.expand(principals)
         return expanded[principals]
 
-    grants = []
-    for rank, (tier, policy, rule, until) in enumerate(found):
-        unless = rule.unless
-        grants.append(
-            Grant(
-                rank=rank,
-                tier=tier,
-                effect=rule.effect,
-                policy=policy,
-                rule=rule.id,
-                callers=expand(rule.from_),
-                operations=rule.to or (ANYTHING,),
-                when=rule.when,
-                unless_callers=expand(unless.from_) if unless and unless.from_ else None,
-                unless_when=unless.when if unless else None,
-                until=until,
-                source=rule,
-                span=rule.span,
-            )
-        )
     return ServiceForm(
         service=service,
         protocols={port.port: port.protocol for port in service.ports},
         headers=policies.headers_for(service.name),
-        grants=tuple(grants),
+        grants=tuple(
+            _grant(rank, tier, policy, rule, until, expand) for rank, (tier, policy, rule, until) in enumerate(found)
+        ),
+    )
+
+
+def _grant(
+    rank: int,
+    tier: model.Tier,
+    policy: str,
+    rule: model.Rule,
+    until: dt.datetime | None,
+    expand: Callable[[tuple[model.Principal, ...]], model.Principals],
+) -> Grant:
+    """One rule in normal form."""
+    unless = rule.unless
+    return Grant(
+        rank=rank,
+        tier=tier,
+        effect=rule.effect,
+        policy=policy,
+        rule=rule.id,
+        callers=expand(rule.from_),
+        operations=rule.to or (ANYTHING,),
+        when=rule.when,
+        unless_callers=expand(unless.from_) if unless and unless.from_ else None,
+        unless_when=unless.when if unless else None,
+        until=until,
+        source=rule,
+        span=rule.span,
     )

@@ -54,26 +54,44 @@ def decide(policies: model.PolicySet, request: Request, *, snapshot: str) -> Dec
         return _deny(snapshot, AMBIGUOUS, mode, effect=Effect.ALLOW)
     # (3)
     for tier in model.TIERS:
-        denying = matches(policies, service, facts, tier, Effect.DENY)
-        if denying:
-            # (5)
-            overridden = observed and tier != "guardrail" and facts.source is not None
-            effect = Effect.ALLOW if overridden else Effect.DENY
-            return _deny(snapshot, DENIED_BY_RULE, mode, tier, min(denying), effect=effect)
-        if matches(policies, service, facts, tier, Effect.PASS):
-            continue
-        allowing = matches(policies, service, facts, tier, Effect.ALLOW)
-        if allowing:
-            policy, rule = min(allowing)
-            return Decision(
-                effect=Effect.ALLOW, policy_effect=Effect.ALLOW, mode=mode, snapshot=snapshot, tier=tier,
-                policy=policy, rule=rule, code=ALLOWED_BY_RULE,
-            )  # fmt: skip
+        decision = _decide_tier(policies, service, facts, tier, snapshot)
+        if decision is not None:
+            return decision
     # (4), (5)
     if facts.source is None:
         return _deny(snapshot, NO_IDENTITY, mode)
     code = UNDECLARED_PORT if protocol is None else DEFAULT_DENY
     return _deny(snapshot, code, mode, effect=Effect.ALLOW if observed else Effect.DENY)
+
+
+def _decide_tier(
+    policies: model.PolicySet, service: model.Service, facts: Facts, tier: model.Tier, snapshot: str
+) -> Decision | None:
+    """What a tier decides (steps 3 and 5 of `decide`); None when it passes or nothing matches."""
+    observed = service.is_observed(time_of(facts.request))
+    mode = Mode.OBSERVE if observed else Mode.ENFORCE
+    denying = matches(policies, service, facts, tier, Effect.DENY)
+    if denying:
+        # (5)
+        overridden = observed and tier != "guardrail" and facts.source is not None
+        effect = Effect.ALLOW if overridden else Effect.DENY
+        return _deny(snapshot, DENIED_BY_RULE, mode, tier, min(denying), effect=effect)
+    if matches(policies, service, facts, tier, Effect.PASS):
+        return None
+    allowing = matches(policies, service, facts, tier, Effect.ALLOW)
+    if not allowing:
+        return None
+    policy, rule = min(allowing)
+    return Decision(
+        effect=Effect.ALLOW,
+        policy_effect=Effect.ALLOW,
+        mode=mode,
+        snapshot=snapshot,
+        tier=tier,
+        policy=policy,
+        rule=rule,
+        code=ALLOWED_BY_RULE,
+    )
 
 
 def time_of(request: Request) -> dt.datetime | None:
