@@ -1,13 +1,15 @@
-"""`python -m enforcer.native FD`: one sidecar, fed through the socket that the agent left open as FD.
+"""`python -m enforcer.native FD [UID]`: one sidecar, fed through the socket that the agent left open as FD.
 
-Before it reads a byte the process makes itself small and closed: no core file, no debugger of the same user, no
-new privileges, and it dies with its agent.
+Before it reads a byte the process makes itself small and closed: another user if it is told one, no core file, no
+debugger of the same user, no new privileges, and it dies with its agent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import encodings.idna  # noqa: F401  loaded on first use otherwise, which fails once the process is another user
+import os
 import resource
 import signal
 import socket
@@ -22,6 +24,13 @@ from mesh.clock import SystemClock
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
+
+
+def become(uid: int) -> None:
+    """Run as a user of its own, with its group of the same number and no others."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
 
 
 def harden() -> None:
@@ -58,11 +67,13 @@ async def run(sock: socket.socket) -> None:
 
 def main(arguments: list[str]) -> int:
     """Start from the command line."""
-    if len(arguments) != 1 or not arguments[0].isdigit():
+    if len(arguments) not in {1, 2} or not all(found.isdigit() for found in arguments):
         sys.stderr.write("LM3016 a sidecar is started by the agent, with the number of an open socket\n")
         return 2
-    harden()
     sentences()
+    if len(arguments) == 2:
+        become(int(arguments[1]))
+    harden()  # after the change of user, which would undo half of it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the agent's to answer
     sock = socket.socket(fileno=int(arguments[0]))
     sock.setblocking(False)

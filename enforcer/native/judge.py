@@ -13,8 +13,9 @@ from enforcer.native.http1 import RequestHead
 from mesh.request import Decision, Effect, Mode, Request
 from policyengine.canonical import CanonicalPath, canonical_path
 from policyengine.decide import Index
-from policyengine.model import PolicySet, policy_set_from_json
+from policyengine.model import PolicySet
 from policyengine.tiers import PortTier, choose_tiers, combine
+from policyengine.wire import read_policy_set
 
 NO_POLICY = "LM3200"
 BROKEN = "LM3201"
@@ -38,7 +39,7 @@ class Rules:
 
         Raises Invalid (LM2001) when the policies are malformed.
         """
-        found = policy_set_from_json(policies)
+        found = read_policy_set(policies)
         return cls(snapshot=snapshot, policies=found, index=Index(found, snapshot))
 
 

@@ -53,10 +53,13 @@ def sidecars() -> Iterator[Callable[..., Agent]]:
         outbound: tuple[dict[str, object], ...] = (),
         attest: Callable[[wire.Message], dict[str, object]] = lambda _: {"ok": True, "code": "", "facts": {}},
         acknowledges: bool = True,
+        uid: int | None = None,
     ) -> Agent:
         ours, theirs = socket.socketpair()
         process = subprocess.Popen(
-            [sys.executable, "-m", "enforcer.native", str(theirs.fileno())], pass_fds=[theirs.fileno()], cwd=ROOT
+            [sys.executable, "-m", "enforcer.native", str(theirs.fileno()), *([] if uid is None else [str(uid)])],
+            pass_fds=[theirs.fileno()],
+            cwd=ROOT,
         )
         theirs.close()
         agent = Agent(process, ours, attest, acknowledges)

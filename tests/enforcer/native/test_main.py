@@ -12,7 +12,23 @@ from typing import Any
 import pytest
 
 from enforcer.native.__main__ import main
-from tests.enforcer.native.harness import DB, PATIENCE_S, ROOT, WEB, Realm, connect, inbound_port, read_all
+from tests.enforcer.native.harness import (
+    ALLOW_WEB,
+    DB,
+    HOST,
+    PATIENCE_S,
+    ROOT,
+    WEB,
+    App,
+    Realm,
+    connect,
+    http_answer,
+    identity_message,
+    inbound_port,
+    policies,
+    read_all,
+    read_response,
+)
 
 Make = Callable[..., Any]
 HEAVY = ("grpc", "google", "pydantic", "yaml", "sqlalchemy", "structlog", "fastapi", "rich", "click", "starlette")
@@ -35,6 +51,27 @@ def test_the_process_is_closed_against_its_surroundings(sidecars: Make, corp: Re
         with pytest.raises(PermissionError):
             (folder / "environ").read_bytes()
     assert folder.stat().st_uid == 0
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts a process as another user")
+def test_told_a_user_the_process_is_that_user_and_still_serves(sidecars: Make, corp: Realm) -> None:
+    app = App(http_answer)
+    inbound = ({"address": "127.0.0.1", "port": 0, "app_port": app.port},)
+    agent = sidecars(corp.svid(DB), corp.bundle, inbound=inbound, uid=61_234)
+    status = pathlib.Path(f"/proc/{agent.process.pid}/status").read_text()
+    ids = {
+        line.split(":")[0]: line.split()[1:] for line in status.splitlines() if line.startswith(("Uid", "Gid", "Gro"))
+    }
+    assert ids == {"Uid": ["61234"] * 4, "Gid": ["61234"] * 4, "Groups": []}
+    agent.policy(policies(ALLOW_WEB, port=inbound_port(agent)))
+    agent.send(identity_message(corp.svid(DB), corp.bundle))
+    with connect(inbound_port(agent), corp.svid(WEB), corp.bundle) as sock:
+        sock.sendall(b"GET /orders HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert read_response(sock) == (200, b"hello")
+    agent.sock.shutdown(2)
+    assert agent.process.wait(PATIENCE_S) == 0
+    app.close()
 
 
 def private_kib(pid: int) -> int:
@@ -87,7 +124,7 @@ def test_a_port_that_is_taken_ends_the_process_with_a_code(sidecars: Make, corp:
         sidecars(corp.svid(DB), corp.bundle, inbound=({"address": "127.0.0.1", "port": taken, "app_port": 1},))
 
 
-@pytest.mark.parametrize("arguments", [[], ["x"], ["1", "2"]])
+@pytest.mark.parametrize("arguments", [[], ["x"], ["1", "x"], ["1", "2", "3"]])
 def test_started_by_hand_it_says_how_it_is_started(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert "LM3016" in capsys.readouterr().err
