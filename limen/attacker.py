@@ -20,7 +20,7 @@ _CODE = re.compile(r"LM\d{4}")
 def ask(socket_path: str) -> dict[str, object]:
     """Ask once; return the SPIFFE IDs that came, or the refusal's code."""
     with grpc.insecure_channel(f"unix:{socket_path}") as channel:
-        stub = workload_pb2_grpc.SpiffeWorkloadAPIStub(channel)
+        stub = workload_pb2_grpc.SpiffeWorkloadAPIStub(channel)  # type: ignore[no-untyped-call]  # generated
         call = stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=(("workload.spiffe.io", "true"),), timeout=8)
         try:
             found = next(iter(call))

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 ANSWER_WITHIN_S = 10.0
-_SECRET = "all orders of everybody"
+_LOOT = "all orders of everybody"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,11 @@ class Target(Protocol):
 
     state: pathlib.Path
     trust_domain: str
-    now: dt.datetime
+
+    @property
+    def now(self) -> dt.datetime:
+        """The present moment."""
+        ...
 
     def inbound(self, service: str) -> tuple[str, int]:
         """Where a service's sidecar listens for mutual TLS."""
@@ -73,7 +77,7 @@ class Target(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Attack:
-    """One attack. ``codes`` are the refusals that count; ``guard`` names what the host must offer, empty for nothing."""
+    """One attack. ``codes`` are the refusals that count; ``guard`` names what the host must offer, if anything."""
 
     name: str
     story: str
@@ -99,7 +103,7 @@ def read_answer(answer: str) -> Observation:
             code = str(found.get("code", "")) if isinstance(found, dict) else ""
         except ValueError:
             code = ""
-    return Observation(denied=not status.startswith("2") and _SECRET not in answer, code=code, answer=answer)
+    return Observation(denied=not status.startswith("2") and _LOOT not in answer, code=code, answer=answer)
 
 
 async def _no_rule(target: Target) -> Observation:

@@ -16,7 +16,8 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from limen.app import App, Ask, Endpoint, Issued, State
+from limen.app import App
+from limen.values import Ask, Endpoint, Issued, State
 from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
 from mesh.proto import node_pb2 as pb
 from mesh.proto import node_pb2_grpc
@@ -59,24 +60,28 @@ class NodeService(node_pb2_grpc.NodeServicer):
 
     async def Watch(self, request: pb.WatchRequest, context: grpc.aio.ServicerContext) -> AsyncIterator[pb.Update]:
         """Send the full state at once and after every change."""
-        del request
         node = await self._node(context)
+        epoch = request.epoch
         if self._watchers.get(node, 0) >= MAX_STREAMS_PER_NODE:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "LM5211")
         self._watchers[node] = self._watchers.get(node, 0) + 1
+        await self._call(context, lambda: self._app.watch_begins(node))
         changed = asyncio.Event()
         loop = asyncio.get_running_loop()
-        forget = self._app.on_change(lambda: loop.call_soon_threadsafe(changed.set))
+        forget = self._app.on_change(lambda: _wake(loop, changed))
         structlog.get_logger().info("agent connected", node=node)
         try:
             while True:
                 changed.clear()
-                state = await self._call(context, self._app.state)
+                state = await self._call(context, lambda since=epoch: self._app.state(since))  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
                 yield _update_pb(state)
+                epoch = state.epoch
                 await changed.wait()
         finally:
             forget()
             self._watchers[node] -= 1
+            # not awaited: this runs while the call is being cancelled
+            self._worker.submit(self._app.watch_ends, node)
             structlog.get_logger().info("agent disconnected", node=node)
 
     async def ReportEndpoints(
@@ -143,6 +148,11 @@ class NodeService(node_pb2_grpc.NodeServicer):
             raise
 
 
+def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    """Set an event of a loop from the worker thread."""
+    loop.call_soon_threadsafe(event.set)
+
+
 def _issued_pb(found: Issued) -> pb.IssuedSvid:
     return pb.IssuedSvid(
         ref=found.ref,
@@ -161,8 +171,7 @@ def _update_pb(state: State) -> pb.Update:
     return pb.Update(
         sequence=state.sequence,
         bundle=state.bundle,
-        activation=state.activation,
-        snapshot=state.snapshot,
+        releases=[pb.Release(activation=activation, snapshot=snapshot) for activation, snapshot in state.releases],
         candidate=state.candidate,
         reviewers=list(state.reviewers),
         endpoints=[

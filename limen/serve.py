@@ -37,7 +37,7 @@ class _Server(uvicorn.Server):
     """uvicorn, without its own signal handlers: this process has one place for those."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]  # a generator, as in uvicorn
+    def capture_signals(self) -> Iterator[None]:
         """Leave signals alone."""
         yield
 

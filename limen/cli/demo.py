@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import pathlib
 import shutil
 import signal
@@ -14,11 +13,12 @@ import click
 from limen.cli import context, render
 from limen.demo.story import Demo, Summary
 from mesh.clock import SystemClock
-from mesh.problems import Problem
 
 
 @click.command()
-@click.option("--seconds", default=12.0, show_default=True, type=click.FloatRange(3, 3600), help="How long to watch traffic.")
+@click.option(
+    "--seconds", default=12.0, show_default=True, type=click.FloatRange(3, 3600), help="How long to watch traffic."
+)
 @click.option("--keep", is_flag=True, help="Leave everything running afterwards, until Ctrl-C.")
 @context.output_option("table", "json")
 def demo(seconds: float, keep: bool, output: str) -> int:  # noqa: FBT001  a flag of the command line
@@ -57,8 +57,6 @@ async def _run(root: pathlib.Path, *, seconds: float, keep: bool, output: str) -
     except asyncio.CancelledError:
         render.say("stopping the demo's processes")
         return 130
-    except* Problem as group:
-        raise group.exceptions[0] from None
     finally:
         # a second Ctrl-C must not leave processes behind
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -102,5 +100,3 @@ def _show_next(root: pathlib.Path) -> None:
     ):
         render.say(f"  {line}")
     render.say("Ctrl-C ends it")
-    with contextlib.suppress(AttributeError):
-        click.get_text_stream("stdout").flush()

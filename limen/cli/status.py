@@ -6,6 +6,7 @@ import click
 
 from limen import client
 from limen.cli import context, render
+from mesh.problems import Unavailable
 
 
 @click.command()
@@ -38,5 +39,17 @@ def status(output: str) -> None:
     for service in found["services"]:
         if service["mode"] == "observe":
             render.line(f"‼ {service['name']} only observes until {service['until']}: it denies nothing but guardrails")
-    for name, reason in found["left_out"].items():
+    for name, reason in _left_out().items():
         render.line(f"‼ not guarded here: {name}: {reason}")
+
+
+def _left_out() -> dict[str, str]:
+    """What this host cannot guard, as its agent says; nothing when no agent runs here."""
+    from enforcer import control  # noqa: PLC0415  only this command speaks to the agent
+
+    try:
+        answer = control.ask(context.state() / "control.sock", {"type": "status"})
+    except Unavailable:
+        return {}
+    found = answer.get("left_out")
+    return {str(name): str(reason) for name, reason in found.items()} if isinstance(found, dict) else {}

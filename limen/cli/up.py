@@ -19,31 +19,37 @@ from mesh.problems import Problem
 @click.command()
 @click.option("--trust-domain", default="limen.local", show_default=True, help="Name of the trust domain.")
 @click.option("--listen", default="127.0.0.1", show_default=True, help="Address, or ADDRESS:PORT, to serve on.")
-def up(trust_domain: str, listen: str) -> None:
+@click.option(
+    "--reviewers",
+    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    default=None,
+    help="The first reviewer set; one local key by default.",
+)
+def up(trust_domain: str, listen: str, reviewers: pathlib.Path | None) -> None:
     """Run a server and an agent on this machine, in the foreground, until SIGTERM."""
     state = context.state()
     with lifecycle.only_one(state, "up"):
         lifecycle.die_with_parent()
         try:
-            asyncio.run(run_up(state, trust_domain=trust_domain, listen=listen))
+            asyncio.run(
+                run_up(
+                    state,
+                    trust_domain=trust_domain,
+                    listen=listen,
+                    reviewers=reviewers.absolute() if reviewers else None,
+                )
+            )
         except* Problem as group:
-            raise _first(group) from None
+            raise lifecycle.first_problem(group) from None
 
 
-def _first(group: BaseExceptionGroup[Problem]) -> Problem:
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, Problem)
-    return found
-
-
-async def run_up(state: pathlib.Path, *, trust_domain: str, listen: str) -> None:
+async def run_up(state: pathlib.Path, *, trust_domain: str, listen: str, reviewers: pathlib.Path | None) -> None:
     """Run both parts until a signal; the agent joins with a token that only this process sees."""
     stop = lifecycle.stop_event(asyncio.get_running_loop())
 
     async def server_arguments() -> tuple[Sequence[str], dict[str, str]]:
-        return ["--state", str(state), "server", "--trust-domain", trust_domain, "--listen", listen], {}
+        extra = ["--reviewers", str(reviewers)] if reviewers is not None else []
+        return ["--state", str(state), "server", "--trust-domain", trust_domain, "--listen", listen, *extra], {}
 
     async def agent_arguments() -> tuple[Sequence[str], dict[str, str]]:
         await wait_ready(server)

@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import datetime as dt
 import json
 import pathlib
-import socket
 from collections.abc import Callable
+from typing import Any
 
 from limen import attacks
 from limen.client import Client
-from limen.demo.place import CALLS, PROGRAMS, SERVICES, TRUST_DOMAIN, Place, prepare
+from limen.demo.place import CALLS, SERVICES, TRUST_DOMAIN, Place, prepare
 from limen.demo.processes import Processes, Program
 from limen.demo.target import Shop
-from mesh.clock import Clock, format_time
-from mesh.problems import Problem, Unavailable, catalogue
+from mesh.clock import Clock
+from mesh.problems import Unavailable, catalogue
 
 Say = Callable[[str], None]
 REVIEWERS = ("ada", "grace")
@@ -340,7 +339,7 @@ class Demo:
             f"   {found['records']} records, checkpoint and inclusion verified: {verified}; exported {lines} lines"
         )
 
-    async def _call(self, method: str, path: str, body: object | None = None) -> object:
+    async def _call(self, method: str, path: str, body: object | None = None) -> Any:  # noqa: ANN401  JSON
         return await asyncio.to_thread(self._client.call, method, path, body)
 
     async def _until(self, is_there: object, what: str, within_s: float = 30.0) -> None:

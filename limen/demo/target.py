@@ -12,6 +12,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from enforcer import control
 from limen.attacks import Attack
 from limen.client import Client
 from limen.demo.place import TRUST_DOMAIN, Place
@@ -74,8 +75,10 @@ class Shop:
 
     async def missing_guards(self) -> dict[str, str]:
         """What this host cannot guard, with the reason, as the agent says it."""
-        status = await self._call("/v1/status")
-        return {str(name): str(reason) for name, reason in status["left_out"].items()}
+        answer = await asyncio.to_thread(control.ask, self.state / "control.sock", {"type": "status"})
+        left_out = answer["left_out"]
+        assert isinstance(left_out, dict)
+        return {str(name): str(reason) for name, reason in left_out.items()}
 
     async def last_record(self) -> int:
         """How many records the log holds now."""
@@ -112,6 +115,4 @@ class Shop:
 def _is_about(row: dict[str, Any], attack: Attack) -> bool:
     """Whether a refusal is of the kind an attack causes: by a sidecar at the door, or by the process check."""
     code = str(row.get("code", ""))
-    if attack.codes and code not in attack.codes:
-        return False
-    return True
+    return not attack.codes or code in attack.codes

@@ -1,0 +1,620 @@
+"""The composition root of the server: one object that the doors call, wired from the rooms.
+
+`App` works on one thread (its callers see to that) and holds no rule of its own: the authority issues, the policy
+engine judges reviews, the audit log proves. What it adds is the order: record first, then answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from audit import log as audit_log
+from audit.record import read_record, record, to_bytes
+from audit.spool import batch_digest, verify_batch
+from ca import issuance
+from ca import store as ca_store
+from ca.attestation.token import check_token, make_token
+from ca.authority import Authority, open_authority
+from ca.keys import key_from_der
+from ca.registration import Refusal
+from limen import store
+from limen.agents import Agents
+from limen.rulesfile import RulesFile
+from limen.values import Ask, Endpoint, Issued, State
+from mesh.bundle import TrustBundle
+from mesh.clock import Clock, SystemClock, format_time
+from mesh.database import migrate, open_database, sqlite_url, transaction
+from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem
+from mesh.spiffe import TrustDomain
+from mesh.wrapping import load_wrapping_key
+from mesh.x509svid import verify_x509_svid
+from policyengine import dsse, keyfile, reviewing
+from policyengine import store as policy_store
+from policyengine.model import policy_set_from_json
+from policyengine.review import Activation
+from policyengine.reviewers import ReviewerSet, reviewer_set_from_json
+from policyengine.snapshot import Snapshot
+
+_AGENT_PATH = "/limen/agent/"
+Json = Any
+
+
+class App:
+    """One server of one trust domain."""
+
+    def __init__(
+        self,
+        *,
+        engine: sa.Engine,
+        authority: Authority,
+        log: audit_log.Log,
+        rules: RulesFile,
+        clock: Clock,
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._engine, self._authority, self._log = engine, authority, log
+        self._rules, self._clock, self._random = rules, clock, random
+        self._domain = authority.trust_domain
+        self._agents = Agents()
+        self._listeners: list[Callable[[], None]] = []
+        self._sequence = self._rotation = 0
+        self._url = self._node_api = ""
+        self._handshakes = 0
+        self._flow_connections = 0
+        with transaction(engine) as connection:
+            self._flow_connections = store.count_flows(connection)
+        self._rules.refresh()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._engine.dispose()
+
+    def locate(self, *, url: str, node_api: str) -> None:
+        """Say where this server's doors are."""
+        self._url, self._node_api = url, node_api
+
+    # -- keys that the doors need
+
+    def server_pem(self) -> tuple[bytes, bytes]:
+        """The pinned server key and certificate, PEM, for memory only."""
+        key = self._authority.server_key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return key, _pem([self._authority.server_certificate])
+
+    def roots_pem(self) -> bytes:
+        """The trust domain's authorities, PEM."""
+        return _pem(self._authority.bundle.x509_authorities)
+
+    # -- changes
+
+    def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call a listener after every change of what agents watch; return what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def _changed(self) -> None:
+        self._sequence += 1
+        for listener in list(self._listeners):
+            listener()
+
+    def tick(self) -> None:
+        """Once in a while: see a changed identities.yaml."""
+        self._refresh_rules()
+
+    def _refresh_rules(self) -> None:
+        if self._rules.refresh():
+            digest = hashlib.sha256(self._rules.text.encode()).hexdigest()
+            self._record("policy", "server", event="identity-rules", sha256=digest, rules=len(self._rules.rules.rules))
+            self._changed()
+
+    def _record(self, kind: str, actor: str, **fields: object) -> None:
+        """Put a record into the log; durable when it returns."""
+        made = record(
+            kind, now=self._clock.now(), random=self._random(10), source=f"server:{self._domain}", actor=actor, **fields
+        )
+        self._log.append([to_bytes(made)])
+
+    # -- identity
+
+    def bundle(self) -> TrustBundle:
+        """The trust bundle."""
+        return self._authority.bundle
+
+    def bundle_documents(self) -> Json:
+        """The trust bundle as a SPIFFE document and as PEM."""
+        return {"spiffe": self.bundle().to_json().decode(), "pem": self.roots_pem().decode()}
+
+    def create_token(self, *, ttl_s: int, actor: str) -> Json:
+        """Make a single-use join token."""
+        with transaction(self._engine) as connection:
+            reviewers = reviewing.judges_of(connection).hash
+            made = make_token(
+                self._authority.server_key,
+                server_pin=self._authority.server_pin,
+                reviewers_pin=reviewers,
+                trust_domain=str(self._domain),
+                now=self._clock.now(),
+                ttl=dt.timedelta(seconds=ttl_s),
+                random=self._random(16),
+            )
+            ca_store.put_token(connection, made.id, made.expires)
+        self._record("ca", actor, event="token", token_id=made.id, expires=format_time(made.expires))
+        return {"token": made.text, "expires": format_time(made.expires), "url": self._url}
+
+    def join(self, token: str, spki: bytes) -> Json:
+        """Let a node join with a token.
+
+        1. The token is ours and has not expired; it is used up, and a second use refuses.
+        2. The node gets a name of the token's, and an SVID.
+        3. It is recorded; only then the answer goes out.
+
+        Raises Forbidden LM1208, Invalid LM1203.
+        """
+        now = self._clock.now()
+        # (1)
+        name_of_token = check_token(token, self._authority.server_key.public_key(), now)
+        with transaction(self._engine) as connection:
+            if not ca_store.use_token(connection, name_of_token, now):
+                raise Forbidden("LM1208", reason="it was used before")
+            reviewers = [json.dumps(item.to_json()) for item in reviewing.chain_of(connection)[1]]
+        # (2)
+        node = f"node-{name_of_token[:12]}"
+        issued = issuance.issue_node(self._authority, name=node, spki=spki, now=now)
+        with transaction(self._engine) as connection:
+            ca_store.put_node(connection, node, hashlib.sha256(spki).hexdigest(), now)
+        # (3)
+        self._record("agent", node, event="join", serial=f"{issued.serial:x}", not_after=format_time(issued.not_after))
+        return {
+            "chain": [base64.b64encode(der).decode() for der in issued.chain],
+            "bundle": self.bundle().to_json().decode(),
+            "node_api": self._node_api,
+            "trust_domain": str(self._domain),
+            "reviewers": reviewers,
+        }
+
+    def authenticate_node(self, chain: Sequence[bytes]) -> str:
+        """The name of the node whose chain a peer proved to hold.
+
+        Raises Invalid as the verifier does, Forbidden LM5230 for an identity that is no node's of ours.
+        """
+        self._handshakes += 1
+        verified = verify_x509_svid(chain, {self._domain: self.bundle()}, self._clock.now())
+        path = verified.spiffe_id.path
+        name = path.removeprefix(_AGENT_PATH)
+        with transaction(self._engine) as connection:
+            if not path.startswith(_AGENT_PATH) or not ca_store.has_node(connection, name):
+                raise Forbidden("LM5230", spiffe_id=str(verified.spiffe_id))
+        return name
+
+    def renew_node(self, node: str, spki: bytes) -> tuple[bytes, ...]:
+        """Renew a node's SVID."""
+        issued = issuance.issue_node(self._authority, name=node, spki=spki, now=self._clock.now())
+        self._record("issuance", node, spiffe_id=str(issued.spiffe_id), serial=f"{issued.serial:x}")
+        return issued.chain
+
+    def issue(self, node: str, asks: Sequence[Ask]) -> list[Issued]:
+        """Issue SVIDs for what a node attested; one record per certificate."""
+        self._refresh_rules()
+        return [self._issue(node, ask) for ask in asks]
+
+    def _issue(self, node: str, ask: Ask) -> Issued:
+        facts: dict[str, tuple[str, ...]] = {}
+        for name, value in ask.facts:
+            facts[name] = (*facts.get(name, ()), value)
+        # a node speaks of itself with its own name, whatever it says
+        facts["node:id"] = (node,)
+        try:
+            issued = issuance.issue_workload(
+                self._authority, self._rules.rules, facts=facts, spki=ask.spki, node=node, now=self._clock.now()
+            )
+        except Problem as problem:
+            return Issued(
+                ref=ask.ref, code=problem.code, facts={name: str(value) for name, value in problem.facts.items()}
+            )
+        if isinstance(issued, Refusal):
+            return Issued(ref=ask.ref, code=issued.code, facts=dict(issued.facts))
+        entitled = issued.entitlement
+        assert entitled is not None
+        self._record(
+            "issuance",
+            node,
+            spiffe_id=str(issued.spiffe_id),
+            serial=f"{issued.serial:x}",
+            rule=entitled.rule,
+            not_after=format_time(issued.not_after),
+        )
+        return Issued(
+            ref=ask.ref,
+            spiffe_id=str(issued.spiffe_id),
+            chain=issued.chain,
+            rule=entitled.rule,
+            direct=entitled.direct,
+            hint=entitled.hint,
+            container_bound=entitled.container_bound,
+        )
+
+    def identities(self) -> Json:
+        """Every certificate that is valid now."""
+        with transaction(self._engine) as connection:
+            found = ca_store.valid_issuances(connection, self._clock.now())
+        return [
+            {
+                "spiffe_id": item.spiffe_id,
+                "serial": item.serial,
+                "node": item.node,
+                "rule": item.rule,
+                "issued": format_time(item.issued),
+                "not_after": format_time(item.not_after),
+            }
+            for item in found
+        ]
+
+    def explain_identity(self, pairs: Sequence[tuple[str, str]]) -> Json:
+        """What the rules say of facts, rule by rule."""
+        self._refresh_rules()
+        facts: dict[str, tuple[str, ...]] = {}
+        for name, value in pairs:
+            facts[name] = (*facts.get(name, ()), value)
+        found = self._rules.rules.entitle(facts, self._domain)
+        return {
+            "spiffe_id": None if isinstance(found, Refusal) else str(found.spiffe_id),
+            "rule": None if isinstance(found, Refusal) else found.rule,
+            "code": found.code if isinstance(found, Refusal) else "",
+            "container_bound": not isinstance(found, Refusal) and found.container_bound,
+            "rules": [
+                {"rule": item.rule, "matched": item.matched, "reason": item.reason}
+                for item in self._rules.rules.explain(facts)
+            ],
+        }
+
+    def rotate(self, *, actor: str) -> Json:
+        """Have every agent renew every workload's SVID now."""
+        self._rotation += 1
+        self._record("ca", actor, event="rotate", rotation=self._rotation)
+        self._changed()
+        return {"rotation": self._rotation}
+
+    # -- agents
+
+    def state(self, since: int) -> State:
+        """What agents watch; the releases after the epoch that the agent has. One that has none gets the newest."""
+        with transaction(self._engine) as connection:
+            activations = policy_store.activations_after(connection, since)
+            if since == 0:
+                activations = activations[-1:]
+            releases = tuple(
+                (
+                    json.dumps(item.to_json()).encode(),
+                    policy_store.get_snapshot(connection, item.snapshot).to_bytes(),
+                )
+                for item in activations
+            )
+            candidate = reviewing.candidate(connection)
+            reviewers = tuple(json.dumps(item.to_json()).encode() for item in reviewing.chain_of(connection)[1])
+        return State(
+            sequence=self._sequence,
+            bundle=self.bundle().to_json(),
+            releases=releases,
+            epoch=activations[-1].epoch if activations else since,
+            candidate=candidate.to_bytes() if candidate is not None else b"",
+            reviewers=reviewers,
+            endpoints=self._agents.endpoints(),
+            rotation=self._rotation,
+            identity_rules=self._rules.version,
+        )
+
+    def watch_begins(self, node: str) -> None:
+        """A node's watch began: its listeners count."""
+        self._agents.of(node).watches += 1
+        self._changed()
+
+    def watch_ends(self, node: str) -> None:
+        """A node's watch ended; without any, its listeners are not handed out."""
+        self._agents.of(node).watches -= 1
+        self._changed()
+
+    def report_endpoints(self, node: str, endpoints: tuple[Endpoint, ...]) -> None:
+        """Take a node's listeners, in full."""
+        agent = self._agents.of(node)
+        if agent.endpoints != endpoints:
+            agent.endpoints = endpoints
+            self._changed()
+
+    def report_status(
+        self, node: str, *, epoch: int, snapshot: str, sidecars: int, refusals: tuple[tuple[str, str], ...]
+    ) -> None:
+        """Remember what a node applies; refusals are recorded once."""
+        agent = self._agents.of(node)
+        for code, detail in refusals:
+            if (code, detail) not in agent.refusals:
+                self._record("agent", node, event="refusal", code=code, detail=detail[:1000])
+        agent.epoch, agent.snapshot, agent.sidecars, agent.refusals = epoch, snapshot, sidecars, refusals
+
+    def push_records(self, node: str, *, sequence: int, records: Sequence[bytes], signature: bytes, key: bytes) -> int:
+        """Put an agent's batch into the log.
+
+        1. The batch follows the last one, or is the last one again: nothing was dropped or reordered on the way.
+        2. It is signed by the key that the node's first batch was signed with.
+        3. EVERY record is well-formed.
+        4. The records are in the log, durably; ids that were there before are dropped.
+        5. The progress is remembered. A crash between 4 and 5 takes the batch again, harmlessly.
+
+        Raises Conflict LM5232 for (1), Forbidden LM5233 or LM6012 for (2), Invalid LM6002 for (3).
+        """
+        agent = f"spiffe://{self._domain}{_AGENT_PATH}{node}"
+        with transaction(self._engine) as connection:
+            last = store.get_progress(connection, node)
+        # (1)
+        expected = last.sequence if last is not None else 0
+        is_again = last is not None and sequence == last.sequence
+        if sequence != expected + 1 and not is_again:
+            raise Conflict("LM5232", node=node, sequence=sequence, expected=expected + 1)
+        previous = "" if last is None else last.previous if is_again else last.digest
+        # (2)
+        if last is not None and last.key != key:
+            raise Forbidden("LM5233", node=node)
+        try:
+            public = Ed25519PublicKey.from_public_bytes(key)
+        except ValueError as err:
+            raise Forbidden("LM5233", node=node) from err
+        verify_batch(public, agent, sequence, records, previous, signature)
+        # (3)
+        for found in records:
+            read_record(found)
+        # (4)
+        self._log.append(records)
+        # (5)
+        digest = batch_digest(agent, sequence, records, previous)
+        with transaction(self._engine) as connection:
+            store.put_progress(
+                connection, node, store.Progress(sequence=sequence, digest=digest, previous=previous, key=key)
+            )
+        return sequence
+
+    def push_flows(self, node: str, rows: Sequence[bytes]) -> None:
+        """Keep an agent's flows."""
+        with transaction(self._engine) as connection:
+            self._flow_connections += store.put_flows(connection, node, rows)
+
+    def flows(self, *, limit: int) -> Json:
+        """The newest flows in their public form, oldest first."""
+        with transaction(self._engine) as connection:
+            return store.flows(connection, limit)
+
+    def records(self, *, after: int, kind: str | None, limit: int) -> Json:
+        """Records of the log after an index, of one kind or all, with their indexes."""
+        found = []
+        for index, data in self._log.records(after):
+            row = json.loads(data)
+            if kind is None or row["kind"] == kind:
+                found.append({"index": index, **row})
+                if len(found) >= limit:
+                    break
+        return found
+
+    # -- reviews
+
+    def active_snapshot(self) -> Json:
+        """The active snapshot's hash and content, None before the first activation."""
+        with transaction(self._engine) as connection:
+            found = reviewing.active(connection)
+        return None if found is None else {"hash": found[1].hash, "snapshot": found[1].to_json()}
+
+    def snapshot(self, name: str) -> Json:
+        """A snapshot by its hash."""
+        with transaction(self._engine) as connection:
+            found = policy_store.get_snapshot(connection, name)
+        return {"hash": found.hash, "snapshot": found.to_json()}
+
+    def reviewers(self) -> Json:
+        """The reviewer set in force."""
+        with transaction(self._engine) as connection:
+            return reviewing.describe_reviewers(connection)
+
+    def reviews(self) -> Json:
+        """All reviews, newest first."""
+        with transaction(self._engine) as connection:
+            return [reviewing.describe(connection, item) for item in policy_store.list_reviews(connection)]
+
+    def review(self, review: str) -> Json:
+        """One review."""
+        with transaction(self._engine) as connection:
+            return reviewing.describe(connection, policy_store.get_review(connection, review))
+
+    def propose(self, body: dict[str, Any], *, actor: str) -> Json:
+        """Propose a change; the identity rules of now go into the snapshot."""
+        policies = policy_set_from_json(body["policies"])
+        with transaction(self._engine) as connection:
+            found = reviewing.propose(
+                connection,
+                trust_domain=self._domain,
+                policies=policies,
+                identity_rules=self._rules.text,
+                proposer=body.get("proposer"),
+                predecessor=body.get("predecessor"),
+                note=str(body.get("note", "")),
+                now=self._clock.now(),
+                random=self._random(10),
+            )
+            shown = reviewing.describe(connection, found)
+        self._record("review", actor, event="propose", review=found.id, snapshot=found.snapshot)
+        return shown
+
+    def approve(self, review: str, envelope: dict[str, object], *, actor: str) -> Json:
+        """Take a signed approval."""
+        with transaction(self._engine) as connection:
+            found = reviewing.approve(connection, review, dsse.envelope_from_json(envelope), now=self._clock.now())
+            shown = reviewing.describe(connection, found)
+        keys = [item.key_id for item in found.approvals]
+        self._record("review", actor, event="approve", review=review, snapshot=found.snapshot, key_ids=keys)
+        return shown
+
+    def move_review(self, review: str, event: str, *, actor: str) -> Json:
+        """Reject, shadow, activate or roll back.
+
+        Raises NotFound LM5234 for anything else, and what the review's own rules refuse.
+        """
+        moves: dict[str, Callable[..., object]] = {
+            "reject": reviewing.reject,
+            "shadow": reviewing.shadow,
+            "activate": reviewing.activate,
+            "rollback": reviewing.rollback,
+        }
+        move = moves.get(event)
+        if move is None:
+            raise NotFound("LM5234", event=event)
+        with transaction(self._engine) as connection:
+            found = move(connection, review, now=self._clock.now())
+            shown = reviewing.describe(connection, policy_store.get_review(connection, review))
+        epoch = found.epoch if isinstance(found, Activation) else None
+        kind = "snapshot" if isinstance(found, Activation) else "review"
+        self._record(kind, actor, event=event, review=review, snapshot=shown["snapshot"], epoch=epoch)
+        self._changed()
+        return shown
+
+    # -- looking
+
+    def status(self) -> Json:
+        """What runs and what it applies."""
+        with transaction(self._engine) as connection:
+            active = reviewing.active(connection)
+            candidate = reviewing.candidate(connection)
+        epoch = active[0].epoch if active is not None else 0
+        return {
+            "trust_domain": str(self._domain),
+            "snapshot": active[1].hash if active is not None else None,
+            "epoch": epoch,
+            "candidate": candidate.hash if candidate is not None else None,
+            "records": self._log.size,
+            "flow_connections": self._flow_connections,
+            "services": _services(active[1]) if active is not None else [],
+            "agents": [
+                {
+                    "node": item.node,
+                    "is_connected": item.watches > 0,
+                    "epoch": item.epoch,
+                    "snapshot": item.snapshot,
+                    "sidecars": item.sidecars,
+                    "is_current": item.watches > 0 and item.epoch == epoch,
+                    "refusals": [list(row) for row in item.refusals],
+                }
+                for item in self._agents.all()
+            ],
+        }
+
+
+def _services(snapshot: Snapshot) -> list[dict[str, object]]:
+    return [
+        {
+            "name": item.name,
+            "owner": item.owner,
+            "mode": str(item.mode),
+            "until": format_time(item.until) if item.until is not None else None,
+        }
+        for item in snapshot.policies.services
+    ]
+
+
+def _pem(certificates: Sequence[bytes]) -> bytes:
+    return b"".join(
+        x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM) for der in certificates
+    )
+
+
+def open_app(
+    state: pathlib.Path,
+    *,
+    trust_domain: str,
+    database: str | None,
+    reviewers: pathlib.Path | None,
+    clock: Clock | None = None,
+) -> App:
+    """Open a server's state, or begin it: database, authority, reviewer set, log.
+
+    Raises Problems for a state that does not fit: another trust domain, another wrapping key, a damaged log.
+    """
+    clock = clock or SystemClock()
+    now = clock.now()
+    domain = TrustDomain.parse(trust_domain)
+    key_file = os.environ.get("LIMEN_KEY_FILE")
+    wrapping = load_wrapping_key(state / "ca", pathlib.Path(key_file) if key_file else None)
+    engine = open_database(database or sqlite_url(state / "server" / "limen.sqlite"))
+    for room in ("ca", "policyengine", "limen"):
+        migrate(engine, room)
+    authority = open_authority(engine, wrapping, trust_domain=domain, now=now)
+    with transaction(engine) as connection:
+        reviewing.begin(connection, _first_reviewers(connection, state, domain, reviewers))
+        sealed = ca_store.get_key(connection, "audit")
+        if sealed is None:
+            plain = Ed25519PrivateKey.generate().private_bytes_raw()
+            sealed = wrapping.wrap("audit", plain, secrets.token_bytes(12))
+            ca_store.put_key(connection, "audit", sealed)
+    log_key = Ed25519PrivateKey.from_private_bytes(wrapping.unwrap("audit", sealed))
+    log = audit_log.Log.open(state / "audit", key=log_key, origin=f"{domain}/audit")
+    app = App(
+        engine=engine,
+        authority=authority,
+        log=log,
+        rules=RulesFile(state / "identities.yaml"),
+        clock=clock,
+        random=secrets.token_bytes,
+    )
+    if wrapping.beside_state:
+        import structlog  # noqa: PLC0415  said once, at start
+
+        structlog.get_logger().warning(
+            "the wrapping key lies beside the keys it wraps", code="LM1209", where=str(state / "ca" / "wrap.key")
+        )
+    return app
+
+
+def stolen_issuer(state: pathlib.Path) -> tuple[list[x509.Certificate], ec.EllipticCurvePrivateKey]:
+    """The issuing certificate and key of a local state, as a thief with the server's files has them.
+
+    For the attack that signs a certificate with two identities by the genuine authority; nothing else uses it.
+    """
+    key_file = os.environ.get("LIMEN_KEY_FILE")
+    wrapping = load_wrapping_key(state / "ca", pathlib.Path(key_file) if key_file else None)
+    engine = open_database(sqlite_url(state / "server" / "limen.sqlite"))
+    try:
+        with transaction(engine) as connection:
+            root = ca_store.get_authority(connection, "issuing")
+            sealed = ca_store.get_key(connection, "issuing")
+    finally:
+        engine.dispose()
+    assert root is not None
+    assert sealed is not None
+    return [x509.load_der_x509_certificate(root[1])], key_from_der(wrapping.unwrap("issuing", sealed))
+
+
+def _first_reviewers(
+    connection: sa.Connection, state: pathlib.Path, domain: TrustDomain, reviewers: pathlib.Path | None
+) -> ReviewerSet:
+    """The set to begin with: from a file, or one local key, which is made when there is none."""
+    if reviewers is not None:
+        try:
+            return reviewer_set_from_json(dsse.strict_json(reviewers.read_bytes(), "LM2403"))
+        except OSError as err:
+            raise Invalid("LM2403", reason=f"`{reviewers}`: {err.strerror}") from err
+    chain = policy_store.reviewer_chain(connection)
+    if chain:
+        return reviewer_set_from_json(dsse.strict_json(chain[0][1].payload, "LM2403"))
+    path = state / keyfile.LOCAL_KEY
+    if not path.exists():
+        keyfile.write_key(path, Ed25519PrivateKey.generate(), None)
+    return reviewing.local_set(domain, keyfile.read_key(path, None))

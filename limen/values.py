@@ -1,0 +1,54 @@
+"""The values between the server's doors and `limen.app.App`: plain, frozen, without a transport's types."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One workload that an agent attested: a reference, its public key, and the facts."""
+
+    ref: str
+    spki: bytes
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """The answer to an `Ask`: a chain, or the code that says why there is none."""
+
+    ref: str
+    code: str = ""
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    spiffe_id: str = ""
+    chain: tuple[bytes, ...] = ()
+    rule: str = ""
+    direct: bool = False
+    hint: str = ""
+    container_bound: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a workload's inbound listener is reachable; ``port`` is the one that policies name."""
+
+    spiffe_id: str
+    address: str
+    port: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """The full state that agents watch; ``releases`` are pairs of activation and snapshot, oldest first."""
+
+    sequence: int
+    bundle: bytes
+    releases: tuple[tuple[bytes, bytes], ...]
+    epoch: int
+    candidate: bytes
+    reviewers: tuple[bytes, ...]
+    endpoints: tuple[Endpoint, ...]
+    rotation: int
+    identity_rules: int
