@@ -3,7 +3,8 @@
 Requests are read twice: by this module, whose reading is what is decided and forwarded, and by llhttp, which
 must agree on method, target and the end of every message. Responses come from the workload itself and are read
 once. Nothing here does I/O; whoever feeds bytes in any portions gets the same messages or the same refusal.
-Bodies are in `enforcer.native.body`; what is sent on is written by `enforcer.native.serial`.
+Bodies are in `enforcer.native.body`; what is sent on is written by `enforcer.native.serial`. Requests and responses
+stay together (more than 400 lines) because they share one grammar, and two copies of it would drift apart.
 """
 
 from __future__ import annotations
