@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import structlog
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.record import record
@@ -65,7 +66,7 @@ class Agent:
         self._diag = SockDiag()
         self._endpoints: list[pb.Endpoint] = []
         self._rotation = self._rules = -1
-        self._node_renew_at = clock.now()
+        self._node_renew_at = half_life(clock.now(), _ends(node_state))
         self._workloads: dict[int, Workload] = {}
         self._numbers = iter(range(1, sys.maxsize))
         self._callers: dict[tuple[int, int], tuple[int, Identity]] = {}
@@ -73,6 +74,7 @@ class Agent:
         self._changed = asyncio.Condition()
         self._ours_changed = asyncio.Event()
         self._stop = asyncio.Event()
+        self._past_handshakes = 0
         self._guard_reason = guard.left_out()
         self._guard_name = f"limen_{secrets.token_hex(4)}"
         self._api = WorkloadApi(self, folder / "agent.sock", folder / "run" / "api")
@@ -240,8 +242,7 @@ class Agent:
         chain, key, bundle = await self._node.renew()
         self._node_state.chain, self._node_state.key, self._node_state.bundle = chain, key, bundle
         nodestate.save(self._folder / "agent", self._node_state, self._wrapping)
-        now = self._clock.now()
-        self._node_renew_at = half_life(now, now + dt.timedelta(hours=1))
+        self._node_renew_at = half_life(self._clock.now(), _ends(self._node_state))
         await self._node.adopt()
 
     async def _reissue(self, workloads: Sequence[Workload]) -> None:
@@ -292,6 +293,7 @@ class Agent:
                 epoch=min([self._releases.epoch, *epochs]),
                 snapshot=active.hash if active is not None else "",
                 sidecars=len(self._workloads),
+                handshakes=self._past_handshakes + sum(found.handshakes for found in self._workloads.values()),
                 refusals=[pb.Refusal(code=code, detail=detail) for code, detail in self._releases.refusals],
             )
             with contextlib.suppress(Problem):
@@ -414,6 +416,7 @@ class Agent:
             raise _first(group) from None
         finally:
             del self._workloads[number]
+            self._past_handshakes += workload.handshakes
             self._write_guard()
             await self._announce()
             await self._send_endpoints()
@@ -527,6 +530,10 @@ class Agent:
         )
         with contextlib.suppress(Unavailable):
             await self._delivery.take([made])
+
+
+def _ends(state: NodeState) -> dt.datetime:
+    return x509.load_der_x509_certificate(state.chain[0]).not_valid_after_utc
 
 
 def _first(group: BaseExceptionGroup[Problem]) -> Problem:

@@ -107,6 +107,12 @@ class Node:
                 yield update
         except grpc.aio.AioRpcError as err:
             raise _unavailable(self._state.node_api, err) from err
+        except asyncio.CancelledError as err:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # not we were cancelled but the call: its channel was replaced by `adopt`
+            raise Unavailable("LM3444", address=self._state.node_api, reason="the channel was replaced") from err
 
     async def _call(self, name: str, request: object) -> Any:  # noqa: ANN401  the answer of the method that is named
         try:

@@ -73,6 +73,7 @@ class Workload:
         self.launch: Launch | None = None
         self.identity: Identity | None = None
         self.applied: tuple[int, str] = (0, "")
+        self.handshakes = 0
         self._feed, self._diag = feed, diag
         self._identified = asyncio.Event()
         self._ready = asyncio.Event()
@@ -217,6 +218,8 @@ class Workload:
                 rows = message.get("flows")
                 assert isinstance(rows, list)
                 self._feed.flows(rows)
+            case "counts":
+                self.handshakes = int(str(message["handshakes"]))
             case "applied":
                 self.applied = int(str(message["epoch"])), str(message["snapshot"])
             case other:

@@ -20,6 +20,7 @@ class Agent:
     epoch: int = 0
     snapshot: str = ""
     sidecars: int = 0
+    handshakes: int = 0
     refusals: tuple[tuple[str, str], ...] = ()
 
 

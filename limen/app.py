@@ -73,7 +73,6 @@ class App:
         self._listeners: list[Callable[[], None]] = []
         self._sequence = self._rotation = 0
         self._url = self._node_api = ""
-        self._handshakes = 0
         self._flow_connections = 0
         with transaction(engine) as connection:
             self._flow_connections = store.count_flows(connection)
@@ -192,7 +191,6 @@ class App:
 
         Raises Invalid as the verifier does, Forbidden LM5230 for an identity that is no node's of ours.
         """
-        self._handshakes += 1
         verified = verify_x509_svid(chain, {self._domain: self.bundle()}, self._clock.now())
         path = verified.spiffe_id.path
         name = path.removeprefix(_AGENT_PATH)
@@ -336,14 +334,22 @@ class App:
             self._changed()
 
     def report_status(
-        self, node: str, *, epoch: int, snapshot: str, sidecars: int, refusals: tuple[tuple[str, str], ...]
+        self,
+        node: str,
+        *,
+        epoch: int,
+        snapshot: str,
+        sidecars: int,
+        handshakes: int,
+        refusals: tuple[tuple[str, str], ...],
     ) -> None:
         """Remember what a node applies; refusals are recorded once."""
         agent = self._agents.of(node)
         for code, detail in refusals:
             if (code, detail) not in agent.refusals:
                 self._record("agent", node, event="refusal", code=code, detail=detail[:1000])
-        agent.epoch, agent.snapshot, agent.sidecars, agent.refusals = epoch, snapshot, sidecars, refusals
+        agent.epoch, agent.snapshot, agent.refusals = epoch, snapshot, refusals
+        agent.sidecars, agent.handshakes = sidecars, handshakes
 
     def push_records(self, node: str, *, sequence: int, records: Sequence[bytes], signature: bytes, key: bytes) -> int:
         """Put an agent's batch into the log.
@@ -502,6 +508,7 @@ class App:
             "candidate": candidate.hash if candidate is not None else None,
             "records": self._log.size,
             "flow_connections": self._flow_connections,
+            "handshakes": sum(item.handshakes for item in self._agents.all()),
             "services": _services(active[1]) if active is not None else [],
             "agents": [
                 {

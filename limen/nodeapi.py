@@ -123,7 +123,12 @@ class NodeService(node_pb2_grpc.NodeServicer):
         await self._call(
             context,
             lambda: self._app.report_status(
-                node, epoch=request.epoch, snapshot=request.snapshot, sidecars=request.sidecars, refusals=refusals
+                node,
+                epoch=request.epoch,
+                snapshot=request.snapshot,
+                sidecars=request.sidecars,
+                handshakes=request.handshakes,
+                refusals=refusals,
             ),
         )
         return pb.StatusResponse()
@@ -131,11 +136,13 @@ class NodeService(node_pb2_grpc.NodeServicer):
     async def _node(self, context: grpc.aio.ServicerContext) -> str:
         """The name of the node whose SVID the peer proved to hold."""
         found = context.auth_context()
-        chain = b"".join(found.get("x509_pem_cert_chain", []) or found.get("x509_pem_cert", []))
+        # the leaf stands by itself; the chain may or may not repeat it
+        text = b"".join([*found.get("x509_pem_cert", []), *found.get("x509_pem_cert_chain", [])])
         try:
-            ders = [item.public_bytes(Encoding.DER) for item in x509.load_pem_x509_certificates(chain)]
+            ders = [item.public_bytes(Encoding.DER) for item in x509.load_pem_x509_certificates(text)]
         except ValueError:
             ders = []
+        ders = list(dict.fromkeys(ders))
         return await self._call(context, lambda: self._app.authenticate_node(ders))
 
     async def _call(self, context: grpc.aio.ServicerContext, work: Callable[[], T]) -> T:

@@ -54,6 +54,7 @@ class Inbound:
         self._handshakes: dict[SecureStream, _Handshake] = {}
         self._live: dict[SecureStream, _Live] = {}
         self._server: asyncio.Server | None = None
+        self.handshakes = 0
 
     async def listen(self, address: str) -> tuple[str, int]:
         """Open the port and return where it is; port 0 is any free one, and then is the port that policies name.
@@ -148,6 +149,7 @@ class Inbound:
         2. Elsewhere the connection is decided now; only then the workload is called.
         """
         self._handshakes.pop(stream, None)
+        self.handshakes += 1
         contact = self._contact(stream, str(peer.spiffe_id), None)
         live = _Live(stream, stream.chain, contact)
         self._live[stream] = live

@@ -45,6 +45,7 @@ class Sidecar(asyncio.Protocol):
         self._held: dict[int, Held] = {}
         self._conn = 0
         self._epoch = -1
+        self._counted = 0
         self._has_listeners = False
         self._transport: asyncio.Transport | None = None
         self.over = asyncio.get_running_loop().create_future()
@@ -285,6 +286,10 @@ class Sidecar(asyncio.Protocol):
             self.send({"type": "records", "sequence": batch[0], "records": batch[1]})
         if flows and (found := self._recorder.take_flows()):
             self.send({"type": "flows", "flows": found})
+        handshakes = sum(inbound.handshakes for inbound in self._inbound)
+        if handshakes != self._counted:
+            self._counted = handshakes
+            self.send({"type": "counts", "handshakes": handshakes})
 
 
 def _rules(found: object) -> Rules | None:

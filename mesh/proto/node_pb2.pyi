@@ -501,9 +501,12 @@ class StatusRequest(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     SIDECARS_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
+    HANDSHAKES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     snapshot: _builtins.str
     sidecars: _builtins.int
+    handshakes: _builtins.int
+    """mutual TLS handshakes of this node's sidecars, both sides verified"""
     @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]: ...
     def __init__(
@@ -513,10 +516,11 @@ class StatusRequest(_message.Message):
         snapshot: _builtins.str = ...,
         sidecars: _builtins.int = ...,
         refusals: _abc.Iterable[Global___Refusal] | None = ...,
+        handshakes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "refusals", b"refusals", "sidecars", b"sidecars", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "handshakes", b"handshakes", "refusals", b"refusals", "sidecars", b"sidecars", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
