@@ -327,73 +327,75 @@ def _client_context(key: ec.EllipticCurvePrivateKey, chain: list[x509.Certificat
 
 
 GUARD_CODE = "LM3701"
+DEFAULT_DENY = frozenset({"LM2302"})
+NOT_THE_WORKLOAD = frozenset({"LM3421", "LM3422", "LM3423", "LM3424"})
 TABLE: tuple[Attack, ...] = (
     Attack(
         name="no-rule",
         story="a taken-over job with a valid identity calls payments, which no rule allows it to",
-        codes=frozenset({"LM2301"}),
+        codes=DEFAULT_DENY,
         run=_no_rule,
     ),
     Attack(
         name="path-dot-segments",
         story="a caller that may read /orders/** asks for /orders/../admin",
-        codes=frozenset({"LM2301"}),
+        codes=DEFAULT_DENY,
         run=_path("/orders/../admin"),
     ),
     Attack(
         name="path-encoded-dots",
         story="the same with %2e%2e",
-        codes=frozenset({"LM2301"}),
+        codes=DEFAULT_DENY,
         run=_path("/orders/%2e%2e/admin"),
     ),
     Attack(
         name="path-parameter",
         story="the same with ;, which servers read differently",
-        codes=frozenset({"LM2302"}),
+        codes=frozenset({"LM2304"}),
         run=_path("/orders;x=1/1000"),
     ),
     Attack(
         name="foreign-authority",
         story="a certificate that names orders, signed by another trust domain's authority",
-        codes=frozenset(),
+        codes=frozenset({"LM3020", "LM1019"}),
         run=_foreign_domain,
     ),
     Attack(
         name="foreign-trust-domain",
         story="a valid certificate of another trust domain",
-        codes=frozenset(),
+        codes=frozenset({"LM3020", "LM1018"}),
         run=_foreign_identity,
     ),
     Attack(
         name="two-uri-sans",
         story="a certificate with two identities, signed by the genuine authority",
-        codes=frozenset(),
+        codes=frozenset({"LM1011"}),
         run=_two_uri_sans,
     ),
     Attack(
         name="plaintext",
         story="plain HTTP to the mutual TLS port",
-        codes=frozenset(),
+        codes=frozenset({"LM3020"}),
         run=_plaintext,
     ),
     Attack(
         name="second-program",
         story="another program of the same user uses cart's way out",
-        codes=frozenset(),
+        codes=NOT_THE_WORKLOAD,
         run=_second_program,
         refused_by="agent",
     ),
     Attack(
         name="workload-api",
         story="another program asks agent.sock for cart's identity",
-        codes=frozenset(),
+        codes=frozenset({"LM1210", "LM3503"}),
         run=_workload_api,
         refused_by="agent",
     ),
     Attack(
         name="connect-then-exec",
         story="a program connects first and then executes cart's own script",
-        codes=frozenset(),
+        codes=NOT_THE_WORKLOAD,
         run=_connect_then_exec,
         guard="root",
         refused_by="agent",

@@ -91,7 +91,7 @@ class Shop:
                 while True:
                     rows = await self._call(f"/v1/records?after={index}&kind=decision")
                     for row in rows:
-                        if row.get("decision") == "deny" and _is_about(row, attack):
+                        if row.get("decision") == "deny" and row.get("code") in attack.codes:
                             return str(row["code"])
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(0.1):
@@ -110,9 +110,3 @@ class Shop:
 
     async def _call(self, path: str) -> Any:  # noqa: ANN401  JSON
         return await asyncio.to_thread(self._client.call, "GET", path)
-
-
-def _is_about(row: dict[str, Any], attack: Attack) -> bool:
-    """Whether a refusal is of the kind an attack causes: by a sidecar at the door, or by the process check."""
-    code = str(row.get("code", ""))
-    return not attack.codes or code in attack.codes
