@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import socket
 import struct
+import threading
 
 from mesh.problems import NotFound, Unavailable
 
@@ -41,6 +42,8 @@ class SockDiag:
         self._netlink.bind((0, 0))
         self._netlink.settimeout(_TIMEOUT_S)
         self._sequence = 0
+        # one question at a time: answers carry nothing but our own number
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close the netlink socket."""
@@ -56,13 +59,14 @@ class SockDiag:
         ports = struct.pack("!HH", source[1], destination[1])
         identity = ports + ends + struct.pack("=III", 0, _NO_COOKIE, _NO_COOKIE)
         body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _ANY_STATE) + identity
-        self._sequence += 1
-        header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
-        try:
-            self._netlink.send(header + body)
-            answer = self._receive()
-        except OSError as err:
-            raise Unavailable("LM3411", reason=err.strerror or str(err)) from err
+        with self._lock:
+            self._sequence += 1
+            header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
+            try:
+                self._netlink.send(header + body)
+                answer = self._receive()
+            except OSError as err:
+                raise Unavailable("LM3411", reason=err.strerror or str(err)) from err
         return self._parse(answer, source, destination)
 
     def _receive(self) -> bytes:
