@@ -2,6 +2,7 @@
 
 Everything is one asyncio loop. The server may come and go: what runs goes on with the last good release and renews
 nothing; it is told everything again when the server is back. Doors and disks are in the modules that this one wires.
+Longer than most: it is the one place that knows all parts of a running agent, and splitting it would hide the order.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from audit.record import record
 from audit.spool import Spool
 from enforcer import guard, nodestate
+from enforcer.callers import Callers
 from enforcer.control import Conversation
 from enforcer.control import listen as listen_control
 from enforcer.delivery import Delivery
 from enforcer.holders import is_complete
-from enforcer.identity import Identity, half_life, new_ask, read_issued
-from enforcer.launch import Order
+from enforcer.identity import half_life, new_ask, read_issued
 from enforcer.node import Node, pause
 from enforcer.nodestate import NodeState
-from enforcer.process import read_process, read_stat
+from enforcer.orders import read_order
+from enforcer.process import read_process
 from enforcer.release import Releases
 from enforcer.sockdiag import SockDiag
-from enforcer.workload import Feed, Ports, Workload
-from enforcer.workloadapi import Caller, WorkloadApi
+from enforcer.workload import Feed, Workload
+from enforcer.workloadapi import WorkloadApi
 from mesh.bundle import TrustBundle, parse_bundle
 from mesh.clock import Clock, format_time
-from mesh.problems import Forbidden, Invalid, NotFound, Problem, Unavailable
+from mesh.problems import Forbidden, Invalid, Problem, Unavailable
 from mesh.proto import node_pb2 as pb
 from mesh.spiffe import TrustDomain
 from mesh.wrapping import WrappingKey
@@ -69,15 +70,21 @@ class Agent:
         self._node_renew_at = half_life(clock.now(), _ends(node_state))
         self._workloads: dict[int, Workload] = {}
         self._numbers = iter(range(1, sys.maxsize))
-        self._callers: dict[tuple[int, int], tuple[int, Identity]] = {}
-        self._generation = 0
-        self._changed = asyncio.Condition()
-        self._ours_changed = asyncio.Event()
+        self._ended = asyncio.Condition()
         self._stop = asyncio.Event()
         self._past_handshakes = 0
         self._guard_reason = guard.left_out()
         self._guard_name = f"limen_{secrets.token_hex(4)}"
-        self._api = WorkloadApi(self, folder / "agent.sock", folder / "run" / "api")
+        self._callers = Callers(
+            workloads=self._workloads.values,
+            issue=self._node.issue,
+            node_facts=self._node_facts,
+            own_bundles=self.bundles,
+            delivery=self._delivery,
+            clock=clock,
+            source=f"agent:{node_state.name}",
+        )
+        self._api = WorkloadApi(self._callers, folder / "agent.sock", folder / "run" / "api")
         self._log = structlog.get_logger()
         self.is_connected = False
 
@@ -116,8 +123,8 @@ class Agent:
     async def _stop_workloads(self) -> None:
         await asyncio.gather(*(found.stop() for found in self._workloads.values()))
         while self._workloads:
-            async with self._changed:
-                await self._changed.wait()
+            async with self._ended:
+                await self._ended.wait()
 
     async def _flush(self) -> None:
         """Bring what is left to the server, as far as it answers within two seconds; the rest is on the disk."""
@@ -171,19 +178,13 @@ class Agent:
         self._tell(self._endpoints_message())
         if self._rotation not in {-1, update.rotation}:
             await self._reissue([*self._workloads.values()])
-            self._callers.clear()
+            self._callers.forget()
         self._rotation = update.rotation
         if update.identity_rules != self._rules:
             self._rules = update.identity_rules
-            self._callers.clear()
-        await self._announce()
+            self._callers.forget()
+        await self._callers.announce()
         await self._send_endpoints()
-
-    async def _announce(self) -> None:
-        self._generation += 1
-        async with self._changed:
-            self._changed.notify_all()
-        self._ours_changed.set()
 
     def _tell(self, message: Message) -> None:
         for workload in self._workloads.values():
@@ -232,10 +233,9 @@ class Agent:
                 ]
                 if due:
                     await self._reissue(due)
-                    await self._announce()
-                if any(now >= identity.renew_at for _, identity in self._callers.values()):
-                    self._callers = {key: row for key, row in self._callers.items() if now < row[1].renew_at}
-                    await self._announce()
+                    await self._callers.announce()
+                if self._callers.forget_due():
+                    await self._callers.announce()
             await self._nap(TICK_S)
 
     async def _renew_node(self) -> None:
@@ -388,7 +388,7 @@ class Agent:
         4. It is asked for its SVID; connections are held until it is there.
         """
         # (1)
-        order, ports, name = _order(talk, message)
+        order, ports, name = read_order(talk, message)
         number = next(self._numbers)
         uid = guard.FIRST_UID + number % (guard.LAST_UID - guard.FIRST_UID) if os.geteuid() == 0 else None
         workload = Workload(name, ports, self._feed(), self._diag, uid)
@@ -407,6 +407,8 @@ class Agent:
                     # (4)
                     with contextlib.suppress(Unavailable):
                         await self._reissue([workload])
+                    if message.get("direct") is True and workload.identity and not workload.identity.direct:
+                        raise Forbidden("LM3504", rule=workload.identity.rule)
                     listening = tasks.create_task(self._listen_to(talk, workload))
                     code = await workload.wait_program()
                     listening.cancel()
@@ -418,7 +420,9 @@ class Agent:
             del self._workloads[number]
             self._past_handshakes += workload.handshakes
             self._write_guard()
-            await self._announce()
+            async with self._ended:
+                self._ended.notify_all()
+            await self._callers.announce()
             await self._send_endpoints()
         await talk.send({"type": "exited", "code": code})
 
@@ -448,6 +452,10 @@ class Agent:
             self._guard_reason = str(problem.facts.get("reason", ""))
             self._log.error("application ports are not guarded", reason=str(problem))
 
+    def bundles(self) -> dict[str, TrustBundle]:
+        """The bundles by trust domain name."""
+        return {self._domain.name: self._bundle}
+
     def _feed(self) -> Feed:
         return Feed(
             policy=self._releases.message,
@@ -456,80 +464,6 @@ class Agent:
             records=self._delivery.take,
             flows=self._delivery.take_flows,
         )
-
-    # -- what the Workload API asks
-
-    def bundles(self) -> dict[str, TrustBundle]:
-        """The bundles by trust domain name."""
-        return {self._domain.name: self._bundle}
-
-    async def changed(self) -> None:
-        """Wait until an identity, a bundle or a rule may have changed."""
-        async with self._changed:
-            await self._changed.wait()
-
-    async def identities_of(self, caller: Caller) -> list[Identity]:
-        """The identities of a process that asks at `agent.sock`.
-
-        1. A launched workload gets the SVID that its sidecar has, if its rule says `direct` (design D8).
-        2. Any other process is attested now, and the server applies the rules to the facts.
-        3. An identity that a sidecar serves is not given to anybody else.
-
-        Raises Forbidden (recorded as a decision) or Unavailable.
-        """
-        try:
-            # (1)
-            for workload in self._workloads.values():
-                launched = workload.launch
-                if launched is not None and read_stat(caller.pid).session == launched.session:
-                    if workload.identity is None:
-                        raise Unavailable("LM3460", workload=workload.name)
-                    if not workload.identity.direct:
-                        raise Forbidden("LM3503", spiffe_id=str(workload.identity.svid.spiffe_id))
-                    return [workload.identity]
-            # (2)
-            identity = await self._identity_of(caller)
-            # (3)
-            served = {found.identity.svid.spiffe_id for found in self._workloads.values() if found.identity}
-            if identity.svid.spiffe_id in served and not identity.direct:
-                raise Forbidden("LM3503", spiffe_id=str(identity.svid.spiffe_id))
-        except (Forbidden, Invalid, NotFound) as problem:
-            await self._record_refusal(caller, problem)
-            raise
-        return [identity]
-
-    async def _identity_of(self, caller: Caller) -> Identity:
-        key = (caller.pid, caller.start)
-        known = self._callers.get(key)
-        if known is not None:
-            return known[1]
-        process = read_process(caller.pid)
-        if process.start != caller.start:
-            raise NotFound("LM3401", pid=caller.pid)
-        ask, private = new_ask("caller", [*process.facts(), *self._node_facts()])
-        issued = await self._node.issue([ask])
-        identity = read_issued(issued[0], private, self._clock.now())
-        if len(self._callers) >= CALLER_CACHE_SIZE:
-            self._callers.pop(next(iter(self._callers)))
-        self._callers[key] = (self._generation, identity)
-        return identity
-
-    async def _record_refusal(self, caller: Caller, problem: Problem) -> None:
-        now = self._clock.now()
-        facts = {name: str(value) for name, value in problem.facts.items()}
-        made = record(
-            "decision",
-            now=now,
-            random=os.urandom(10),
-            source=f"agent:{self._node_state.name}",
-            direction="workload-api",
-            decision="deny",
-            policy_decision="deny",
-            code=problem.code,
-            facts={**facts, "pid": caller.pid, "uid": caller.uid},
-        )
-        with contextlib.suppress(Unavailable):
-            await self._delivery.take([made])
 
 
 def _ends(state: NodeState) -> dt.datetime:
@@ -542,55 +476,3 @@ def _first(group: BaseExceptionGroup[Problem]) -> Problem:
         found = found.exceptions[0]
     assert isinstance(found, Problem)
     return found
-
-
-def _order(talk: Conversation, message: Mapping[str, object]) -> tuple[Order, Ports, str]:
-    """Read a launch order; the user is whom the kernel named."""
-    argv, env, cwd = message.get("argv"), message.get("env"), message.get("cwd")
-    if (
-        not isinstance(argv, list)
-        or not argv
-        or not all(isinstance(word, str) and "\0" not in word for word in argv)
-        or not isinstance(env, dict)
-        or not isinstance(cwd, str)
-        or len(talk.streams) != 3
-    ):
-        raise Invalid("LM3002", reason="a launch has a command, a directory, an environment and three streams")
-    order = Order(
-        argv=tuple(argv),
-        cwd=cwd,
-        env={str(name): str(value) for name, value in env.items()},
-        uid=talk.uid,
-        gid=talk.gid,
-        streams=(talk.streams[0], talk.streams[1], talk.streams[2]),
-    )
-    inbound = tuple(
-        (_text(row, "address"), _port(row, "port"), _port(row, "app_port")) for row in _rows(message, "inbound")
-    )
-    outbound = tuple(
-        (_port(row, "local_port"), _text(row, "service"), None if row.get("port") is None else _port(row, "port"))
-        for row in _rows(message, "outbound")
-    )
-    name = message.get("name")
-    return order, Ports(inbound=inbound, outbound=outbound), name if isinstance(name, str) else argv[0]
-
-
-def _rows(message: Mapping[str, object], name: str) -> list[dict[str, object]]:
-    rows = message.get(name, [])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise Invalid("LM3002", reason=f"`{name}` is a list of objects")
-    return rows
-
-
-def _text(row: Mapping[str, object], name: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str):
-        raise Invalid("LM3002", reason=f"`{name}` is text")
-    return value
-
-
-def _port(row: Mapping[str, object], name: str) -> int:
-    value = row.get(name)
-    if type(value) is not int or not 0 < value < 65536:
-        raise Invalid("LM3002", reason=f"`{name}` is a port")
-    return value

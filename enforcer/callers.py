@@ -1,0 +1,140 @@
+"""Which identities a process that asks at `agent.sock` has: attested now, or remembered while it stays what it was."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, Iterable
+
+from audit.record import record
+from enforcer.attest import check_member
+from enforcer.delivery import Delivery
+from enforcer.identity import Facts, Identity, new_ask, read_issued
+from enforcer.process import read_process, read_stat
+from enforcer.workload import Workload
+from enforcer.workloadapi import Caller
+from mesh.bundle import TrustBundle
+from mesh.clock import Clock
+from mesh.problems import Forbidden, Invalid, NotFound, Problem, Unavailable
+from mesh.proto import node_pb2 as pb
+
+CACHE_SIZE = 4096
+# pid, start time and layout: a process that executes something else is another caller
+_Key = tuple[int, int, tuple[int, ...]]
+
+
+class Callers:
+    """The Workload API's view of the agent (`enforcer.workloadapi.Identities`)."""
+
+    def __init__(
+        self,
+        *,
+        workloads: Callable[[], Iterable[Workload]],
+        issue: Callable[[list[pb.Ask]], Awaitable[list[pb.IssuedSvid]]],
+        node_facts: Callable[[], Facts],
+        own_bundles: Callable[[], dict[str, TrustBundle]],
+        delivery: Delivery,
+        clock: Clock,
+        source: str,
+    ) -> None:
+        self._workloads, self._issue, self._node_facts = workloads, issue, node_facts
+        self._own_bundles, self._delivery, self._clock, self._source = own_bundles, delivery, clock, source
+        self._known: dict[_Key, Identity] = {}
+        self._news = asyncio.Condition()
+
+    def bundles(self) -> dict[str, TrustBundle]:
+        """The bundles by trust domain name."""
+        return self._own_bundles()
+
+    async def changed(self) -> None:
+        """Wait until an identity, a bundle or a rule may have changed."""
+        async with self._news:
+            await self._news.wait()
+
+    async def announce(self) -> None:
+        """Say that something may have changed."""
+        async with self._news:
+            self._news.notify_all()
+
+    def forget(self) -> None:
+        """Attest every caller again when it asks next."""
+        self._known.clear()
+
+    def forget_due(self) -> bool:
+        """Forget what is to be renewed now; return whether there was any."""
+        now = self._clock.now()
+        due = [key for key, identity in self._known.items() if now >= identity.renew_at]
+        for key in due:
+            del self._known[key]
+        return bool(due)
+
+    async def identities_of(self, caller: Caller) -> list[Identity]:
+        """The identities of a process.
+
+        1. A launched workload gets the SVID that its sidecar has, if its rule says `direct` (design D8).
+        2. Any other process is attested now, and the server applies the rules to the facts.
+        3. An identity that a sidecar serves is not given to anybody else, unless its rule says `direct`.
+
+        Raises Forbidden, Invalid or NotFound (each recorded as a denial), or Unavailable.
+        """
+        try:
+            # (1)
+            for workload in self._workloads():
+                if workload.launch is not None and check_member(workload.launch, caller.pid) is None:
+                    return [_direct(workload)]
+            # (2)
+            identity = await self._attest(caller)
+            # (3)
+            served = {found.identity.svid.spiffe_id for found in self._workloads() if found.identity is not None}
+            if identity.svid.spiffe_id in served and not identity.direct:
+                raise Forbidden("LM3503", spiffe_id=str(identity.svid.spiffe_id))
+        except (Forbidden, Invalid, NotFound) as problem:
+            await self._record_refusal(caller, problem)
+            raise
+        return [identity]
+
+    async def _attest(self, caller: Caller) -> Identity:
+        stat = read_stat(caller.pid)
+        key = (caller.pid, caller.start, stat.layout)
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        process = await asyncio.to_thread(read_process, caller.pid)
+        if (process.start, process.layout) != (caller.start, stat.layout):
+            raise NotFound("LM3401", pid=caller.pid)
+        ask, private = new_ask("caller", [*process.facts(), *self._node_facts()])
+        issued = await self._issue([ask])
+        identity = read_issued(issued[0], private, self._clock.now())
+        if len(self._known) >= CACHE_SIZE:
+            self._known.pop(next(iter(self._known)))
+        self._known[key] = identity
+        return identity
+
+    async def _record_refusal(self, caller: Caller, problem: Problem) -> None:
+        facts = {name: str(value) for name, value in problem.facts.items()}
+        made = record(
+            "decision",
+            now=self._clock.now(),
+            random=os.urandom(10),
+            source=self._source,
+            direction="workload-api",
+            decision="deny",
+            policy_decision="deny",
+            code=problem.code,
+            facts={**facts, "pid": caller.pid, "uid": caller.uid},
+        )
+        with contextlib.suppress(Unavailable):
+            await self._delivery.take([made])
+
+
+def _direct(workload: Workload) -> Identity:
+    """The identity of a launched workload, for the workload itself.
+
+    Raises Unavailable LM3460 while it has none, Forbidden LM3503 when its rule does not say `direct`.
+    """
+    if workload.identity is None:
+        raise Unavailable("LM3460", workload=workload.name)
+    if not workload.identity.direct:
+        raise Forbidden("LM3503", spiffe_id=str(workload.identity.svid.spiffe_id))
+    return workload.identity
