@@ -1,0 +1,1 @@
+"""What `limen check` looks at: each check is a function that returns results, and touches nothing."""
