@@ -56,7 +56,7 @@ def _mount_state(api: FastAPI, app: App, run: Callable[[Callable[[], Json]], Any
 
     @api.post("/v1/identities/explain")
     async def explain(body: ExplainBody) -> Json:
-        return await run(lambda: app.explain_identity(body.facts))
+        return await run(lambda: app.explain_identity([(name, value) for name, value in body.facts]))
 
     @api.post("/v1/rotate")
     async def rotate(request: Request) -> Json:

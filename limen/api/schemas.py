@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -27,7 +29,7 @@ class JoinBody(Body):
 class ExplainBody(Body):
     """The attested facts of a process; a key may repeat."""
 
-    facts: list[tuple[str, str]] = Field(max_length=512)
+    facts: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(max_length=512)
 
 
 class ReviewBody(Body):

@@ -1,0 +1,43 @@
+import os
+import pathlib
+
+from limen import attacks
+from limen.checks import host
+
+
+def levels(found: list[host.Result]) -> dict[str, str]:
+    return {item.code or item.text: item.level for item in found}
+
+
+def test_this_installation_is_sound() -> None:
+    assert {item.level for item in host.installation()} == {"ok"}
+
+
+def test_a_state_that_others_may_look_into_is_an_error(tmp_path: pathlib.Path) -> None:
+    assert {item.level for item in host.state(tmp_path / "none")} == {"ok"}
+    (tmp_path / "ca").mkdir(mode=0o755)
+    (tmp_path / "ca").chmod(0o755)
+    assert levels(host.state(tmp_path))["LM5251"] == "error"
+    (tmp_path / "ca").chmod(0o700)
+    (tmp_path / "ca" / "wrap.key").write_bytes(b"x")
+    assert levels(host.state(tmp_path)) == {"LM1209": "warning"}
+
+
+def test_a_path_too_long_for_sockets_is_an_error() -> None:
+    assert host.state(pathlib.Path("/" + "x" * 120))[0].code == "LM5001"
+
+
+def test_this_kernel_is_asked_and_answers() -> None:
+    found = host.kernel()
+    assert len(found) == 5
+    assert {item.level for item in found} <= {"ok", "warning"}
+    is_root = os.geteuid() == 0
+    assert ("LM5253" in {item.code for item in found}) is not is_root
+
+
+def test_every_attack_of_the_table_is_listed() -> None:
+    found = host.guards()
+    assert len(found) == len(attacks.TABLE)
+    for attack, item in zip(attacks.TABLE, found, strict=True):
+        assert attack.name in item.text
+        assert attack.guard or item.level == "ok"

@@ -1,0 +1,15 @@
+"""A world for the tests of `limen`."""
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from tests.world import World, make_world
+
+
+@pytest.fixture
+def world(tmp_path: pathlib.Path) -> Iterator[World]:
+    found = make_world(tmp_path / "state")
+    yield found
+    found.app.close()

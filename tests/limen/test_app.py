@@ -1,0 +1,222 @@
+import datetime as dt
+import json
+import os
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from audit.record import record, to_bytes
+from audit.spool import batch_digest, sign_batch
+from limen.app import open_app
+from limen.values import Endpoint
+from mesh.problems import Problem
+from tests.world import DOMAIN, RULES, TREE, World
+
+
+def code_of(call: object) -> str:
+    assert callable(call)
+    with pytest.raises(Problem) as caught:
+        call()
+    return caught.value.code
+
+
+def kinds(world: World) -> list[tuple[str, str]]:
+    return [(row["kind"], str(row.get("event", ""))) for row in world.app.records(after=0, kind=None, limit=1000)]
+
+
+def test_a_token_lets_one_node_join_once(world: World) -> None:
+    token = world.app.create_token(ttl_s=60, actor="test")["token"]
+    world.app.join(token, world.spki())
+    assert code_of(lambda: world.app.join(token, world.spki())) == "LM1208"
+    assert kinds(world) == [("ca", "token"), ("agent", "join")]
+
+
+def test_a_token_expires(world: World) -> None:
+    token = world.app.create_token(ttl_s=60, actor="test")["token"]
+    world.clock.advance(dt.timedelta(seconds=60))
+    assert code_of(lambda: world.app.join(token, world.spki())) == "LM1208"
+
+
+def test_a_rule_written_later_gives_the_identity_at_once(world: World) -> None:
+    node = world.join()
+    assert world.issue(node, unix__uid="1000").code == "LM1210"
+    world.rules(RULES)
+    issued = world.issue(node, unix__uid="1000")
+    assert (issued.spiffe_id, issued.rule) == (f"spiffe://{DOMAIN}/user/1000", "user")
+    assert ("policy", "identity-rules") in kinds(world)
+
+
+def test_a_broken_rules_file_changes_nothing(world: World) -> None:
+    node = world.join()
+    world.rules(RULES)
+    assert world.issue(node, unix__uid="1000").code == ""
+    world.rules("rules: [")
+    assert world.issue(node, unix__uid="1000").code == ""
+
+
+def test_a_node_cannot_speak_of_itself_as_another(world: World) -> None:
+    node = world.join()
+    world.rules('rules:\n- id: n\n  match: {"node:id": "other"}\n  spiffe_id: "/x"\n')
+    assert world.issue(node, node__id="other").code == "LM1210"
+
+
+def test_every_certificate_is_recorded_before_it_is_given_out(world: World) -> None:
+    node = world.join()
+    world.rules(RULES)
+    world.issue(node, unix__uid="1000")
+    assert kinds(world)[-1] == ("issuance", "")
+    assert any(row["rule"] == "user" for row in world.app.identities())
+
+
+def test_only_a_joined_node_is_a_node(world: World) -> None:
+    node = world.join()
+    world.rules('rules:\n- id: u\n  match: {"unix:uid": "1"}\n  spiffe_id: "/limen/agent/x"\n')
+    assert world.issue(node, unix__uid="1").code == "LM1231"
+    chain = world.app.renew_node(node, world.spki())
+    assert world.app.authenticate_node(chain) == node
+    world.rules(RULES)
+    issued = world.issue(node, unix__uid="1000")
+    assert code_of(lambda: world.app.authenticate_node(issued.chain)) == "LM5230"
+    assert code_of(lambda: world.app.authenticate_node([])) == "LM1010"
+
+
+def test_an_agent_gets_the_newest_release_and_then_every_one_in_order(world: World) -> None:
+    assert world.app.state(0).releases == ()
+    first = world.publish()
+    world.publish(TREE.replace("GET", "POST"))
+    third = world.publish(TREE.replace("GET", "PUT"))
+    fresh = world.app.state(0)
+    assert [json.loads(item[0])["snapshot"] for item in fresh.releases] == [third]
+    assert (len(world.app.state(1).releases), fresh.epoch) == (2, 3)
+    assert first != third
+
+
+def test_activation_without_the_threshold_is_refused(world: World) -> None:
+    assert code_of(lambda: world.publish(names=("ada",))) in {"LM2416", "LM2423"}
+    assert world.app.active_snapshot() is None
+
+
+def test_an_unknown_review_event_is_refused(world: World) -> None:
+    assert code_of(lambda: world.app.move_review("x", "explode", actor="test")) == "LM5234"
+
+
+class Sender:
+    def __init__(self, world: World, node: str) -> None:
+        self.world, self.node = world, node
+        self.key = Ed25519PrivateKey.generate()
+        self.previous = ""
+
+    def records(self, count: int) -> list[bytes]:
+        return [
+            to_bytes(record("decision", now=self.world.clock.now(), random=os.urandom(10), source="x", code="LM2302"))
+            for _ in range(count)
+        ]
+
+    def push(self, sequence: int, records: list[bytes], previous: str, key: Ed25519PrivateKey | None = None) -> str:
+        key = key or self.key
+        agent = f"spiffe://{DOMAIN}/limen/agent/{self.node}"
+        signature, digest = sign_batch(key, agent, sequence, records, previous)
+        self.world.app.push_records(
+            self.node, sequence=sequence, records=records, signature=signature, key=key.public_key().public_bytes_raw()
+        )
+        assert digest == batch_digest(agent, sequence, records, previous)
+        return digest
+
+
+def test_batches_follow_one_another_and_are_taken_once(world: World) -> None:
+    sender = Sender(world, world.join())
+    before = world.app.status()["records"]
+    first = sender.records(3)
+    digest = sender.push(1, first, "")
+    # the answer was lost: the same batch again, with what came in meanwhile, takes nothing twice
+    more = sender.records(1)
+    sender.push(1, [*first, *more], "")
+    assert world.app.status()["records"] == before + 4
+    assert code_of(lambda: sender.push(3, sender.records(1), digest)) == "LM5232"
+    assert code_of(lambda: sender.push(2, sender.records(1), "")) == "LM6012"
+
+
+def test_batches_of_another_key_are_refused(world: World) -> None:
+    sender = Sender(world, world.join())
+    digest = sender.push(1, sender.records(1), "")
+    other = Ed25519PrivateKey.generate()
+    assert code_of(lambda: sender.push(2, sender.records(1), digest, other)) == "LM5233"
+
+
+def test_a_malformed_record_refuses_its_batch(world: World) -> None:
+    sender = Sender(world, world.join())
+    before = world.app.status()["records"]
+    assert code_of(lambda: sender.push(1, [*sender.records(1), b"{}"], "")) == "LM6002"
+    assert world.app.status()["records"] == before
+
+
+def test_flows_are_kept_in_their_public_form(world: World) -> None:
+    node = world.join()
+    row = {
+        "start": "2026-11-24T12:00:00Z",
+        "source": "spiffe://world.test/a",
+        "destination": "spiffe://world.test/b",
+        "destination_port": 80,
+        "protocol": "http",
+        "connections": 4,
+    }
+    world.app.push_flows(node, [json.dumps(row).encode()])
+    assert world.app.flows(limit=10)[0]["connections"] == 4
+    assert world.app.status()["flow_connections"] == 4
+    assert code_of(lambda: world.app.push_flows(node, [b'{"start": 1}'])) == "LM5231"
+
+
+def test_endpoints_count_while_their_agent_watches(world: World) -> None:
+    node = world.join()
+    found = (Endpoint(spiffe_id="spiffe://world.test/b", address="10.0.0.1", port=80),)
+    calls: list[int] = []
+    forget = world.app.on_change(lambda: calls.append(1))
+    world.app.report_endpoints(node, found)
+    assert world.app.state(0).endpoints == ()
+    world.app.watch_begins(node)
+    assert world.app.state(0).endpoints == found
+    world.app.watch_ends(node)
+    assert world.app.state(0).endpoints == ()
+    forget()
+    world.app.rotate(actor="test")
+    assert len(calls) == 3
+
+
+def test_an_agent_is_current_when_it_applies_the_active_epoch(world: World) -> None:
+    node = world.join()
+    world.publish()
+    world.app.watch_begins(node)
+    status = {"snapshot": "x", "sidecars": 1, "handshakes": 7}
+    world.app.report_status(node, epoch=0, refusals=(("LM2416", "two of two"),), **status)  # type: ignore[arg-type]
+    assert world.app.status()["agents"][0]["is_current"] is False
+    world.app.report_status(node, epoch=1, refusals=(), **status)  # type: ignore[arg-type]
+    found = world.app.status()
+    assert found["agents"][0]["is_current"] is True
+    assert found["handshakes"] == 7
+    assert ("agent", "refusal") in kinds(world)
+
+
+def test_a_restart_loses_nothing(world: World) -> None:
+    node = world.join()
+    snapshot = world.publish()
+    records = world.app.status()["records"]
+    world.app.close()
+    again = open_app(world.state, trust_domain=DOMAIN, database=None, reviewers=None, clock=world.clock)
+    assert again.active_snapshot()["hash"] == snapshot
+    assert again.status()["records"] == records
+    assert again.authenticate_node(again.renew_node(node, world.spki())) == node
+    again.close()
+
+
+def test_a_state_belongs_to_one_trust_domain(world: World) -> None:
+    world.app.close()
+    call = lambda: open_app(world.state, trust_domain="other.test", database=None, reviewers=None, clock=world.clock)  # noqa: E731
+    assert code_of(call) in {"LM1206", "LM2411", "LM2405"}
+
+
+def test_identity_explanations_name_every_rule(world: World) -> None:
+    world.rules(RULES)
+    found = world.app.explain_identity([("unix:uid", "7")])
+    assert found["spiffe_id"] is None
+    assert found["rules"] == [{"rule": "user", "matched": False, "reason": "unix:uid is 7, not 1000"}]
+    assert world.app.explain_identity([("unix:uid", "1000")])["container_bound"] is True

@@ -1,0 +1,73 @@
+import asyncio
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from limen import lifecycle
+from mesh.problems import Conflict, Invalid, Unavailable
+
+
+def test_announcing_writes_the_file_and_the_line(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lifecycle.announce(tmp_path, "server", {"tls": "https://x:1"})
+    found = json.loads((tmp_path / "run" / "server.json").read_text("utf-8"))
+    assert found == {"pid": os.getpid(), "addresses": {"tls": "https://x:1"}}
+    assert capsys.readouterr().out == "ready server\n"
+    lifecycle.retire(tmp_path, "server")
+    assert not (tmp_path / "run" / "server.json").exists()
+
+
+def test_one_process_of_a_name_runs_on_a_state(tmp_path: pathlib.Path) -> None:
+    with lifecycle.only_one(tmp_path, "up"):
+        with pytest.raises(Conflict, match="LM5205"), lifecycle.only_one(tmp_path, "up"):
+            pass
+        with lifecycle.only_one(tmp_path, "server"):
+            pass
+    with lifecycle.only_one(tmp_path, "up"):
+        pass
+
+
+def test_a_signal_sets_the_stop_event() -> None:
+    async def run() -> None:
+        stop = lifecycle.stop_event(asyncio.get_running_loop())
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(5):
+            await stop.wait()
+
+    asyncio.run(run())
+
+
+def test_the_first_problem_of_nested_groups_is_found() -> None:
+    problem = Unavailable("LM5201", socket="s", reason="r")
+    group = BaseExceptionGroup("a", [BaseExceptionGroup("b", [problem]), Invalid("LM1207")])
+    assert lifecycle.first_problem(group) is problem
+
+
+@pytest.mark.system
+def test_a_process_ends_with_the_one_that_started_it() -> None:
+    inner = (
+        "import os, signal, sys; from limen import lifecycle; lifecycle.die_with_parent(); print(os.getpid(), flush=True);"
+        "signal.pause()"
+    )
+    outer = (
+        "import os, subprocess, sys; from limen.lifecycle import PARENT;"
+        f"subprocess.Popen([sys.executable, '-c', {inner!r}], env={{**os.environ, PARENT: str(os.getpid())}});"
+        "sys.stdin.read()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    assert parent.stdin is not None
+    pid = int(parent.stdout.readline())
+    handle = os.pidfd_open(pid)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    parent.stdin.close()
+    import select
+
+    assert select.select([handle], [], [], 10)[0]
+    os.close(handle)
