@@ -228,15 +228,15 @@ class Demo:
         found = json.loads(made.out)
         bound = max((row["session_bound_95"] for row in found["services"]), default=1.0)
         self.summary.proposal = {"rules": found["rules"], "session_bound_95": bound}
+        self._say(f"   {found['rules']} rules; 95 %: the next session is uncovered with probability at most")
+        for row in found["services"]:
+            self._say(f"     {row['session_bound_95']:6.1%}  {row['service']}, from {row['sessions']} sessions")
+        self._say("   what the prober tried counts too: a session that would be denied is one, whatever the reason")
         self._say(
-            f"   {found['rules']} rules; 95 %: the next session is uncovered with probability at most {bound:.3g}"
+            "   a minute holds no whole day, so the bound for the next day is 100 %: nothing is known of tomorrow"
         )
-        self._say(
-            "   a minute holds no whole day, so the bound for the next day is 1.0: nothing is known about tomorrow"
-        )
-        for row in found["quarantined"][:4]:
-            who = row["source"] or "a caller without identity"
-            self._say(f"   quarantined: {who} → {row['destination']}: {row['reason']}")
+        for row in {(row["source"], row["reason"]): row for row in found["quarantined"]}.values():
+            self._say(f"   quarantined: {row['source']}: {row['reason']}: {row['evidence']}")
         if not found["quarantined"]:
             raise Unavailable("LM5223", what="the prober in quarantine")
 
