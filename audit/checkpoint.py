@@ -19,7 +19,7 @@ from mesh.problems import Invalid
 
 _ALGORITHM = b"\x01"
 _SIZE = re.compile(r"(0|[1-9][0-9]{0,18})\Z")
-_NAME = re.compile(r"[^\s+]+\Z")
+_NAME = re.compile(r"[^\s+\x00-\x1f\x7f]+\Z")
 MAX_CHECKPOINT_BYTES = 64 * 1024
 
 
@@ -49,12 +49,12 @@ class VerifierKey:
 
         Raises Invalid LM6030.
         """
-        name, _, rest = text.strip().partition("+")
+        name, _, rest = text.removesuffix("\n").partition("+")
         digest, _, encoded = rest.partition("+")
+        data = _decode(encoded) or b""
         try:
-            data = base64.b64decode(encoded, validate=True)
             found = cls(name=name, key=Ed25519PublicKey.from_public_bytes(data[1:]))
-        except (ValueError, binascii.Error) as err:
+        except ValueError as err:
             raise Invalid("LM6030") from err
         if data[:1] != _ALGORITHM or not _NAME.match(name) or found.hash.hex() != digest:
             raise Invalid("LM6030")
@@ -82,46 +82,61 @@ def sign_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> bytes:
 def read_checkpoint(note: bytes, verifier: VerifierKey) -> Checkpoint:
     """Read a checkpoint that a key signed.
 
-    1. The note is text, an empty line, and signature lines.
-    2. SOME signature line carries the key's name and hash, and its signature verifies over the text.
+    1. The note is text without control characters, an empty line, and signature lines; EVERY one is well-formed.
+    2. SOME signature line carries the key's name and hash, and EVERY line that does verifies over the text.
     3. The text is origin, size and root, and the origin is the key's name.
 
     Raises Invalid LM6031 for (1) and (3), LM6032 for (2).
     """
     # (1)
+    if len(note) > MAX_CHECKPOINT_BYTES:
+        raise Invalid("LM6031", reason="it is too large")
     try:
-        text, empty, lines = note[:MAX_CHECKPOINT_BYTES].decode("utf-8").partition("\n\n")
+        text, empty, rest = note.decode("utf-8").partition("\n\n")
     except UnicodeDecodeError as err:
         raise Invalid("LM6031", reason="it is no UTF-8 text") from err
-    if not empty or not lines.endswith("\n"):
+    if not empty or not rest.endswith("\n"):
         raise Invalid("LM6031", reason="it has no signatures")
+    if any(found < " " and found != "\n" for found in text):
+        raise Invalid("LM6031", reason="it has control characters")
     text += "\n"
+    signatures = [_signature_line(line) for line in rest[:-1].split("\n")]
     # (2)
-    if not any(_verifies(line, text, verifier) for line in lines.splitlines()):
+    own = [data[4:] for name, data in signatures if name == verifier.name and data[:4] == verifier.hash]
+    if not own or not all(_verifies(signature, text, verifier) for signature in own):
         raise Invalid("LM6032", name=verifier.name)
     # (3)
-    parts = text.splitlines()
-    if len(parts) < 3 or not _SIZE.match(parts[1]) or parts[0] != verifier.name:
+    parts = text.split("\n")
+    if len(parts) < 4 or not _SIZE.match(parts[1]) or parts[0] != verifier.name:
         raise Invalid("LM6031", reason="it is not origin, size and root of this log")
-    try:
-        root = base64.b64decode(parts[2], validate=True)
-    except (ValueError, binascii.Error) as err:
-        raise Invalid("LM6031", reason="its root is no base64") from err
-    if len(root) != 32:
-        raise Invalid("LM6031", reason="its root is no SHA-256 hash")
+    root = _decode(parts[2])
+    if root is None or len(root) != 32:
+        raise Invalid("LM6031", reason="its root is no SHA-256 hash in base64")
     return Checkpoint(origin=parts[0], size=int(parts[1]), root=root)
 
 
-def _verifies(line: str, text: str, verifier: VerifierKey) -> bool:
+def _signature_line(line: str) -> tuple[str, bytes]:
+    """The name and the bytes (key hash and signature) of a signature line."""
     mark, _, rest = line.partition(" ")
     name, _, encoded = rest.partition(" ")
-    if mark != "—" or name != verifier.name:
-        return False
+    data = _decode(encoded)
+    if mark != "—" or not _NAME.match(name) or data is None or len(data) < 5:
+        raise Invalid("LM6031", reason="a signature line is a dash, a name and base64")
+    return name, data
+
+
+def _verifies(signature: bytes, text: str, verifier: VerifierKey) -> bool:
     try:
-        data = base64.b64decode(encoded, validate=True)
-        if data[:4] != verifier.hash:
-            return False
-        verifier.key.verify(data[4:], text.encode())
-    except (ValueError, binascii.Error, InvalidSignature):
+        verifier.key.verify(signature, text.encode())
+    except InvalidSignature:
         return False
     return True
+
+
+def _decode(encoded: str) -> bytes | None:
+    """Base64 in its one canonical form: unused bits are zero, so that every changed character is seen."""
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    return data if base64.b64encode(data).decode() == encoded else None

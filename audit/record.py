@@ -10,6 +10,8 @@ import datetime as dt
 import hashlib
 import hmac
 import json
+import re
+import urllib.parse
 from collections.abc import Mapping
 
 from mesh import canonicaljson
@@ -18,12 +20,27 @@ from mesh.problems import Invalid
 from mesh.ulid import is_ulid, new_ulid
 
 SCHEMA = 1
-MAX_RECORD_BYTES = 64 * 1024
-# values under these names never leave the process, wherever they stand in a record
+# a record is an entry of a tlog-tiles bundle, and its length stands in two bytes
+MAX_RECORD_BYTES = 0xFFFF
+# values under these names never leave the process, wherever they stand in a record; `_` and `-` are the same
 DROPPED = frozenset(
-    {"authorization", "proxy-authorization", "cookie", "set-cookie", "password", "secret", "token", "key"}
+    {"authorization", "proxy-authorization", "cookie", "set-cookie", "password", "passwd", "secret", "token", "key"}
 )
-HASHED = frozenset({"sub", "email", "x-api-key", "session"})
+_DROPPED_ENDS = tuple(
+    f"-{name}" for name in ("authorization", "cookie", "password", "secret", "token", "api-key", "private-key", "jwt")
+)
+HASHED = frozenset({"sub", "email", "x-api-key", "api-key", "session", "session-id", "preferred-username"})
+# request targets: their query parameters are named values too
+_TARGETS = frozenset({"path", "target", "url", "uri", "referer", "location", "query"})
+# what is a secret whatever it is called: credentials of HTTP's schemes, and signed tokens
+_SECRET_TEXT = re.compile(
+    r"(?i:\b(?:bearer|basic|digest|negotiate|dpop)\s+[A-Za-z0-9+/._~=-]{8,})"
+    r"|\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?"
+)
+_QUICK = re.compile(r"(?i)bearer|basic|digest|negotiate|dpop|eyJ|PRIVATE KEY")
+REMOVED = "[removed]"
+_MAX_DEPTH = 32
 
 Record = dict[str, object]
 
@@ -43,36 +60,76 @@ def record(kind: str, *, now: dt.datetime, random: bytes, source: str, **fields:
 def mask(value: object, key: bytes) -> object:
     """Drop secrets and replace personal values by a keyed hash, at any depth.
 
-    1. A value under a dropped name becomes ``[removed]``.
+    1. A value under a dropped name becomes ``[removed]``; so does what is nested deeper than 32 levels.
     2. A value under a hashed name becomes ``hmac:`` and 32 hexadecimal digits of HMAC-SHA-256: equal values stay
        equal, and without the key nobody can try them.
-    3. A list of pairs, as headers are, is treated like a map.
+    3. A list of pairs, as headers are, is treated like a map; so are the query parameters of a request target.
+    4. In EVERY text, what has the shape of a credential is removed, whatever its name.
     """
+    return _mask(value, key, _MAX_DEPTH)
+
+
+def _mask(value: object, key: bytes, depth: int) -> object:
+    if isinstance(value, str):
+        # (4)
+        return _SECRET_TEXT.sub(REMOVED, value) if _QUICK.search(value) else value
+    if not isinstance(value, Mapping | list | tuple):
+        return value
+    if not depth:
+        return REMOVED
     if isinstance(value, Mapping):
-        return {str(name): _masked(str(name), item, key) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        if value and all(
-            isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str) for item in value
-        ):
-            return [[item[0], _masked(item[0], item[1], key)] for item in value]
-        return [mask(item, key) for item in value]
-    return value
+        return {str(name): _masked(str(name), item, key, depth) for name, item in value.items()}
+    # (3)
+    if value and all(isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str) for item in value):
+        return [[item[0], _masked(item[0], item[1], key, depth)] for item in value]
+    return [_mask(item, key, depth - 1) for item in value]
 
 
-def _masked(name: str, value: object, key: bytes) -> object:
-    low = name.lower()
-    if low in DROPPED:
-        return "[removed]"
-    if low in HASHED and value is not None:
+def _masked(name: str, value: object, key: bytes, depth: int) -> object:
+    found = _named(name, value, key)
+    if found is not None:
+        return found
+    if isinstance(value, str) and "=" in value and _plain(name) in _TARGETS:
+        value = _masked_target(value, key)
+    return _mask(value, key, depth - 1)
+
+
+def _named(name: str, value: object, key: bytes) -> str | None:
+    """What a value becomes because of its name, None when the name asks for nothing."""
+    low = _plain(name)
+    if value is None:
+        return None
+    # (1)
+    if low in DROPPED or low.endswith(_DROPPED_ENDS):
+        return REMOVED
+    # (2)
+    if low in HASHED:
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-        return "hmac:" + hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]
-    return mask(value, key)
+        return "hmac:" + hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+    return None
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def _masked_target(target: str, key: bytes) -> str:
+    """Step 3 of `mask` for a request target."""
+    before, mark, query = target.partition("?")
+    if not mark:
+        before, query = "", target
+    parts = []
+    for part in query.split("&"):
+        name, equals, text = part.partition("=")
+        found = _named(urllib.parse.unquote_plus(name), text, key) if equals else None
+        parts.append(part if found is None else f"{name}={found}")
+    return before + mark + "&".join(parts)
 
 
 def to_bytes(found: Mapping[str, object]) -> bytes:
     """The record's canonical bytes.
 
-    Raises Invalid LM6001 for one that is larger than 64 KiB.
+    Raises Invalid LM6001 for one that is larger than 65535 bytes.
     """
     data = canonicaljson.dumps(found)
     if len(data) > MAX_RECORD_BYTES:
@@ -83,14 +140,19 @@ def to_bytes(found: Mapping[str, object]) -> bytes:
 def read_record(data: bytes) -> Record:
     """Read a record's bytes.
 
+    They are canonical JSON and nothing else: what one reader takes for the id of a record, every reader does.
+
     Raises Invalid LM6002 for bytes that are no record of a known schema.
     """
-    try:
-        found = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as err:
-        raise Invalid("LM6002", reason="it is not strict JSON") from err
     if len(data) > MAX_RECORD_BYTES:
         raise Invalid("LM6002", reason="it is too large")
+    try:
+        found = json.loads(data)
+        is_canonical = canonicaljson.dumps(found) == data
+    except (ValueError, RecursionError) as err:
+        raise Invalid("LM6002", reason="it is not strict JSON") from err
+    if not is_canonical:
+        raise Invalid("LM6002", reason="it is not canonical JSON")
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise Invalid("LM6002", reason="its schema is not known")
     name = found.get("id")
@@ -98,11 +160,4 @@ def read_record(data: bytes) -> Record:
         raise Invalid("LM6002", reason="its id is no ULID")
     if not all(isinstance(found.get(field), str) for field in ("time", "kind", "source")):
         raise Invalid("LM6002", reason="it lacks `time`, `kind` or `source`")
-    return found
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
     return found

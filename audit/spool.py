@@ -1,13 +1,17 @@
 """A durable queue of records on one host: what was appended is on the disk before `append` returns.
 
-Segments of frames ``length (4) | crc32 (4) | bytes``. A torn tail, as kill -9 leaves it, is cut off when the spool is
-opened: nothing in it was ever acknowledged. A frame that breaks in the middle is reported, never skipped silently.
-The cursor is a file that is replaced atomically. This module sends nothing.
+Segments of frames ``length (4) | crc32 of the bytes (4) | crc32 of these two (4) | bytes``. A torn tail, as kill -9 or
+a power cut leaves it, is cut off when the spool is opened: nothing in it was ever acknowledged. A frame that breaks
+otherwise is reported with its place, never skipped silently. The cursor is a file that is replaced atomically.
+
+When the spool holds ``max_bytes`` it takes no more: the caller must hold its own work back, or count what it drops.
+This module sends nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -15,18 +19,22 @@ import pathlib
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import BinaryIO
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from mesh.problems import Forbidden, Invalid, Unavailable
+from mesh.problems import Conflict, Forbidden, Invalid, Unavailable
 
 SEGMENT_BYTES = 8 << 20
 MAX_SPOOL_BYTES = 1 << 30
 MAX_BATCH = 2_000
-_FRAME = struct.Struct(">II")
+# a batch fits into one gRPC message of the default size
+MAX_BATCH_BYTES = 2 << 20
+_HEAD = struct.Struct(">III")
+_CHECKED = struct.Struct(">II")
 _SUFFIX = ".log"
+# a disk writes at least this much at once: so many zeros at the end of a file were never written
+_SECTOR = 512
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -45,160 +53,233 @@ class Spool:
     ) -> None:
         """Open a spool, or make it.
 
-        Raises Invalid LM6010 when a frame is broken before the end of the last segment.
+        1. Segments before the cursor are forgotten; those from it on are all there.
+        2. The last segment's torn tail is cut off; anything else that is broken is reported.
+        3. A cursor beyond what was kept points at records that the server has and this disk lost; a new segment begins.
+
+        Raises Conflict LM6013 when another process has it open, Invalid LM6010 when it is damaged.
         """
         self._directory = directory
         self._segment_bytes, self._max_bytes = segment_bytes, max_bytes
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = _lock(directory)
+        try:
+            self._open()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _open(self) -> None:
         self._cursor, self.sequence, self.previous = self._read_cursor()
-        segments = self._segments()
-        self._number = segments[-1] if segments else self._cursor.segment
-        if segments:
-            self._repair(segments[-1])
+        # (1)
+        present = sorted(int(path.stem) for path in self._directory.glob(f"*{_SUFFIX}") if path.stem.isdecimal())
+        for number in [number for number in present if number < self._cursor.segment]:
+            self._path(number).unlink()
+        kept = [number for number in present if number >= self._cursor.segment]
+        if kept != list(range(self._cursor.segment, self._cursor.segment + len(kept))):
+            missing = min(set(range(self._cursor.segment, kept[-1])) - set(kept))
+            raise Invalid("LM6010", segment=self._path(missing).name, offset=0)
+        if not kept:
+            self._path(self._cursor.segment).touch(0o600)
+            kept = [self._cursor.segment]
+        # (2)
+        self._repair(kept[-1])
+        self._sizes = {number: self._path(number).stat().st_size for number in kept}
+        # (3)
+        if self._sizes[self._cursor.segment] < self._cursor.offset:
+            self._cursor = Cursor(self._cursor.segment + 1, 0)
+        self._number = max([*kept, self._cursor.segment])
         self._file = os.open(self._path(self._number), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._size = os.fstat(self._file).st_size
-        _sync_folder(directory)
+        self._sizes.setdefault(self._number, 0)
+        _sync_folder(self._directory)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files, durably."""
+        os.fdatasync(self._file)
         os.close(self._file)
+        os.close(self._lock)
 
     @property
     def waiting_bytes(self) -> int:
         """How many bytes wait to be acknowledged."""
-        total = sum(self._path(number).stat().st_size for number in self._segments())
-        return total - self._cursor.offset
+        return sum(size for number, size in self._sizes.items() if number >= self._cursor.segment) - self._cursor.offset
 
     def append(self, records: Sequence[bytes], *, durable: bool = True) -> None:
-        """Append records; on the disk when it returns, if ``durable``.
+        """Append records, all or none; on the disk when it returns, if ``durable`` (else with the next that is).
 
         Raises Unavailable LM6011 when the spool is full or the disk refuses: then none of them counts as taken.
         """
-        data = b"".join(_FRAME.pack(len(found), zlib.crc32(found)) + found for found in records)
-        if self._size + len(data) > self._segment_bytes and self._size:
-            self._roll()
+        data = b"".join(map(_frame, records))
         if self.waiting_bytes + len(data) > self._max_bytes:
             raise Unavailable("LM6011", reason=f"more than {self._max_bytes} bytes wait")
+        size = self._sizes[self._number]
         try:
-            written = 0
-            while written < len(data):
-                written += os.write(self._file, data[written:])
+            if size and size + len(data) > self._segment_bytes:
+                self._roll()
+            _write_all(self._file, data)
             if durable:
                 os.fdatasync(self._file)
         except OSError as err:
             # what was half written must not stand before the next frame
-            os.ftruncate(self._file, self._size)
+            os.ftruncate(self._file, self._sizes[self._number])
             raise Unavailable("LM6011", reason=err.strerror or str(err)) from err
-        self._size += len(data)
+        self._sizes[self._number] += len(data)
 
-    def read(self, limit: int = MAX_BATCH) -> tuple[Cursor, list[bytes]]:
-        """The next records after the cursor, and the cursor that acknowledges them.
+    def read(self, limit: int = MAX_BATCH, limit_bytes: int = MAX_BATCH_BYTES) -> tuple[Cursor, list[bytes]]:
+        """The next records after the cursor, at least one if there is any, and the cursor that acknowledges them.
 
         Raises Invalid LM6010 for a broken frame.
         """
         found: list[bytes] = []
-        cursor = self._cursor
-        for number in self._segments():
-            if number < cursor.segment:
-                continue
+        cursor, total = self._cursor, 0
+        for number in sorted(number for number in self._sizes if number >= cursor.segment):
             offset = cursor.offset if number == cursor.segment else 0
-            with self._path(number).open("rb") as file:
-                file.seek(offset)
-                while len(found) < limit and (frame := _read_frame(file, self._path(number).name)) is not None:
-                    found.append(frame)
-                cursor = Cursor(number, file.tell())
-            if len(found) >= limit:
-                break
+            path = self._path(number)
+            try:
+                with path.open("rb") as file:
+                    file.seek(offset)
+                    data = file.read(self._sizes[number] - offset)
+            except OSError as err:
+                raise Invalid("LM6010", segment=path.name, offset=offset) from err
+            place = 0
+            while place < len(data) and len(found) < limit:
+                end = _frame_end(data, place)
+                if end is None:
+                    raise Invalid("LM6010", segment=path.name, offset=offset + place)
+                if found and total + end - place > limit_bytes:
+                    return cursor, found
+                found.append(data[place + _HEAD.size : end])
+                total += end - place
+                place = end
+                cursor = Cursor(number, offset + place)
+            if len(data) < self._sizes[number] - offset:
+                raise Invalid("LM6010", segment=path.name, offset=offset + len(data))
         return cursor, found
 
     def ack(self, cursor: Cursor, *, sequence: int, previous: str) -> None:
-        """Forget the records before a cursor; durable, with the batch sequence that took them away."""
-        self._cursor, self.sequence, self.previous = cursor, sequence, previous
+        """Forget the records before a cursor; durable, with the batch sequence that took them away.
+
+        Raises Unavailable LM6011 when the disk refuses: then nothing is forgotten.
+        """
+        if cursor < self._cursor:
+            raise ValueError("a cursor moves forwards")
+        fields: dict[str, object] = {
+            "segment": cursor.segment,
+            "offset": cursor.offset,
+            "sequence": sequence,
+            "previous": previous,
+        }
         draft = self._directory / ".cursor"
-        text = json.dumps(
-            {"segment": cursor.segment, "offset": cursor.offset, "sequence": sequence, "previous": previous}
-        )
-        with draft.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._directory / "cursor")
-        _sync_folder(self._directory)
-        for number in self._segments():
-            if number < cursor.segment:
-                self._path(number).unlink()
+        try:
+            with draft.open("w") as file:
+                json.dump(fields | {"check": _check(fields)}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self._directory / "cursor")
+            _sync_folder(self._directory)
+        except OSError as err:
+            raise Unavailable("LM6011", reason=err.strerror or str(err)) from err
+        self._cursor, self.sequence, self.previous = cursor, sequence, previous
+        for number in [number for number in self._sizes if number < cursor.segment]:
+            self._path(number).unlink(missing_ok=True)
+            del self._sizes[number]
 
     def _path(self, number: int) -> pathlib.Path:
         return self._directory / f"{number:012d}{_SUFFIX}"
 
-    def _segments(self) -> list[int]:
-        return sorted(int(path.stem) for path in self._directory.glob(f"*{_SUFFIX}") if path.stem.isdigit())
-
     def _roll(self) -> None:
+        """Begin the next segment: the one before is whole on the disk first."""
         os.fsync(self._file)
+        number = self._number + 1
+        file = os.open(self._path(number), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.close(self._file)
-        self._number += 1
-        self._file = os.open(self._path(self._number), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-        self._size = 0
+        self._file, self._number = file, number
+        self._sizes[number] = 0
         _sync_folder(self._directory)
 
     def _read_cursor(self) -> tuple[Cursor, int, str]:
-        path = self._directory / "cursor"
-        if not path.exists():
-            return Cursor(0, 0), 0, ""
         try:
-            row = json.loads(path.read_text("utf-8"))
-            return Cursor(int(row["segment"]), int(row["offset"])), int(row["sequence"]), str(row["previous"])
-        except (ValueError, KeyError, TypeError) as err:
+            row = json.loads((self._directory / "cursor").read_bytes())
+        except FileNotFoundError:
+            return Cursor(0, 0), 0, ""
+        except (OSError, ValueError, RecursionError) as err:
             raise Invalid("LM6010", segment="cursor", offset=0) from err
+        if not isinstance(row, dict) or row.pop("check", None) != _check(row):
+            raise Invalid("LM6010", segment="cursor", offset=0)
+        return Cursor(row["segment"], row["offset"]), row["sequence"], row["previous"]
 
     def _repair(self, number: int) -> None:
-        """Cut a torn last frame off; anything broken before it is reported."""
+        """Cut a torn tail off; anything broken otherwise is reported."""
         path = self._path(number)
+        data = path.read_bytes()
+        good = 0
+        while good < len(data):
+            end = _frame_end(data, good)
+            if end is None:
+                break
+            good = end
+        if good == len(data):
+            return
+        if not _is_torn(data[good:]):
+            raise Invalid("LM6010", segment=path.name, offset=good)
         with path.open("r+b") as file:
-            size = path.stat().st_size
-            good = 0
-            while good < size:
-                try:
-                    frame = _read_frame(file, path.name)
-                except Invalid:
-                    # only a frame that the end of the file cuts short is torn; a broken one is damage
-                    if not _is_torn(path, good, size):
-                        raise
-                    break
-                if frame is None:
-                    break
-                good = file.tell()
-            if good < size:
-                file.truncate(good)
-                os.fsync(file.fileno())
+            file.truncate(good)
+            os.fsync(file.fileno())
 
 
-def _is_torn(path: pathlib.Path, offset: int, size: int) -> bool:
-    with path.open("rb") as file:
-        file.seek(offset)
-        head = file.read(_FRAME.size)
-    if len(head) < _FRAME.size:
-        return True
-    length, _ = _FRAME.unpack(head)
-    # a frame of the very end may be of the right length with pages that never reached the disk
-    return offset + _FRAME.size + int(length) >= size
+def _frame(found: bytes) -> bytes:
+    checked = _CHECKED.pack(len(found), zlib.crc32(found))
+    return checked + zlib.crc32(checked).to_bytes(4, "big") + found
 
 
-def _read_frame(file: BinaryIO, name: str) -> bytes | None:
-    offset = file.tell()
-    head = file.read(_FRAME.size)
-    if not head:
+def _frame_end(data: bytes, place: int) -> int | None:
+    """Where the frame at a place ends; None when it is not whole."""
+    if len(data) - place < _HEAD.size:
         return None
-    if len(head) < _FRAME.size:
-        raise Invalid("LM6010", segment=name, offset=offset)
-    length, checksum = _FRAME.unpack(head)
-    if length > SEGMENT_BYTES:
-        raise Invalid("LM6010", segment=name, offset=offset)
-    body = file.read(length)
-    if len(body) < length or zlib.crc32(body) != checksum:
-        raise Invalid("LM6010", segment=name, offset=offset)
-    return body
+    length, checksum, check = _HEAD.unpack_from(data, place)
+    end = place + _HEAD.size + int(length)
+    if zlib.crc32(data[place : place + _CHECKED.size]) != check or end > len(data):
+        return None
+    return end if zlib.crc32(data[place + _HEAD.size : end]) == checksum else None
+
+
+def _is_torn(tail: bytes) -> bool:
+    """Whether a tail that begins with a broken frame is a write that did not finish, and not a damaged one.
+
+    1. It is shorter than a frame's head; or
+    2. its head is whole and the file ends before the frame does; or
+    3. from some place to the end of the file it is zeros, of at least a sector: pages that never reached the disk.
+    """
+    # (1)
+    if len(tail) < _HEAD.size:
+        return True
+    # (2)
+    length, _, check = _HEAD.unpack_from(tail)
+    if zlib.crc32(tail[: _CHECKED.size]) == check and _HEAD.size + int(length) > len(tail):
+        return True
+    # (3)
+    written = len(tail.rstrip(b"\0"))
+    return written == 0 or len(tail) - written >= _SECTOR
+
+
+def _check(fields: object) -> int:
+    return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
+
+
+def _write_all(file: int, data: bytes) -> None:
+    written = 0
+    while written < len(data):
+        written += os.write(file, data[written:])
+
+
+def _lock(directory: pathlib.Path) -> int:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as err:
+        os.close(handle)
+        raise Conflict("LM6013", path=directory) from err
+    return handle
 
 
 def _sync_folder(directory: pathlib.Path) -> None:

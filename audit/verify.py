@@ -7,15 +7,19 @@ from the signature on the checkpoint.
 from __future__ import annotations
 
 import base64
+import binascii
 import dataclasses
 import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 
 from audit.checkpoint import Checkpoint, VerifierKey, read_checkpoint
-from audit.log import CHECKPOINT
 from audit.merkle import fold, inclusion_proof, leaf_hash, root_hash, verify_inclusion
+from audit.reader import KEY, Reader
 from audit.record import read_record
-from audit.tiles import HASH_BYTES, WIDTH, TileReader, level_widths, read_from, tile_path
-from mesh.problems import Diagnostic, Invalid, NotFound, Problem
+from audit.tiles import HASH_BYTES, HEIGHT, WIDTH, TileReader, hashes_of, leftovers, level_widths, read_from, tile_path
+from mesh.problems import Diagnostic, Invalid, Problem
+
+MAX_PROOF_HASHES = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,7 @@ class Verification:
 
     size: int
     root: bytes
+    origin: str
     findings: tuple[Diagnostic, ...]
 
     @property
@@ -36,99 +41,165 @@ def verify_log(directory: pathlib.Path, key: str) -> Verification:
     """Check a whole log.
 
     1. The checkpoint carries the key's signature.
-    2. EVERY leaf's hash is that of its record.
+    2. EVERY leaf's hash is that of its record; EVERY record is well-formed, and no id stands twice.
     3. EVERY hash of a higher tile is that of the full tile below it.
     4. The root of all is the signed one.
-    5. EVERY record is well-formed, and no id stands twice.
+    5. What else stands in the directory under a name of this log says nothing else: narrower partial tiles of earlier
+       checkpoints are prefixes, and `key.pub` is the key.
 
-    Findings are returned, all of them; what cannot even be read is one too.
+    Where (2) or (3) fails, the side that the signed root vouches for is believed and the other one named. Findings are
+    returned, all of them; what cannot even be read is one too.
     """
-    findings: list[Diagnostic] = []
     try:
+        verifier = VerifierKey.parse(key)
         # (1)
-        checkpoint = _checkpoint(directory, key)
+        checkpoint = Reader(directory, key).checkpoint
     except Problem as problem:
-        return Verification(size=0, root=b"", findings=(problem.diagnostic(),))
-    tiles = TileReader(read_from(directory), checkpoint.size)
-    # (2), (5)
-    findings += _check_records(tiles, checkpoint.size)
-    # (3)
-    findings += _check_tiles(tiles, checkpoint.size)
-    # (4)
-    try:
-        if root_hash(tiles.subtree, checkpoint.size) != checkpoint.root:
-            findings.append(Diagnostic(code="LM6033", facts={"reason": "the tiles do not hash to the signed root"}))
-    except Problem as problem:
-        findings.append(problem.diagnostic())
+        return Verification(size=0, root=b"", origin="", findings=(problem.diagnostic(),))
+    check = _Check(directory, checkpoint)
+    findings = [*check.records(), *check.tiles(), *check.root(), *_check_leftovers(directory, check.reader, verifier)]
     unique = list({(item.code, str(item.facts)): item for item in findings}.values())
-    return Verification(size=checkpoint.size, root=checkpoint.root, findings=tuple(unique))
+    return Verification(size=checkpoint.size, root=checkpoint.root, origin=checkpoint.origin, findings=tuple(unique))
 
 
-def _checkpoint(directory: pathlib.Path, key: str) -> Checkpoint:
-    verifier = VerifierKey.parse(key)
-    note = read_from(directory)(CHECKPOINT)
-    if note is None:
-        raise Invalid("LM6020", path=CHECKPOINT)
-    return read_checkpoint(note, verifier)
+class _Check:
+    """One check of the tiles below one checkpoint."""
 
+    def __init__(self, directory: pathlib.Path, checkpoint: Checkpoint) -> None:
+        self.reader = TileReader(read_from(directory), checkpoint.size)
+        self._checkpoint = checkpoint
+        self._seen: dict[str, int] = {}
 
-def _check_records(tiles: TileReader, size: int) -> list[Diagnostic]:
-    findings: list[Diagnostic] = []
-    seen: dict[str, int] = {}
-    for bundle in range((size + WIDTH - 1) // WIDTH):
+    def records(self) -> Iterator[Diagnostic]:
+        """Step 2 of `verify_log`."""
+        for bundle in range((self._checkpoint.size + WIDTH - 1) // WIDTH):
+            try:
+                entries = self.reader.entries(bundle)
+            except Problem as problem:
+                yield problem.diagnostic()
+                continue
+            below = [leaf_hash(entry) for entry in entries]
+            wrong: set[int] = set()
+            for finding, place in self._compare(0, bundle, below):
+                if place is not None:
+                    wrong.add(place)
+                yield finding
+            for offset, entry in enumerate(entries):
+                if offset not in wrong:
+                    yield from self._form(bundle * WIDTH + offset, entry)
+
+    def _form(self, index: int, entry: bytes) -> Iterator[Diagnostic]:
         try:
-            entries = tiles.entries(bundle)
-            hashes = tiles.tile(0, bundle)
+            name = str(read_record(entry)["id"])
         except Problem as problem:
-            findings.append(problem.diagnostic())
+            yield Diagnostic(code="LM6035", facts={"index": index, "reason": problem.message})
+            return
+        if name in self._seen:
+            yield Diagnostic(code="LM6036", facts={"id": name, "index": index, "other": self._seen[name]})
+        self._seen.setdefault(name, index)
+
+    def tiles(self) -> Iterator[Diagnostic]:
+        """Step 3 of `verify_log`."""
+        for level, width in list(enumerate(level_widths(self._checkpoint.size)))[1:]:
+            for first in range(0, width, WIDTH):
+                indexes = range(first, min(first + WIDTH, width))
+                try:
+                    below = [fold(hashes_of(self.reader.tile(level - 1, index))) for index in indexes]
+                except Problem as problem:
+                    yield problem.diagnostic()
+                    continue
+                for finding, _ in self._compare(level, first // WIDTH, below):
+                    yield finding
+
+    def root(self) -> Iterator[Diagnostic]:
+        """Step 4 of `verify_log`."""
+        try:
+            if root_hash(self.reader.subtree, self._checkpoint.size) == self._checkpoint.root:
+                return
+            yield Diagnostic(code="LM6033", facts={"reason": "the tiles do not hash to the signed root"})
+        except Problem as problem:
+            yield problem.diagnostic()
+
+    def _compare(self, level: int, index: int, below: Sequence[bytes]) -> Iterator[tuple[Diagnostic, int | None]]:
+        """Compare a tile with what stands below it; when they differ, name the side that is not vouched for.
+
+        1. The hashes from below are vouched for from above: the tile is wrong, at these bytes.
+        2. The tile itself is vouched for: what is below is wrong, at these places.
+        3. Neither is: both are named.
+        """
+        path = tile_path(level, index, self.reader.width(level, index))
+        try:
+            data = self.reader.tile(level, index)
+        except Problem as problem:
+            yield problem.diagnostic(), None
+            return
+        stored = hashes_of(data)
+        differing = [place for place, found in enumerate(below) if found != stored[place]]
+        if not differing:
+            return
+        # (1)
+        blames_tile = self._is_vouched(level, index, below)
+        # (2)
+        blames_below = not blames_tile and self._is_vouched(level, index, stored)
+        for place in differing:
+            if not blames_below:
+                expected = below[place]
+                byte = next(at for at in range(HASH_BYTES) if expected[at] != stored[place][at])
+                yield Diagnostic(code="LM6039", facts={"path": path, "offset": place * HASH_BYTES + byte}), None
+            # (3)
+            if not blames_tile:
+                yield self._below(level, index, place, path), place
+
+    def _below(self, level: int, index: int, place: int, path: str) -> Diagnostic:
+        if level == 0:
+            return Diagnostic(code="LM6034", facts={"index": index * WIDTH + place})
+        covered = 1 << HEIGHT * level
+        first = (index * WIDTH + place) * covered
+        facts: dict[str, object] = {"path": path, "place": place, "first": first, "last": first + covered - 1}
+        return Diagnostic(code="LM6037", facts=facts)
+
+    def _is_vouched(self, level: int, index: int, hashes: Sequence[bytes]) -> bool:
+        """Whether the tile above, or for an unfinished tile the signed root, agrees with these hashes of a tile."""
+        try:
+            if len(hashes) == WIDTH:
+                above = self.reader.tile(level + 1, index // WIDTH)
+                place = index % WIDTH * HASH_BYTES
+                return above[place : place + HASH_BYTES] == fold(hashes)
+
+            def subtree(height: int, number: int) -> bytes:
+                tile_level, inner = divmod(height, HEIGHT)
+                first = number << inner
+                if (tile_level, first // WIDTH) != (level, index):
+                    return self.reader.subtree(height, number)
+                return fold(hashes[first % WIDTH : first % WIDTH + (1 << inner)])
+
+            return root_hash(subtree, self._checkpoint.size) == self._checkpoint.root
+        except Problem:
+            return False
+
+
+def _check_leftovers(directory: pathlib.Path, tiles: TileReader, verifier: VerifierKey) -> Iterator[Diagnostic]:
+    """Step 5 of `verify_log`."""
+    read = read_from(directory)
+    try:
+        held = read(KEY)
+        if held is not None and held != f"{verifier}\n".encode():
+            yield Diagnostic(code="LM6039", facts={"path": KEY, "offset": _difference(held, f"{verifier}\n".encode())})
+    except Problem as problem:
+        yield problem.diagnostic()
+    for path, expected in leftovers(directory, tiles):
+        try:
+            found, whole = read(path), expected()
+        except Problem as problem:
+            yield problem.diagnostic()
             continue
-        for offset, entry in enumerate(entries):
-            index = bundle * WIDTH + offset
-            if leaf_hash(entry) != hashes[offset * HASH_BYTES : (offset + 1) * HASH_BYTES]:
-                findings.append(Diagnostic(code="LM6034", facts={"index": index}))
-                continue
-            try:
-                name = str(read_record(entry)["id"])
-            except Problem as problem:
-                findings.append(Diagnostic(code="LM6035", facts={"index": index, "reason": problem.message}))
-                continue
-            if name in seen:
-                findings.append(Diagnostic(code="LM6036", facts={"id": name, "index": index, "other": seen[name]}))
-            seen[name] = index
-    return findings
+        if found is not None and found != whole:
+            yield Diagnostic(code="LM6039", facts={"path": path, "offset": _difference(found, whole)})
 
 
-def _check_tiles(tiles: TileReader, size: int) -> list[Diagnostic]:
-    findings: list[Diagnostic] = []
-    for level, width in list(enumerate(level_widths(size)))[1:]:
-        for index in range(width):
-            try:
-                data = tiles.tile(level - 1, index)
-                below = fold([data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES)])
-                above = tiles.tile(level, index // WIDTH)
-            except Problem as problem:
-                findings.append(problem.diagnostic())
-                continue
-            place = index % WIDTH
-            if below != above[place * HASH_BYTES : (place + 1) * HASH_BYTES]:
-                path = tile_path(level, index // WIDTH, tiles.width(level, index // WIDTH))
-                findings.append(Diagnostic(code="LM6037", facts={"path": path, "place": place}))
-    return findings
-
-
-def find_record(directory: pathlib.Path, key: str, record_id: str) -> tuple[int, bytes]:
-    """The index and the bytes of a record.
-
-    Raises NotFound LM6038.
-    """
-    checkpoint = _checkpoint(directory, key)
-    tiles = TileReader(read_from(directory), checkpoint.size)
-    wanted = f'"id":"{record_id}"'.encode()
-    for bundle in reversed(range((checkpoint.size + WIDTH - 1) // WIDTH)):
-        for offset, entry in enumerate(tiles.entries(bundle)):
-            if wanted in entry and read_record(entry)["id"] == record_id:
-                return bundle * WIDTH + offset, entry
-    raise NotFound("LM6038", id=record_id)
+def _difference(found: bytes, expected: bytes) -> int:
+    pairs = zip(found, expected, strict=False)
+    return next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(found), len(expected)))
 
 
 def prove(directory: pathlib.Path, key: str, record_id: str) -> dict[str, object]:
@@ -136,35 +207,51 @@ def prove(directory: pathlib.Path, key: str, record_id: str) -> dict[str, object
 
     Raises NotFound LM6038, and Invalid for a log that cannot be read.
     """
-    index, entry = find_record(directory, key, record_id)
-    checkpoint = _checkpoint(directory, key)
-    tiles = TileReader(read_from(directory), checkpoint.size)
-    path = inclusion_proof(tiles.subtree, index, checkpoint.size)
-    note = read_from(directory)(CHECKPOINT) or b""
+    reader = Reader(directory, key)
+    index, entry = reader.find(record_id)
+    path = inclusion_proof(reader.tiles.subtree, index, reader.size)
     proof: dict[str, object] = {
         "id": record_id,
         "index": index,
-        "size": checkpoint.size,
+        "size": reader.size,
         "record": entry.decode(),
         "leaf_hash": base64.b64encode(leaf_hash(entry)).decode(),
         "proof": [base64.b64encode(item).decode() for item in path],
-        "checkpoint": note.decode(),
+        "checkpoint": reader.note.decode(),
     }
     if not verify_proof(proof, key):
         raise Invalid("LM6033", reason="the record does not lead to the signed root")
     return proof
 
 
-def verify_proof(proof: dict[str, object], key: str) -> bool:
-    """Whether a proof holds: its checkpoint is signed by the key, and its record leads to that root.
+def verify_proof(proof: Mapping[str, object], key: str) -> bool:
+    """Whether a proof holds.
 
-    Raises Invalid for a proof or checkpoint that cannot be read.
+    1. It has the fields that `prove` writes, and its checkpoint is signed by the key.
+    2. Its record has the id, and the leaf hash, that it claims; its size is the checkpoint's.
+    3. The record leads to the signed root (RFC 9162 §2.1.3.2).
+
+    Raises Invalid LM6055, or LM6030 to LM6032, for a proof that cannot be read.
     """
-    checkpoint = read_checkpoint(str(proof["checkpoint"]).encode(), VerifierKey.parse(key))
-    path = proof["proof"]
-    index, size = proof["index"], proof["size"]
-    if not isinstance(path, list) or type(index) is not int or size != checkpoint.size:
+    # (1)
+    index, size, path = proof.get("index"), proof.get("size"), proof.get("proof")
+    texts = [proof.get(name) for name in ("id", "record", "leaf_hash", "checkpoint")]
+    if type(index) is not int or type(size) is not int or not all(isinstance(item, str) for item in texts):
+        raise Invalid("LM6055", reason="a field is missing or of another type")
+    if not isinstance(path, list) or len(path) > MAX_PROOF_HASHES:
+        raise Invalid("LM6055", reason="its hashes are no short list")
+    name, record, claimed, note = (str(item) for item in texts)
+    try:
+        hashes = [base64.b64decode(str(item), validate=True) for item in path]
+        data, encoded = record.encode(), note.encode()
+    except (ValueError, binascii.Error) as err:
+        raise Invalid("LM6055", reason="its text is not well-formed") from err
+    if any(len(item) != HASH_BYTES for item in hashes):
+        raise Invalid("LM6055", reason="a hash has 32 bytes")
+    checkpoint = read_checkpoint(encoded, VerifierKey.parse(key))
+    # (2)
+    leaf = leaf_hash(data)
+    if read_record(data)["id"] != name or claimed != base64.b64encode(leaf).decode() or size != checkpoint.size:
         return False
-    leaf = leaf_hash(str(proof["record"]).encode())
-    hashes = [base64.b64decode(str(item), validate=True) for item in path]
+    # (3)
     return verify_inclusion(leaf, index, checkpoint.size, hashes, checkpoint.root)

@@ -134,7 +134,7 @@ def _line(row: dict[str, Any]) -> tuple[str, str, str, str]:
             and value
         )
         what = " ".join(shown)
-    return str(row["time"]), _plain(str(row["kind"])), str(row["id"]), _plain(" ".join(what.split(" ")))
+    return str(row["time"]), _plain(str(row["kind"])), str(row["id"]), _plain(" ".join(what.split()))
 
 
 def _plain(text: str) -> str:
