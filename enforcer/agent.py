@@ -45,7 +45,6 @@ from mesh.wrapping import WrappingKey
 
 Message = dict[str, object]
 TICK_S = 1.0
-CALLER_CACHE_SIZE = 4096
 
 
 class Agent:

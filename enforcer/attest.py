@@ -60,7 +60,7 @@ def attest_connection(launch: Launch, source: Address, destination: Address, dia
         if found.uid != launch.uid:
             return _refused("LM3420", uid=found.uid, expected=launch.uid)
         # (3)
-        pids = holders(found.inode, found.uid)
+        pids = holders(found.inode)
         if not pids:
             return _refused("LM3421", inode=found.inode)
         # (4)
@@ -81,6 +81,7 @@ def check_member(launch: Launch, pid: int) -> Attested | None:
     3. It runs the executable that was launched, the very file.
     4. Its memory has the layout of the launched image: a fork keeps it, an exec never does. So a process that
        connected first and executes the genuine program afterwards does not pass, whenever it is looked at.
+    5. Looked at again it is the same process still: nobody took over its pid in between.
 
     Returns None for a member, the refusal for anything else.
     """
@@ -102,6 +103,10 @@ def check_member(launch: Launch, pid: int) -> Attested | None:
     # (4)
     if stat.layout != launch.layout or not any(stat.layout):
         return _refused("LM3424", pid=pid, program=name)
+    # (5)
+    again = read_stat(pid)
+    if (again.start, again.session, again.layout) != (stat.start, stat.session, stat.layout):
+        raise NotFound("LM3401", pid=pid)
     return None
 
 

@@ -1,7 +1,7 @@
 """Finds every process that holds a socket: an inherited or passed descriptor makes its receiver a holder too.
 
-The scan looks at the processes of the socket's own user, and of root, who may hold anybody's. Without root only
-one's own user's processes can be looked into; then others are not seen, and the caller knows (`is_complete`).
+With root the scan looks at every process: a descriptor can be passed to anybody. Without root only one's own user's
+processes can be looked into; then others are not seen, and the caller knows (`is_complete`).
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 import os
 
 
-def holders(inode: int, uid: int) -> frozenset[int]:
+def holders(inode: int) -> frozenset[int]:
     """The pids of all processes that can be seen to hold a socket's inode."""
     wanted = f"socket:[{inode}]"
     found = set()
+    me = None if is_complete() else os.geteuid()
     with os.scandir("/proc") as entries:
         for entry in entries:
             if not entry.name.isdigit():
                 continue
             try:
-                owner = entry.stat().st_uid
+                if me is not None and entry.stat().st_uid != me:
+                    continue
             except OSError:
                 continue
-            if owner in {uid, 0} and _holds(entry.path, wanted):
+            if _holds(entry.path, wanted):
                 found.add(int(entry.name))
     return frozenset(found)
 
