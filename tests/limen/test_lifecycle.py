@@ -50,7 +50,8 @@ def test_the_first_problem_of_nested_groups_is_found() -> None:
 @pytest.mark.system
 def test_a_process_ends_with_the_one_that_started_it() -> None:
     inner = (
-        "import os, signal, sys; from limen import lifecycle; lifecycle.die_with_parent(); print(os.getpid(), flush=True);"
+        "import os, signal, sys; from limen import lifecycle; lifecycle.die_with_parent();"
+        "print(os.getpid(), flush=True);"
         "signal.pause()"
     )
     outer = (

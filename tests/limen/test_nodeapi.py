@@ -2,6 +2,7 @@ import asyncio
 import pathlib
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
 import pytest
 
@@ -22,7 +23,7 @@ class Doors:
         self.world = world
         self.worker = ThreadPoolExecutor(1)
 
-    async def __aenter__(self) -> "Doors":
+    async def __aenter__(self) -> Self:
         self.server, port = await _node_server(self.world.app, self.worker, "127.0.0.1")
         sock = _listen("127.0.0.1", 0)
         self.url = f"https://127.0.0.1:{sock.getsockname()[1]}"

@@ -1,0 +1,44 @@
+import pytest
+
+from mesh.problems import (
+    Conflict,
+    Diagnostic,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Problem,
+    Severity,
+    Span,
+    Unavailable,
+    catalogue,
+    entry,
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [(Problem, 2), (NotFound, 2), (Conflict, 2), (Invalid, 2), (Forbidden, 4), (Unavailable, 3)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_each_class_has_its_exit_status(kind: type[Problem], status: int) -> None:
+    assert kind("LM0001", command="x").exit_status == status
+
+
+def test_a_problem_is_its_sentence_with_facts_and_place() -> None:
+    problem = Invalid("LM0001", span=Span(file="a.yaml", line=3, column=5), command="limen x")
+    assert str(problem) == "a.yaml:3:5: LM0001: `limen x` is not part of this version"
+    assert problem.help.startswith("read ")
+    found = problem.diagnostic()
+    assert (found.code, found.severity, found.message) == ("LM0001", Severity.ERROR, problem.message)
+    assert str(found).startswith("a.yaml:3:5: error LM0001:")
+
+
+def test_a_missing_fact_shows_and_never_fails() -> None:
+    assert Diagnostic(code="LM0001").message == "`?command` is not part of this version"
+    assert "a" in Diagnostic(code="LM0001", facts={"command": "{a}"}).message
+
+
+def test_an_unknown_code_is_a_bug() -> None:
+    with pytest.raises(KeyError):
+        entry("LM9999")
+    assert all(code.startswith("LM") for code in catalogue())

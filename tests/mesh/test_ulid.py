@@ -1,0 +1,42 @@
+import datetime as dt
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.ulid import is_ulid, new_ulid, ulid_time
+
+NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
+TIMES = st.datetimes(dt.datetime(1970, 1, 1), dt.datetime(9999, 1, 1), timezones=st.just(dt.UTC))
+
+
+@given(TIMES, st.binary(min_size=10, max_size=10))
+def test_the_time_can_be_read_back_to_the_millisecond(now: dt.datetime, random: bytes) -> None:
+    text = new_ulid(now, random)
+    assert is_ulid(text)
+    assert dt.timedelta() <= now - ulid_time(text) < dt.timedelta(milliseconds=1)
+
+
+@given(TIMES, TIMES)
+def test_they_sort_by_time(one: dt.datetime, two: dt.datetime) -> None:
+    a, b = new_ulid(one, bytes(10)), new_ulid(two, bytes(10))
+    assert (a < b) == (ulid_time(a) < ulid_time(b))
+
+
+def test_a_known_one() -> None:
+    assert new_ulid(dt.datetime(1970, 1, 1, tzinfo=dt.UTC), bytes(10)) == "0" * 26
+    assert new_ulid(dt.datetime(1970, 1, 1, 0, 0, 0, 1000, tzinfo=dt.UTC), b"\xff" * 10) == "0000000001" + "Z" * 16
+
+
+@pytest.mark.parametrize("text", ["", "0" * 25, "8" + "0" * 25, "I" + "0" * 25, "o" * 26, "0" * 27, "0" * 25 + "\n"])
+def test_other_texts_are_none(text: str) -> None:
+    assert not is_ulid(text)
+    with pytest.raises(ValueError, match="26 characters"):
+        ulid_time(text)
+
+
+def test_random_bytes_are_ten_and_times_after_1970() -> None:
+    with pytest.raises(ValueError, match="10 random bytes"):
+        new_ulid(NOW, bytes(9))
+    with pytest.raises(ValueError, match="48 bits"):
+        new_ulid(dt.datetime(1960, 1, 1, tzinfo=dt.UTC), bytes(10))

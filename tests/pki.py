@@ -1,0 +1,117 @@
+"""Certificates for tests, good and bad: `Pki(domain).leaf(...)` takes every detail a test may want to break."""
+
+import dataclasses
+import datetime as dt
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from mesh.bundle import TrustBundle
+from mesh.spiffe import TrustDomain
+
+NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
+BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A certificate with its key."""
+
+    certificate: x509.Certificate
+    key: Key
+
+    @property
+    def der(self) -> bytes:
+        return self.certificate.public_bytes(Encoding.DER)
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(Encoding.PEM)
+
+
+def usage(**set_: bool) -> x509.KeyUsage:
+    names = (
+        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+        "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+    )  # fmt: skip
+    return x509.KeyUsage(**{name: set_.get(name, False) for name in names})
+
+
+def make(
+    *,
+    issuer: Made | None = None,
+    subject: str = "",
+    uris: tuple[str, ...] = (),
+    dns: tuple[str, ...] = (),
+    ca: bool | None = False,
+    path_length: int | None = None,
+    key_usage: x509.KeyUsage | None = None,
+    usage_critical: bool = True,
+    extended: tuple[x509.ObjectIdentifier, ...] | None = BOTH,
+    san_critical: bool = True,
+    begin: dt.datetime = NOW - dt.timedelta(minutes=1),
+    end: dt.datetime = NOW + dt.timedelta(hours=1),
+    key: Key | None = None,
+    extra: tuple[tuple[x509.ExtensionType, bool], ...] = (),
+    algorithm: hashes.HashAlgorithm | None = None,
+) -> Made:
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)] if subject else [])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuer.certificate.subject if issuer else name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(end)
+    )
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
+    names += [x509.DNSName(item) for item in dns]
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=san_critical)
+    if ca is not None:
+        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
+    if key_usage is not None:
+        builder = builder.add_extension(key_usage, critical=usage_critical)
+    if extended is not None and not ca:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(list(extended)), critical=False)
+    for extension, critical in extra:
+        builder = builder.add_extension(extension, critical=critical)
+    signer = issuer.key if issuer else key
+    return Made(certificate=builder.sign(signer, algorithm or hashes.SHA256()), key=key)
+
+
+class Pki:
+    """A trust domain's root, with helpers for what hangs below it."""
+
+    def __init__(self, domain: str = "corp.test") -> None:
+        self.domain = TrustDomain.parse(domain)
+        self.root = self.signer(subject=f"root of {domain}")
+
+    def signer(self, issuer: Made | None = None, **details: object) -> Made:
+        base: dict[str, object] = {
+            "subject": "an authority",
+            "uris": (str(self.domain.id),),
+            "san_critical": False,
+            "ca": True,
+            "key_usage": usage(key_cert_sign=True, crl_sign=True),
+            "extended": None,
+        }
+        return make(issuer=issuer, **{**base, **details})  # type: ignore[arg-type]
+
+    def leaf(self, path: str = "/ns/web/sa/front", issuer: Made | None = None, **details: object) -> Made:
+        base: dict[str, object] = {
+            "uris": (f"spiffe://{self.domain}{path}",),
+            "key_usage": usage(digital_signature=True),
+        }
+        return make(issuer=issuer or self.root, **{**base, **details})  # type: ignore[arg-type]
+
+    def bundle(self, *authorities: Made) -> TrustBundle:
+        return TrustBundle(
+            trust_domain=self.domain, x509_authorities=tuple(item.der for item in authorities or (self.root,))
+        )
