@@ -6,10 +6,12 @@ one wrapped secret cannot stand in for another. This module keeps nothing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import secrets
+import tempfile
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -58,18 +60,38 @@ def load_wrapping_key(folder: pathlib.Path, key_file: pathlib.Path | None) -> Wr
     """
     path = key_file or folder / "wrap.key"
     if key_file is None and not path.exists():
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(KEY_FILE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
+        _make_key_file(path)
     try:
-        mode = path.stat().st_mode
-        secret = path.read_bytes()
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            secret = file.read(KEY_FILE_BYTES + 1)
     except OSError as err:
         raise Invalid("LM1202", path=str(path), reason=err.strerror or str(err)) from err
     if mode & 0o077:
         raise Invalid("LM1202", path=str(path), reason="others may read it")
     if len(secret) != KEY_FILE_BYTES:
-        raise Invalid("LM1202", path=str(path), reason=f"it holds {len(secret)} bytes")
+        size = "more" if len(secret) > KEY_FILE_BYTES else f"{len(secret)} bytes"
+        raise Invalid("LM1202", path=str(path), reason=f"it holds {size}")
     return WrappingKey(secret, beside_state=key_file is None)
+
+
+def _make_key_file(path: pathlib.Path) -> None:
+    """Make a key file whole and durable, or not at all: what it wraps is lost with it.
+
+    Whoever links first wins; the other one reads the winner's key.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".wrap-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(KEY_FILE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(name)
+    finally:
+        pathlib.Path(name).unlink()
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -7,6 +7,7 @@ tags. All findings are returned, never raised. Values mean nothing here; loaders
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Literal
 
@@ -22,9 +23,13 @@ Scalar = str | int | float | bool | None
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?\Z")
 _MAX_DIGITS = 19
-# everything but printable characters, tab and line ends (YAML 1.2 §5.1), and what hides or reorders text
-_UNPRINTABLE = re.compile(
-    "[^\t\n\r\x20-\x7e\x85\xa0-\u200a\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+# everything but printable characters, tab and line ends (YAML 1.2 §5.1)
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# what hides, reorders or invisibly breaks text: a reviewer must see what a loader reads. NEL and a lone carriage
+# return end a line for YAML 1.1 parsers, but not on a reviewer's screen
+_DECEPTIVE = re.compile(
+    "[\x85\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
+    "\U000e0000-\U000e0fff]|\r(?!\n)"
 )
 _Loader: type[yaml.CBaseLoader | yaml.BaseLoader] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
@@ -66,7 +71,7 @@ def compose_documents(text: str, file: str) -> tuple[list[Node], list[Diagnostic
     # (1)
     if len(text) > MAX_FILE_BYTES:
         return [], [_finding("LM5100", Span(file=file, line=1, column=1), limit=MAX_FILE_BYTES)]
-    bad = _UNPRINTABLE.search(text)
+    bad = _UNPRINTABLE.search(text) or _DECEPTIVE.search(text)
     if bad is not None:
         line = text.count("\n", 0, bad.start()) + 1
         column = bad.start() - (text.rfind("\n", 0, bad.start()) + 1) + 1
@@ -106,7 +111,7 @@ def _references(text: str, file: str) -> list[Diagnostic]:
         elif anchor := getattr(event, "anchor", None):
             found.append(_finding("LM5103", place, what=f"&{anchor}"))
         tag = getattr(event, "tag", None)
-        if tag is not None and tag != "!":
+        if tag is not None:
             found.append(_finding("LM5104", place, tag=tag))
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             depth += 1
@@ -175,5 +180,6 @@ def _resolve(node: yaml.ScalarNode) -> tuple[Kind, Scalar]:
     if _INT.match(text) and len(text) <= _MAX_DIGITS:
         return "int", int(text)
     if _FLOAT.match(text) and not text.lstrip("+-").isdigit() and len(text) <= _MAX_DIGITS:
-        return "float", float(text)
+        number = float(text)
+        return ("float", number) if math.isfinite(number) else ("text", text)
     return "text", text

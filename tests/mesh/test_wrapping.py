@@ -1,5 +1,6 @@
 import pathlib
 import stat
+import threading
 
 import pytest
 from hypothesis import given
@@ -48,3 +49,29 @@ def test_a_named_key_file_is_checked(tmp_path: pathlib.Path) -> None:
         load_wrapping_key(tmp_path, path)
     path.chmod(0o600)
     assert not load_wrapping_key(tmp_path, path).beside_state
+
+
+def test_a_key_file_is_there_whole_or_not_at_all_and_the_first_one_stays(tmp_path: pathlib.Path) -> None:
+    made: list[WrappingKey] = []
+    start = threading.Barrier(4)
+
+    def open_one() -> None:
+        start.wait()
+        made.append(load_wrapping_key(tmp_path, None))
+
+    threads = [threading.Thread(target=open_one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({key.secret for key in made}) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["wrap.key"]
+
+
+@pytest.mark.parametrize("data", [b"", bytes(33), bytes(1 << 16)], ids=["empty", "one-more", "much-more"])
+def test_a_key_file_of_another_size_is_refused(tmp_path: pathlib.Path, data: bytes) -> None:
+    path = tmp_path / "wrap.key"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    with pytest.raises(Invalid, match="LM1202"):
+        load_wrapping_key(tmp_path, None)

@@ -40,6 +40,9 @@ def plain(text: str) -> list[object]:
         ('"12"', "12"),
         ("'true'", "true"),
         ("9" * 40, "9" * 40),
+        ("1e999", "1e999"),
+        ("-1e999", "-1e999"),
+        ("é漢😀", "é漢😀"),
     ],
 )
 def test_A50_values_are_those_of_yaml_1_2_core_and_no_more(text: str, value: object) -> None:
@@ -53,6 +56,14 @@ def test_A50_values_are_those_of_yaml_1_2_core_and_no_more(text: str, value: obj
         ("a: \u202eb", "LM5101"),
         ("a: \u200bb", "LM5101"),
         ("a: \x00", "LM5101"),
+        ("a: b\x85c: d", "LM5101"),
+        ("a: b\rc: d", "LM5101"),
+        ("a: b\u2028c: d", "LM5101"),
+        ("a: \u061cb", "LM5101"),
+        ("a: \u2060b", "LM5101"),
+        ("a: \xadb", "LM5101"),
+        ("a: \u3164b", "LM5101"),
+        ("a: \U000e0041b", "LM5101"),
         ("a: [", "LM5102"),
         ("a:\n\t- 1", "LM5102"),
         ("a: &x 1", "LM5103"),
@@ -60,6 +71,7 @@ def test_A50_values_are_those_of_yaml_1_2_core_and_no_more(text: str, value: obj
         ("<<: {a: 1}", "LM5103"),
         ("a: !!str 1", "LM5104"),
         ("a: !x 1", "LM5104"),
+        ("a: ! 1", "LM5104"),
         ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "LM5105"),
         ("? [a]\n: 1", "LM5106"),
         ("a: 1\na: 2", "LM5107"),
@@ -101,3 +113,21 @@ def test_any_text_gives_values_or_findings(text: str) -> None:
 @given(st.text(alphabet="ab:-[]{}&*!#'\"\n ,<|>%@`?", max_size=60))
 def test_any_yamlish_text_gives_values_or_findings(text: str) -> None:
     compose_documents(text, "f.yaml")
+
+
+@given(st.lists(st.sampled_from(["a", "b", "1", ": ", "\n", "\r\n", "  ", "- ", "é", "'", "#"]), max_size=40))
+def test_a_value_stands_on_the_line_that_a_reader_sees(parts: list[str]) -> None:
+    text = "".join(parts)
+    lines = text.split("\n")
+    nodes, findings = compose_documents(text, "f.yaml")
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        waiting += [*node.items, *(part for pair in node.pairs for part in pair)]
+        assert 1 <= node.span.line <= len(lines)
+        assert node.span.column <= len(lines[node.span.line - 1]) + 1
+    assert all(item.span is not None and item.span.line >= 1 for item in findings)
+
+
+def test_a_windows_file_reads_as_another() -> None:
+    assert plain("a: 1\r\nb: 2\r\n") == plain("a: 1\nb: 2\n")
