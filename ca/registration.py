@@ -17,6 +17,8 @@ from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
 Facts = Mapping[str, tuple[str, ...]]
 TEMPLATE = re.compile(r"\{([^{}]*)\}")
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+\Z")
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\Z")
 DEFAULT_TTL = dt.timedelta(hours=1)
 # a rule with one of these speaks of a program, not of whatever runs in a container
 _BINDING = ("unix:sha256", "launch:")
@@ -160,7 +162,11 @@ class RuleSet:
         )
 
     def conflicts(self) -> tuple[Diagnostic, ...]:
-        """Every pair of equally specific rules that some process could match both."""
+        """Every pair of equally specific rules over the same selectors that some process could match both.
+
+        Rules over different selectors are not compared: whether one process can match both is not in the file. When
+        one does, `entitle` refuses.
+        """
         found = []
         for index, rule in enumerate(self.rules):
             for other in self.rules[index + 1 :]:
@@ -174,7 +180,8 @@ class RuleSet:
 def fill(template: str, facts: Facts, *, is_path: bool) -> str:
     """Fill a template with facts.
 
-    Raises ValueError, with a sentence, for a selector without exactly one value, or a value that is no segment.
+    Raises ValueError, with a sentence, for a selector without exactly one value, a value that is no segment, or a
+    result that is no host name: what a process is called must never become a wildcard or another name.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -185,7 +192,15 @@ def fill(template: str, facts: Facts, *, is_path: bool) -> str:
             raise ValueError(f"{{{match.group(1)}}} is `{found[0][:80]}`, which is no path segment")
         return found[0]
 
-    return TEMPLATE.sub(value, template)
+    filled = TEMPLATE.sub(value, template)
+    if not is_path and not is_host_name(filled):
+        raise ValueError(f"`{filled[:80]}` is no lower-case host name")
+    return filled
+
+
+def is_host_name(text: str) -> bool:
+    """Whether a text is a lower-case host name: labels of letters, digits and inner dashes (RFC 1123 §2.1)."""
+    return _HOST.match(text) is not None
 
 
 def _verdict(rule: IdentityRule, facts: Facts) -> RuleVerdict:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import re
+from collections.abc import Iterator
 
-from ca.registration import DEFAULT_TTL, TEMPLATE, IdentityRule, RuleSet, Selector
+from ca.registration import DEFAULT_TTL, TEMPLATE, IdentityRule, RuleSet, Selector, is_host_name
 from mesh.problems import Diagnostic, Severity, Span
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
 from mesh.yamlio import Node, compose_documents
@@ -27,7 +28,6 @@ _FAMILIES = ("k8s:pod-label:", "docker:label:", "node:")
 _ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?\Z")
 _TTL = re.compile(r"([1-9][0-9]{0,5})(s|m|h|d)\Z")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DNS = re.compile(r"(\{[^{}]+\}|[a-z0-9.-])+\Z")
 MIN_TTL, MAX_TTL = dt.timedelta(seconds=30), dt.timedelta(days=30)
 MAX_HINT_BYTES = 1024
 
@@ -101,14 +101,15 @@ def _rule(node: Node, found: list[Diagnostic]) -> IdentityRule | None:
     if rule_id is not None and not _ID.match(rule_id):
         found.append(_finding("LM1224", _span(node, "id"), field="id", reason="letters, digits, `.`, `-`, `_`"))
     match = _match(node.get("match"), found)
-    spiffe_id = _template(node, {selector.name for selector in match}, found)
+    names = {selector.name for selector in match}
+    spiffe_id = _template(node, names, found)
     ttl = _ttl(node, found)
     dns_names = _texts(node, "dns_names", found)
-    found.extend(
-        _finding("LM1224", _span(node, "dns_names"), field="dns_names", reason="lower-case host names")
-        for name in dns_names
-        if not _DNS.match(name)
-    )
+    for name in dns_names:
+        place = _span(node, "dns_names")
+        found.extend(_unknown_facts(name, place, names))
+        if not is_host_name(TEMPLATE.sub("x", name)):
+            found.append(_finding("LM1224", place, field="dns_names", reason="lower-case host names"))
     hint = _text(node, "hint", found) or ""
     if len(hint.encode()) > MAX_HINT_BYTES:
         found.append(_finding("LM1224", _span(node, "hint"), field="hint", reason="at most 1024 bytes"))
@@ -185,17 +186,22 @@ def _template(node: Node, selectors: set[str], found: list[Diagnostic]) -> str |
     if not text.startswith("/"):
         found.append(_finding("LM1224", place, field="spiffe_id", reason="a path that begins with `/`"))
         return None
-    for name in TEMPLATE.findall(text):
-        if name not in _NAMES and not name.startswith(_FAMILIES):
-            near = difflib.get_close_matches(name, [*selectors, *_NAMES], n=1)
-            hint = f"did you mean `{near[0]}`?" if near else "use a selector's name"
-            found.append(_finding("LM1225", place, given=name, hint=hint))
+    found.extend(_unknown_facts(text, place, selectors))
     try:
         SpiffeId.parse("spiffe://td" + TEMPLATE.sub("x", text))
     except SpiffeIdError as err:
         found.append(_finding("LM1226", place, given=text, reason=str(err)))
         return None
     return text
+
+
+def _unknown_facts(text: str, place: Span, selectors: set[str]) -> Iterator[Diagnostic]:
+    """A finding for every name between braces that no attestor ever gives."""
+    for name in TEMPLATE.findall(text):
+        if name not in _NAMES and not name.startswith(_FAMILIES):
+            near = difflib.get_close_matches(name, [*selectors, *_NAMES], n=1)
+            hint = f"did you mean `{near[0]}`?" if near else "use a selector's name"
+            yield _finding("LM1225", place, given=name, hint=hint)
 
 
 def _ttl(node: Node, found: list[Diagnostic]) -> dt.timedelta:

@@ -37,7 +37,7 @@ def read_pins(token: str) -> JoinPins:
     try:
         header = jwt.get_unverified_header(token)
         claims = jwt.decode(token, options={"verify_signature": False})
-    except (jwt.PyJWTError, ValueError) as err:
+    except (jwt.PyJWTError, ValueError, RecursionError) as err:
         raise Invalid("LM1207") from err
     server, reviewers, domain = claims.get("srv"), claims.get("rev"), claims.get("td")
     if header.get("typ") != TYPE or not isinstance(domain, str):

@@ -75,7 +75,7 @@ def check_token(token: str, key: ec.EllipticCurvePublicKey, now: dt.datetime) ->
             # time is checked below, against the caller's clock
             options={"require": ["jti", "exp", "aud"], "verify_exp": False, "verify_iat": False, "verify_nbf": False},
         )
-    except (jwt.PyJWTError, ValueError) as err:
+    except (jwt.PyJWTError, ValueError, RecursionError) as err:
         raise Forbidden("LM1208", reason="its signature or its claims are wrong") from err
     # (2)
     expires, name = claims["exp"], claims["jti"]

@@ -1,0 +1,223 @@
+import datetime as dt
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ca.registration import Entitlement, Facts, IdentityRule, Refusal, RuleSet, Selector, fill
+from mesh.spiffe import SpiffeId, TrustDomain
+
+DOMAIN = TrustDomain.parse("corp.test")
+PROCESS: Facts = {
+    "unix:uid": ("1001",),
+    "unix:path": ("/opt/shop/cart",),
+    "unix:basename": ("cart",),
+    "unix:group": ("shop", "docker"),
+    "unix:sha256": ("ab" * 32,),
+}
+
+
+def rule(name: str, spiffe_id: str = "/{unix:basename}", **match: str) -> IdentityRule:
+    selectors = tuple(Selector.parse(key.replace("_", ":", 1), value) for key, value in match.items())
+    return IdentityRule(id=name, match=selectors, spiffe_id=spiffe_id)
+
+
+def entitle(*rules: IdentityRule, facts: Facts = PROCESS) -> str:
+    """The path and the rule, or the code of the refusal."""
+    found = RuleSet(rules=rules).entitle(facts, DOMAIN)
+    return found.code if isinstance(found, Refusal) else f"{found.rule} {found.spiffe_id.path}"
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "expected"),
+    [
+        pytest.param("cart", ("cart",), True, id="exact"),
+        pytest.param("cart", ("cart2",), False, id="exact-is-no-prefix"),
+        pytest.param("cart", ("Cart",), False, id="case"),
+        pytest.param("cart", (), False, id="no-fact"),
+        pytest.param("cart", ("web", "cart"), True, id="some-value"),
+        pytest.param("ca*", ("cart",), True, id="prefix"),
+        pytest.param("cart*", ("cart",), True, id="prefix-is-the-whole"),
+        pytest.param("carts*", ("cart",), False, id="prefix-is-longer"),
+        pytest.param("*", ("anything",), True, id="star-is-any-value"),
+        pytest.param("*", (), False, id="star-needs-a-value"),
+        pytest.param("", ("",), True, id="empty"),
+        pytest.param("", ("x",), False, id="empty-is-exact"),
+        pytest.param("/opt/*", ("/opt/../etc/x",), True, id="values-are-compared-as-text"),
+    ],
+)
+def test_a_selector(text: str, values: tuple[str, ...], *, expected: bool) -> None:
+    assert Selector.parse("unix:path", text).matches({"unix:path": values}) is expected
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        pytest.param((), "LM1210", id="no-rules"),
+        pytest.param((rule("a", unix_uid="1002"),), "LM1210", id="none-matches"),
+        pytest.param((rule("a", unix_uid="1001"),), "a /cart", id="one"),
+        pytest.param((rule("a", unix_uid="1001", unix_user="x"),), "LM1210", id="all-selectors-must-match"),
+        pytest.param(
+            (rule("a", unix_uid="1001"), rule("b", unix_uid="1001", unix_path="/opt/*")), "b /cart", id="more-selectors"
+        ),
+        pytest.param((rule("a", unix_path="/opt/*"), rule("b", unix_uid="1001")), "b /cart", id="exact-before-prefix"),
+        pytest.param(
+            (rule("a", unix_path="/opt/shop/*"), rule("b", unix_path="/opt/*")), "LM1211", id="longer-prefix-is-a-tie"
+        ),
+        pytest.param((rule("a", unix_uid="1001"), rule("b", unix_basename="cart")), "LM1211", id="tie"),
+        pytest.param(
+            (
+                rule("a", unix_uid="1001"),
+                rule("b", unix_basename="cart"),
+                rule("c", unix_uid="1001", unix_basename="cart"),
+            ),
+            "c /cart",
+            id="a-tie-below-the-best-is-none",
+        ),
+        pytest.param(
+            (rule("a", unix_uid="1001"), rule("b", "/{unix:group}", unix_uid="1001", unix_basename="cart")),
+            "LM1212",
+            id="nothing-less-specific-takes-its-place",
+        ),
+    ],
+)
+def test_which_rule_wins(rules: tuple[IdentityRule, ...], expected: str) -> None:
+    assert entitle(*rules) == expected
+    assert entitle(*reversed(rules)) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "facts", "expected"),
+    [
+        pytest.param("/fixed", {}, "a /fixed", id="no-template"),
+        pytest.param("/ns/{unix:basename}/x", {}, "a /ns/cart/x", id="one-segment"),
+        pytest.param("/{unix:basename}-{unix:uid}", {}, "a /cart-1001", id="two-in-a-segment"),
+        pytest.param("/{unix:group}", {}, "LM1212", id="two-values"),
+        pytest.param("/{unix:user}", {}, "LM1212", id="no-value"),
+        pytest.param("/{unix:path}", {}, "LM1212", id="slashes"),
+        pytest.param("/{unix:basename}", {"unix:basename": ("..",)}, "LM1212", id="dots"),
+        pytest.param("/{unix:basename}", {"unix:basename": (".",)}, "LM1212", id="dot"),
+        pytest.param("/{unix:basename}", {"unix:basename": ("",)}, "LM1212", id="empty"),
+        pytest.param("/{unix:basename}", {"unix:basename": ("a/../b",)}, "LM1212", id="climbing"),
+        pytest.param("/{unix:basename}", {"unix:basename": ("a%2fb",)}, "LM1212", id="percent"),
+        pytest.param("/{unix:basename}", {"unix:basename": ("a b",)}, "LM1212", id="space"),
+        pytest.param("/{unix:basename}", {"unix:basename": ("cart\n",)}, "LM1212", id="line-end"),
+        pytest.param("/{unix:basename}", {"unix:basename": ("{unix:uid}",)}, "LM1212", id="a-template-is-no-value"),
+        pytest.param("/{unix:basename}", {"unix:basename": ("caf\u00e9",)}, "LM1212", id="not-ascii"),
+        pytest.param("/{unix:basename}", {"unix:basename": ("x" * 3000,)}, "LM1212", id="too-long"),
+        pytest.param("/.{unix:basename}", {"unix:basename": (".a",)}, "a /..a", id="two-dots-and-more"),
+        pytest.param("/.{unix:basename}", {"unix:basename": (".",)}, "LM1212", id="dots-by-parts"),
+    ],
+)
+def test_templates(template: str, facts: Facts, expected: str) -> None:
+    assert entitle(rule("a", template, unix_uid="1001"), facts={**PROCESS, **facts}) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "basename", "expected"),
+    [
+        pytest.param("{unix:basename}.corp.test", "cart", "cart.corp.test", id="label"),
+        pytest.param("cart.corp.test", "x", "cart.corp.test", id="fixed"),
+        pytest.param("{unix:basename}", "*", None, id="wildcard"),
+        pytest.param("{unix:basename}.corp.test", "*", None, id="wildcard-label"),
+        pytest.param("{unix:basename}", "Cart", None, id="upper-case"),
+        pytest.param("{unix:basename}", "a_b", None, id="underscore"),
+        pytest.param("{unix:basename}.corp.test", "", None, id="empty-label"),
+        pytest.param("{unix:basename}.corp.test", "evil.test,", None, id="comma"),
+        pytest.param("{unix:basename}", "caf\u00e9", None, id="not-ascii"),
+        pytest.param("{unix:basename}", "-a", None, id="leading-dash"),
+        pytest.param("{unix:basename}", "cart\n", None, id="line-end"),
+        pytest.param("{unix:basename}", "a" * 64, None, id="long-label"),
+        pytest.param("{unix:basename}.corp.test", ".".join(["a" * 60] * 5), None, id="long-name"),
+    ],
+)
+def test_a_dns_name_is_a_host_name_whatever_the_process_is_called(
+    template: str, basename: str, expected: str | None
+) -> None:
+    named = IdentityRule(id="a", match=(Selector.parse("unix:uid", "1001"),), spiffe_id="/fixed", dns_names=(template,))
+    found = RuleSet(rules=(named,)).entitle({**PROCESS, "unix:basename": (basename,)}, DOMAIN)
+    if expected is None:
+        assert isinstance(found, Refusal)
+        assert found.code == "LM1212"
+    else:
+        assert isinstance(found, Entitlement)
+        assert found.dns_names == (expected,)
+
+
+@given(st.dictionaries(st.sampled_from(["unix:basename", "unix:uid", "unix:path"]), st.tuples(st.text(max_size=12))))
+def test_any_facts_give_an_id_below_the_template_or_a_refusal(facts: dict[str, tuple[str, ...]]) -> None:
+    rules = RuleSet(rules=(rule("a", "/fixed/{unix:basename}/{unix:path}", unix_uid="*"),))
+    found = rules.entitle(facts, DOMAIN)
+    if isinstance(found, Refusal):
+        assert found.code in {"LM1210", "LM1212"}
+    else:
+        assert SpiffeId.parse(str(found.spiffe_id)) == found.spiffe_id
+        assert found.spiffe_id.segments[0] == "fixed"
+        assert len(found.spiffe_id.segments) == 3
+
+
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [
+        pytest.param({"unix_uid": "1"}, True, id="uid"),
+        pytest.param({"unix_path": "/opt/x"}, True, id="path"),
+        pytest.param({"unix_sha256": "ab"}, False, id="digest"),
+        pytest.param({"launch_path": "/opt/x"}, False, id="launched"),
+    ],
+)
+def test_a_rule_without_a_program_is_bound_to_its_container(match: dict[str, str], *, expected: bool) -> None:
+    assert rule("a", **match).is_container_bound is expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        pytest.param({"unix_uid": "1"}, {"unix_uid": "1"}, True, id="same"),
+        pytest.param({"unix_uid": "1"}, {"unix_uid": "2"}, False, id="other-values"),
+        pytest.param({"unix_path": "/a*"}, {"unix_path": "/a/b*"}, True, id="prefix-of-prefix"),
+        pytest.param({"unix_path": "/a*"}, {"unix_path": "/b*"}, False, id="other-prefixes"),
+        pytest.param({"unix_path": "/a*"}, {"unix_path": "/a/b"}, False, id="exact-is-more-specific"),
+        pytest.param(
+            {"unix_path": "/a*", "unix_uid": "1"}, {"unix_path": "/a", "unix_uid": "1*"}, True, id="crosswise"
+        ),
+        pytest.param({"unix_uid": "1"}, {"unix_gid": "1"}, False, id="other-selectors-refuse-at-run-time"),
+    ],
+)
+def test_overlaps_are_found_when_the_file_is_read(
+    one: dict[str, str], other: dict[str, str], *, expected: bool
+) -> None:
+    found = RuleSet(rules=(rule("a", **one), rule("b", **other))).conflicts()
+    assert [item.code for item in found] == (["LM1213"] if expected else [])
+
+
+@given(st.text(alphabet="ab", max_size=3), st.text(alphabet="ab", max_size=3), st.booleans(), st.booleans())
+def test_selectors_overlap_exactly_when_some_value_fits_both(one: str, other: str, star: bool, second: bool) -> None:
+    import itertools
+
+    mine = Selector(name="x", value=one, prefix=star)
+    theirs = Selector(name="x", value=other, prefix=second)
+    values = ["".join(letters) for size in range(5) for letters in itertools.product("ab", repeat=size)]
+    meets = any(mine.matches({"x": (value,)}) and theirs.matches({"x": (value,)}) for value in values)
+    assert mine.overlaps(theirs) is meets
+    assert theirs.overlaps(mine) is meets
+
+
+def test_explain_says_of_every_rule_why() -> None:
+    rules = RuleSet(rules=(rule("a", unix_uid="1002"), rule("b", unix_uid="1001", unix_path="/opt/*")))
+    found = rules.explain(PROCESS)
+    assert [(item.rule, item.matched) for item in found] == [("b", True), ("a", False)]
+    assert found[1].reason == "unix:uid is 1001, not 1002"
+
+
+def test_fill_leaves_text_without_braces_alone() -> None:
+    assert fill("/a/b", {}, is_path=True) == "/a/b"
+
+
+def test_an_entitlement_carries_what_the_rule_says() -> None:
+    full = IdentityRule(
+        id="a", match=(Selector.parse("unix:uid", "1001"),), spiffe_id="/x", ttl=dt.timedelta(minutes=5), hint="main",
+        direct=True,
+    )  # fmt: skip
+    found = RuleSet(rules=(full,)).entitle(PROCESS, DOMAIN)
+    assert isinstance(found, Entitlement)
+    assert (found.ttl, found.hint, found.direct, found.container_bound) == (dt.timedelta(minutes=5), "main", True, True)
