@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from enforcer.attest import Launch
 from enforcer.command import Command, resolve
 from enforcer.process import hash_file, read_process
-from mesh.problems import Invalid, Problem
+from mesh.problems import Invalid, NotFound, Problem
 
 _TRAMPOLINE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "trampoline.py")
 _EXEC_WITHIN_S = 10.0
@@ -152,24 +152,19 @@ def _groups(order: Order) -> list[int]:
 
 def _record(order: Order, pid: int, executable: _Opened, script: _Opened | None) -> Launch:
     """Step 5 of `launch`."""
-    process = read_process(pid)
+    try:
+        process = read_process(pid)
+    except NotFound:
+        # it did its work and ended before it could be looked at: nothing of it is left that could connect
+        return Launch(
+            pid=pid, start=0, session=pid, layout=(), device=0, inode=0, uid=order.uid, facts=_facts(executable, script)
+        )
     ran = (process.executable.device, process.executable.inode)
     if ran != executable.stamp[:2] or process.executable.sha256 != executable.sha256:
         raise Invalid("LM3434", path=executable.path)
     for found in (executable, script):
         if found is not None and _stamp(found.handle) != found.stamp:
             raise Invalid("LM3434", path=found.path)
-    facts = [
-        *process.facts(),
-        ("launch:path", executable.path),
-        ("launch:sha256", executable.sha256),
-    ]
-    if script is not None:
-        facts += [
-            ("launch:script", script.path),
-            ("launch:script_sha256", script.sha256),
-            ("launch:script_basename", os.path.basename(script.path)),
-        ]
     return Launch(
         pid=pid,
         start=process.start,
@@ -178,5 +173,17 @@ def _record(order: Order, pid: int, executable: _Opened, script: _Opened | None)
         device=process.executable.device,
         inode=process.executable.inode,
         uid=order.uid,
-        facts=tuple(facts),
+        facts=(*process.facts(), *_facts(executable, script)),
     )
+
+
+def _facts(executable: _Opened, script: _Opened | None) -> tuple[tuple[str, str], ...]:
+    """What the launch itself attests."""
+    found = [("launch:path", executable.path), ("launch:sha256", executable.sha256)]
+    if script is not None:
+        found += [
+            ("launch:script", script.path),
+            ("launch:script_sha256", script.sha256),
+            ("launch:script_basename", os.path.basename(script.path)),
+        ]
+    return tuple(found)

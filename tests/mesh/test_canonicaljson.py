@@ -26,5 +26,5 @@ def test_writes_one_form() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1: 2}, [{None: 1}], "\ud800"], ids=repr)
 def test_refuses_what_json_cannot_say(value: object) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  several sentences, one meaning
+    with pytest.raises(ValueError):
         dumps(value)

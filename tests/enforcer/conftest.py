@@ -1,0 +1,122 @@
+"""A launched script that connects where it is told, and what the agent would say of the connection."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from enforcer.attest import Attested, Launch, attest_connection
+from enforcer.launch import Order, launch
+from enforcer.sockdiag import SockDiag
+
+# what the workload does for the tests: each line on stdin is one thing to do, each answered by a line
+WORKLOAD = """
+import json, os, socket, sys, time
+kept = []
+def connect(port):
+    c = socket.create_connection(("127.0.0.1", port)); c.set_inheritable(True); kept.append(c); return c
+for line in sys.stdin:
+    word, _, rest = line.strip().partition(" ")
+    if word == "connect":
+        connect(int(rest)); print("ok", flush=True)
+    elif word == "fork":
+        pid = os.fork()
+        if pid == 0:
+            connect(int(rest)); print(os.getpid(), flush=True); time.sleep(60); os._exit(0)
+        kept.append(pid)
+    elif word == "setsid":
+        pid = os.fork()
+        if pid == 0:
+            os.setsid(); connect(int(rest)); print(os.getpid(), flush=True); time.sleep(60); os._exit(0)
+    elif word == "exec":
+        connect(int(rest)); os.execv(sys.executable, [sys.executable, "-c", "print('ok', flush=True); input()"])
+    elif word == "exec-self":
+        connect(int(rest)); os.execv(sys.executable, [sys.executable, os.readlink(sys.argv[0])])
+    elif word == "child":
+        import subprocess
+        c = connect(int(rest)); subprocess.Popen(["/bin/sleep", "60"], pass_fds=[c.fileno()]); print("ok", flush=True)
+    elif word == "pass":
+        port, path = rest.split(" "); c = connect(int(port)); u = socket.socket(socket.AF_UNIX); u.connect(path)
+        socket.send_fds(u, [b"x"], [c.fileno()]); u.recv(1); print("ok", flush=True)
+"""
+
+
+@dataclasses.dataclass(slots=True)
+class Launched:
+    """A launched workload and a listener that stands for its sidecar's way out."""
+
+    child: subprocess.Popen[bytes]
+    launch: Launch
+    stdin: int
+    stdout: int
+    server: socket.socket
+    diag: SockDiag
+    script: pathlib.Path
+
+    @property
+    def port(self) -> int:
+        return int(self.server.getsockname()[1])
+
+    def do(self, text: str) -> str:
+        os.write(self.stdin, text.encode() + b"\n")
+        return os.read(self.stdout, 100).decode().strip()
+
+    def say(self, text: str) -> None:
+        os.write(self.stdin, text.encode() + b"\n")
+
+    def attest(self) -> Attested:
+        """What is said of the next connection."""
+        accepted, peer = self.server.accept()
+        with accepted:
+            return attest_connection(self.launch, peer, self.server.getsockname(), self.diag)
+
+
+@pytest.fixture
+def make_launched(tmp_path: pathlib.Path) -> Iterator[Callable[..., Launched]]:
+    made: list[Launched] = []
+
+    def make(argv: tuple[str, ...] | None = None, name: str = "app") -> Launched:
+        script = tmp_path / name
+        script.write_text(WORKLOAD, "utf-8")
+        inner, stdin = os.pipe()
+        stdout, outer = os.pipe()
+        order = Order(
+            argv=argv or (sys.executable, str(script)),
+            cwd=str(tmp_path),
+            env={"PATH": os.environ["PATH"]},
+            uid=os.getuid(),
+            gid=os.getgid(),
+            streams=(inner, outer, 2),
+        )
+        child, found = launch(order)
+        os.close(inner)
+        os.close(outer)
+        server = socket.create_server(("127.0.0.1", 0))
+        server.settimeout(10)
+        made.append(Launched(child, found, stdin, stdout, server, SockDiag(), script))
+        return made[-1]
+
+    yield make
+    for item in made:
+        os.close(item.stdin)
+        item.child.kill()
+        item.child.wait()
+        subprocess.run(["pkill", "-KILL", "-s", str(item.launch.session)], check=False)
+        os.close(item.stdout)
+        item.server.close()
+        item.diag.close()
+
+
+@pytest.fixture
+def launched(make_launched: Callable[..., Launched]) -> Launched:
+    return make_launched()
+
+
+def to_json(value: object) -> str:
+    return json.dumps(value)

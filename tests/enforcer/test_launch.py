@@ -1,0 +1,139 @@
+import hashlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from enforcer.launch import Order, launch
+from enforcer.process import read_stat
+from mesh.problems import Invalid
+
+
+def order(*argv: str, cwd: pathlib.Path, out: int = 1, **env: str) -> Order:
+    return Order(
+        argv=argv,
+        cwd=str(cwd),
+        env={"PATH": os.environ["PATH"], **env},
+        uid=os.getuid(),
+        gid=os.getgid(),
+        streams=(0, out, 2),
+    )
+
+
+def output(found: Order, out: int) -> tuple[str, int, dict[str, str]]:
+    child, made = launch(found)
+    os.close(found.streams[1])
+    with os.fdopen(out, "rb") as file:
+        text = file.read().decode()
+    return text, child.wait(), dict(made.facts)
+
+
+def test_argv_directory_environment_and_exit_code_arrive(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import os, sys, near\nprint(sys.argv[1:], os.getcwd(), os.environ['X'], near.y, sys.path[0])\nsys.exit(7)\n"
+    )
+    (tmp_path / "near.py").write_text("y = 'near'\n")
+    out, inner = os.pipe()
+    text, code, facts = output(order(sys.executable, "app.py", "a b", cwd=tmp_path, out=inner, X="1"), out)
+    assert text == f"['a b'] {tmp_path} 1 near {tmp_path}\n"
+    assert code == 7
+    assert facts["launch:script"] == str(tmp_path / "app.py")
+    assert facts["launch:script_basename"] == "app.py"
+    assert facts["launch:script_sha256"] == hashlib.sha256((tmp_path / "app.py").read_bytes()).hexdigest()
+    assert facts["launch:path"] == facts["unix:path"]
+
+
+def test_a_symlinked_script_is_the_file_it_leads_to(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "real").write_text("print(1)\n")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    out, inner = os.pipe()
+    _, _, facts = output(order(sys.executable, "link", cwd=tmp_path, out=inner), out)
+    assert facts["launch:script"] == str(tmp_path / "real")
+
+
+def test_a_native_program_has_no_script(tmp_path: pathlib.Path) -> None:
+    out, inner = os.pipe()
+    text, code, facts = output(order("echo", "hi", cwd=tmp_path, out=inner), out)
+    assert (text, code) == ("hi\n", 0)
+    assert "launch:script" not in facts
+
+
+def test_what_runs_is_what_was_hashed_whatever_stands_at_the_path_then(launched: Any) -> None:
+    before = dict(launched.launch.facts)["launch:script_sha256"]
+    launched.script.unlink()
+    launched.script.write_text("raise SystemExit('evil')\n")
+    assert hashlib.sha256(launched.script.read_bytes()).hexdigest() != before
+    launched.do(f"connect {launched.port}")
+    assert launched.attest().code == ""
+
+
+def test_a_session_and_an_image_of_its_own(launched: Any) -> None:
+    assert launched.launch.session == launched.launch.pid
+    assert launched.launch.session != os.getsid(0)
+    assert any(launched.launch.layout)
+    assert launched.launch.layout != read_stat(os.getpid()).layout
+
+
+@pytest.mark.parametrize(
+    ("mode", "code"),
+    [(0o644, "LM3432"), pytest.param(0o000, "LM3433", marks=pytest.mark.skipif(os.geteuid() == 0, reason="root reads all"))],
+)
+def test_what_cannot_be_executed_or_read_is_refused(mode: int, code: str, tmp_path: pathlib.Path) -> None:
+    program = tmp_path / "p"
+    program.write_bytes(pathlib.Path("/bin/true").read_bytes())
+    program.chmod(mode)
+    with pytest.raises(Invalid, match=code):
+        launch(order("./p", cwd=tmp_path))
+
+
+def test_a_directory_that_is_not_there_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(Invalid, match="LM3432"):
+        launch(order("/bin/true", cwd=tmp_path / "none"))
+
+
+@pytest.mark.system
+def test_a_workload_ends_with_its_agent(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "app.py").write_text("import signal; signal.pause()\n")
+    program = (
+        "import os, sys, signal; from enforcer.launch import Order, launch\n"
+        f"c, l = launch(Order(argv=(sys.executable, 'app.py'), cwd={str(tmp_path)!r}, env={{}}, uid=os.getuid(),"
+        " gid=os.getgid(), streams=(0, 1, 2)))\n"
+        "print(l.pid, flush=True); signal.pause()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as agent:
+        assert agent.stdout is not None
+        handle = os.pidfd_open(int(agent.stdout.readline()))
+        agent.send_signal(signal.SIGKILL)
+        agent.wait()
+        import select
+
+        assert select.select([handle], [], [], 10)[0]
+        os.close(handle)
+
+
+def test_a_program_that_ends_at_once_was_launched_all_the_same(tmp_path: pathlib.Path) -> None:
+    for _ in range(20):
+        child, found = launch(order("/bin/true", cwd=tmp_path))
+        assert child.wait() == 0
+        assert ("launch:path", str(pathlib.Path("/bin/true").resolve())) in found.facts
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_root_becomes_the_user_and_gives_up_its_groups() -> None:
+    out, inner = os.pipe()
+    code = "import os; print(os.getresuid(), os.getresgid(), os.getgroups(), flush=True); input()"
+    wait, feed = os.pipe()
+    found = Order(
+        argv=("/usr/bin/python3", "-c", code), cwd="/", env={}, uid=61000, gid=61000, streams=(wait, inner, 2)
+    )
+    child, made = launch(found)
+    assert os.read(out, 200) == b"(61000, 61000, 61000) (61000, 61000, 61000) [61000]\n"
+    assert ("unix:uid", "61000") in made.facts
+    for handle in (wait, feed, out, inner):
+        os.close(handle)
+    child.wait()
