@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -20,6 +21,8 @@ from audit.tiles import HASH_BYTES, HEIGHT, WIDTH, TileReader, hashes_of, leftov
 from mesh.problems import Diagnostic, Invalid, Problem
 
 MAX_PROOF_HASHES = 64
+# a signed size far beyond what is there must not keep anybody busy for ever
+MAX_FINDINGS = 1000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,7 @@ def verify_log(directory: pathlib.Path, key: str) -> Verification:
        checkpoints are prefixes, and `key.pub` is the key.
 
     Where (2) or (3) fails, the side that the signed root vouches for is believed and the other one named. Findings are
-    returned, all of them; what cannot even be read is one too.
+    returned, the first thousand of them; what cannot even be read is one too.
     """
     try:
         verifier = VerifierKey.parse(key)
@@ -57,7 +60,10 @@ def verify_log(directory: pathlib.Path, key: str) -> Verification:
     except Problem as problem:
         return Verification(size=0, root=b"", origin="", findings=(problem.diagnostic(),))
     check = _Check(directory, checkpoint)
-    findings = [*check.records(), *check.tiles(), *check.root(), *_check_leftovers(directory, check.reader, verifier)]
+    found = itertools.chain(
+        check.records(), check.tiles(), check.root(), _check_leftovers(directory, check.reader, verifier)
+    )
+    findings = itertools.islice(found, MAX_FINDINGS)
     unique = list({(item.code, str(item.facts)): item for item in findings}.values())
     return Verification(size=checkpoint.size, root=checkpoint.root, origin=checkpoint.origin, findings=tuple(unique))
 
@@ -69,6 +75,8 @@ class _Check:
         self.reader = TileReader(read_from(directory), checkpoint.size)
         self._checkpoint = checkpoint
         self._seen: dict[str, int] = {}
+        # the hashes of tiles that were named wrong, as they should be: what is above them is right
+        self._right: dict[tuple[int, int], bytes] = {}
 
     def records(self) -> Iterator[Diagnostic]:
         """Step 2 of `verify_log`."""
@@ -104,12 +112,15 @@ class _Check:
             for first in range(0, width, WIDTH):
                 indexes = range(first, min(first + WIDTH, width))
                 try:
-                    below = [fold(hashes_of(self.reader.tile(level - 1, index))) for index in indexes]
+                    below = [self._hash(level - 1, index) for index in indexes]
                 except Problem as problem:
                     yield problem.diagnostic()
                     continue
                 for finding, _ in self._compare(level, first // WIDTH, below):
                     yield finding
+
+    def _hash(self, level: int, index: int) -> bytes:
+        return self._right.get((level, index)) or fold(hashes_of(self.reader.tile(level, index)))
 
     def root(self) -> Iterator[Diagnostic]:
         """Step 4 of `verify_log`."""
@@ -141,6 +152,8 @@ class _Check:
         blames_tile = self._is_vouched(level, index, below)
         # (2)
         blames_below = not blames_tile and self._is_vouched(level, index, stored)
+        if blames_tile and len(below) == WIDTH:
+            self._right[(level, index)] = fold(below)
         for place in differing:
             if not blames_below:
                 expected = below[place]

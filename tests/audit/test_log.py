@@ -1,0 +1,233 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audit.checkpoint import VerifierKey, read_checkpoint
+from audit.log import Log
+from audit.merkle import consistency_proof, verify_consistency
+from audit.reader import Reader
+from audit.verify import verify_log
+from mesh.problems import Problem
+from tests.audit.making import KEY, ORIGIN, OTHER_KEY, id_of, make, make_log, open_log
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def code_of(call: object) -> str:
+    assert callable(call)
+    with pytest.raises(Problem) as caught:
+        call()
+    return caught.value.code
+
+
+def contents(directory: pathlib.Path) -> list[bytes]:
+    return [data for _, data in Reader(directory, (directory / "key.pub").read_text()).records()]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 400), max_size=6))
+def test_any_batches_make_the_tree_of_their_records(sizes: list[int]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        directory = pathlib.Path(folder)
+        key = make_log(directory, *sizes)
+        found = verify_log(directory, key)
+        assert (found.size, found.findings) == (sum(sizes), ())
+        assert contents(directory) == [make(number) for number in range(sum(sizes))]
+        again = open_log(directory)
+        assert (again.size, again.root) == (found.size, found.root)
+        again.close()
+
+
+def test_every_checkpoint_continues_the_one_before(tmp_path: pathlib.Path) -> None:
+    log = open_log(tmp_path)
+    verifier = VerifierKey(name=ORIGIN, key=KEY.public_key())
+    before = read_checkpoint((tmp_path / "checkpoint").read_bytes(), verifier)
+    number = 0
+    for size in (1, 2, 254, 300, 1):
+        log.append([make(index) for index in range(number, number + size)])
+        number += size
+        reader = Reader(tmp_path, str(verifier))
+        now = reader.checkpoint
+        proof = consistency_proof(reader.tiles.subtree, before.size, now.size) if before.size else []
+        assert verify_consistency(before.size, now.size, before.root, now.root, proof)
+        before = now
+    log.close()
+
+
+def test_a_second_delivery_changes_nothing(tmp_path: pathlib.Path) -> None:
+    log = open_log(tmp_path)
+    assert log.append([make(1), make(1), make(2)]) == 2
+    note = (tmp_path / "checkpoint").read_bytes()
+    assert log.append([make(2), make(1)]) == 0
+    assert (tmp_path / "checkpoint").read_bytes() == note
+    log.close()
+    again = open_log(tmp_path)
+    assert again.append([make(1), make(3)]) == 1
+    assert contents(tmp_path) == [make(1), make(2), make(3)]
+    again.close()
+
+
+def test_an_id_inside_a_record_is_not_its_id(tmp_path: pathlib.Path) -> None:
+    log = open_log(tmp_path)
+    assert log.append([make(1, facts={"id": id_of(2)}), make(2)]) == 2
+    log.close()
+    again = open_log(tmp_path)
+    assert again.append([make(2), make(1, facts={"id": id_of(2)})]) == 0
+    again.close()
+
+
+def test_a_batch_with_a_malformed_record_is_not_taken(tmp_path: pathlib.Path) -> None:
+    log = open_log(tmp_path)
+    assert code_of(lambda: log.append([make(1), b'{"id":"x"}'])) == "LM6002"
+    assert log.size == 0
+    assert log.append([make(1)]) == 1
+    log.close()
+
+
+def test_partial_tiles_go_when_the_full_one_is_there(tmp_path: pathlib.Path) -> None:
+    make_log(tmp_path, 100, 100, 100)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "tile").rglob("*") if path.is_file()) == [
+        "tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1", "tile/entries/000", "tile/entries/001.p/44",
+    ]  # fmt: skip
+
+
+def test_nobody_else_may_read_it(tmp_path: pathlib.Path) -> None:
+    make_log(tmp_path / "audit", 300)
+    assert (tmp_path / "audit").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_log_of_another_key_or_name_is_not_opened(tmp_path: pathlib.Path) -> None:
+    make_log(tmp_path, 1)
+    assert code_of(lambda: Log.open(tmp_path, key=OTHER_KEY, origin=ORIGIN)) == "LM6032"
+    assert code_of(lambda: Log.open(tmp_path, key=KEY, origin="other.test/audit")) == "LM6032"
+    open_log(tmp_path).close()
+
+
+def test_a_log_whose_checkpoint_is_gone_does_not_begin_anew(tmp_path: pathlib.Path) -> None:
+    make_log(tmp_path, 1)
+    (tmp_path / "checkpoint").unlink()
+    assert code_of(lambda: open_log(tmp_path)) == "LM6024"
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [("tile/0/001.p/44", "LM6033"), ("tile/1/000.p/1", "LM6033"), ("tile/entries/000", "LM6034"), ("tile/0/000", "LM6034")],
+)
+def test_a_changed_log_is_not_continued(tmp_path: pathlib.Path, path: str, code: str) -> None:
+    make_log(tmp_path, 300)
+    data = bytearray((tmp_path / path).read_bytes())
+    data[20] ^= 1
+    (tmp_path / path).write_bytes(data)
+    assert code_of(lambda: open_log(tmp_path)) == code
+
+
+def test_the_log_that_is_opened_last_is_the_writer(tmp_path: pathlib.Path) -> None:
+    first = open_log(tmp_path)
+    second = open_log(tmp_path)
+    assert code_of(lambda: first.append([make(1)])) == "LM6022"
+    assert second.append([make(1)]) == 1
+    second.close()
+
+
+def test_a_second_process_is_refused(tmp_path: pathlib.Path) -> None:
+    log = open_log(tmp_path)
+    script = (
+        f"import sys, pathlib; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from tests.audit.making import open_log\n"
+        "from mesh.problems import Problem\n"
+        "try: open_log(pathlib.Path(sys.argv[1]))\n"
+        "except Problem as problem: print(problem.code)\n"
+    )
+    call = [sys.executable, "-c", script, str(tmp_path)]
+    assert subprocess.run(call, capture_output=True, text=True, check=True).stdout == "LM6022\n"
+    log.close()
+    assert subprocess.run(call, capture_output=True, text=True, check=True).stdout == ""
+
+
+def test_a_disk_that_refuses_loses_nothing_and_repeats_nothing(tmp_path: pathlib.Path) -> None:
+    log = open_log(tmp_path)
+    log.append([make(1)])
+    # a file where a folder has to be: the tiles of the batch cannot all be written
+    (tmp_path / "tile" / "entries" / "000.p").rename(tmp_path / "aside")
+    (tmp_path / "tile" / "entries" / "000.p").write_bytes(b"")
+    assert code_of(lambda: log.append([make(2), make(3)])) == "LM6023"
+    (tmp_path / "tile" / "entries" / "000.p").unlink()
+    (tmp_path / "aside").rename(tmp_path / "tile" / "entries" / "000.p")
+    assert log.append([make(2), make(3), make(4)]) == 3
+    log.close()
+    assert contents(tmp_path) == [make(1), make(2), make(3), make(4)]
+    assert verify_log(tmp_path, (tmp_path / "key.pub").read_text()).is_good
+
+
+def test_the_records_from_an_index_on(tmp_path: pathlib.Path) -> None:
+    make_log(tmp_path, 300)
+    log = open_log(tmp_path)
+    assert [index for index, _ in log.records(298)] == [298, 299]
+    assert list(log.records(300)) == []
+    log.close()
+
+
+@pytest.mark.system
+def test_a_kill_before_any_write_loses_no_acknowledged_record(tmp_path: pathlib.Path) -> None:
+    said = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "audit" / "crashing.py"), "log", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    runs = [json.loads(line) for line in said.stdout.splitlines()]
+    assert len(runs) > 50
+    total = 559
+    for run in runs:
+        directory = tmp_path / str(run["point"])
+        seen = None
+        if (directory / "checkpoint").exists():
+            seen = Reader(directory, str(VerifierKey(name=ORIGIN, key=KEY.public_key()))).checkpoint
+            assert seen.size >= run["acknowledged"]
+        log = open_log(directory)
+        assert log.size >= run["acknowledged"]
+        # the sender sends again what nobody acknowledged to it
+        log.append([make(number) for number in range(run["acknowledged"], total)])
+        log.close()
+        assert contents(directory) == [make(number) for number in range(total)], run
+        found = Reader(directory, (directory / "key.pub").read_text())
+        assert verify_log(directory, (directory / "key.pub").read_text()).is_good
+        if seen is not None and seen.size:
+            proof = consistency_proof(found.tiles.subtree, seen.size, total)
+            assert verify_consistency(seen.size, total, seen.root, found.checkpoint.root, proof), run
+
+
+@pytest.mark.system
+def test_a_kill_at_a_moment_of_its_own_loses_no_acknowledged_record(tmp_path: pathlib.Path) -> None:
+    script = (
+        f"import sys, pathlib, itertools; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from tests.audit.making import make, open_log\n"
+        "log = open_log(pathlib.Path(sys.argv[1]))\n"
+        "for number in itertools.count(log.size):\n"
+        "    log.append([make(number)])\n"
+        "    print(number, flush=True)\n"
+    )
+    acknowledged = -1
+    for turn in range(3):
+        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(20 + turn):
+            acknowledged = int(process.stdout.readline())
+        os.kill(process.pid, signal.SIGKILL)
+        rest = process.stdout.read().split("\n")[:-1]
+        acknowledged = int(rest[-1]) if rest else acknowledged
+        process.wait()
+        process.stdout.close()
+        found = contents(tmp_path)
+        assert acknowledged + 1 <= len(found) <= acknowledged + 2
+        assert found == [make(number) for number in range(len(found))]
+        assert verify_log(tmp_path, (tmp_path / "key.pub").read_text()).is_good
