@@ -42,19 +42,21 @@ class Callers:
         self._own_bundles, self._delivery, self._clock, self._source = own_bundles, delivery, clock, source
         self._known: dict[_Key, Identity] = {}
         self._news = asyncio.Condition()
+        self.version = 0
 
     def bundles(self) -> dict[str, TrustBundle]:
         """The bundles by trust domain name."""
         return self._own_bundles()
 
-    async def changed(self) -> None:
-        """Wait until an identity, a bundle or a rule may have changed."""
+    async def changed(self, since: int) -> None:
+        """Wait until an identity, a bundle or a rule may have changed since a version that was seen."""
         async with self._news:
-            await self._news.wait()
+            await self._news.wait_for(lambda: self.version != since)
 
     async def announce(self) -> None:
         """Say that something may have changed."""
         async with self._news:
+            self.version += 1
             self._news.notify_all()
 
     def forget(self) -> None:

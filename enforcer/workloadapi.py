@@ -68,8 +68,13 @@ class Identities(Protocol):
         """All bundles by trust domain name; the own one is among them."""
         ...
 
-    async def changed(self) -> None:
-        """Wait until an identity, a bundle or a rule may have changed."""
+    @property
+    def version(self) -> int:
+        """Grows whenever an identity, a bundle or a rule may have changed."""
+        ...
+
+    async def changed(self, since: int) -> None:
+        """Wait until the version is another than the one that was seen."""
         ...
 
 
@@ -153,13 +158,15 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         last = b""
         try:
             while True:
+                # before the state is read: a change in between must not be missed
+                seen = self._identities.version
                 identities = await self._entitled(caller, context)
                 message = self._x509_message(identities)
                 data = message.SerializeToString(deterministic=True)
                 if data != last:
                     last = data
                     yield message
-                await self._identities.changed()
+                await self._identities.changed(seen)
         finally:
             self._streams[caller.uid] -= 1
 
@@ -172,6 +179,7 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         last = b""
         try:
             while True:
+                seen = self._identities.version
                 await self._entitled(caller, context)
                 bundles = self._identities.bundles()
                 message = pb.X509BundlesResponse(
@@ -181,7 +189,7 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
                 if data != last:
                     last = data
                     yield message
-                await self._identities.changed()
+                await self._identities.changed(seen)
         finally:
             self._streams[caller.uid] -= 1
 

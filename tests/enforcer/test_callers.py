@@ -1,0 +1,161 @@
+import asyncio
+import os
+import pathlib
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from audit.record import read_record
+from audit.spool import Spool
+from enforcer.callers import Callers
+from enforcer.delivery import Delivery
+from enforcer.identity import Identity
+from enforcer.process import read_stat
+from enforcer.workload import Feed, Ports, Workload
+from enforcer.workloadapi import Caller
+from mesh.clock import ManualClock
+from mesh.problems import Problem
+from mesh.proto import node_pb2 as pb
+from mesh.spiffe import SpiffeId
+from mesh.x509svid import X509Svid
+from tests.pki import NOW, Pki
+
+PKI = Pki()
+NAME = "spiffe://corp.test/ns/web/sa/front"
+
+
+def caller(pid: int) -> Caller:
+    return Caller(pid=pid, uid=os.getuid(), gid=os.getgid(), start=read_stat(pid).start, pidfd=os.pidfd_open(pid))
+
+
+class Setting:
+    """Callers with an issuer that the test decides on, and a spool to look into."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.clock = ManualClock(NOW)
+        self.spool = Spool(folder)
+        self.code = ""
+        self.direct = False
+        self.asked: list[pb.Ask] = []
+        self.workloads: list[Workload] = []
+        self.callers = Callers(
+            workloads=lambda: self.workloads,
+            issue=self.issue,
+            node_facts=lambda: (("node:id", "n"),),
+            own_bundles=lambda: {"corp.test": PKI.bundle()},
+            delivery=Delivery(self.spool, Ed25519PrivateKey.generate(), "a", b"m"),
+            clock=self.clock,
+            source="agent:n",
+        )
+
+    async def issue(self, asks: list[pb.Ask]) -> list[pb.IssuedSvid]:
+        self.asked += asks
+        if self.code:
+            return [pb.IssuedSvid(ref="caller", code=self.code, facts={"count": "0"})]
+        return [pb.IssuedSvid(ref="caller", spiffe_id=NAME, chain=[PKI.leaf().der], direct=self.direct)]
+
+    def identities(self, found: Caller) -> Any:
+        return asyncio.run(self.callers.identities_of(found))
+
+    def refused(self, found: Caller) -> str:
+        with pytest.raises(Problem) as caught:
+            self.identities(found)
+        return caught.value.code
+
+    def recorded(self) -> list[dict[str, object]]:
+        return [read_record(data) for data in self.spool.read()[1]]
+
+    def serve(self, launched: Any, *, direct: bool) -> None:
+        """A launched workload with a sidecar that has an identity."""
+        feed: Any = None
+        workload = Workload("w", Ports(), feed, launched.diag, None)
+        workload.launch = launched.launch
+        svid = X509Svid(spiffe_id=SpiffeId.parse(NAME), chain_der=(), key_pkcs8_der=b"", not_after=NOW)
+        workload.identity = Identity(svid=svid, rule="r", hint="", direct=direct, renew_at=NOW)
+        self.workloads.append(workload)
+        assert Feed is not None
+
+
+@pytest.fixture
+def setting(tmp_path: pathlib.Path) -> Setting:
+    return Setting(tmp_path / "spool")
+
+
+def test_a_process_is_attested_once_while_it_stays_what_it_is(setting: Setting) -> None:
+    me = caller(os.getpid())
+    assert [str(item.svid.spiffe_id) for item in setting.identities(me)] == [NAME]
+    setting.identities(me)
+    assert len(setting.asked) == 1
+    assert ("node:id", "n") in [(fact.key, fact.value) for fact in setting.asked[0].facts]
+    setting.callers.forget()
+    setting.identities(me)
+    assert len(setting.asked) == 2
+
+
+def test_what_is_due_is_asked_for_again(setting: Setting) -> None:
+    me = caller(os.getpid())
+    setting.identities(me)
+    assert not setting.callers.forget_due()
+    setting.clock.advance(PKI.leaf().certificate.not_valid_after_utc - NOW)
+    assert setting.callers.forget_due()
+
+
+def test_a_refusal_is_a_recorded_denial(setting: Setting) -> None:
+    setting.code = "LM1210"
+    assert setting.refused(caller(os.getpid())) == "LM1210"
+    found = setting.recorded()
+    assert [(row["kind"], row["code"], row["decision"]) for row in found] == [("decision", "LM1210", "deny")]
+
+
+@pytest.mark.parametrize(("direct", "code"), [(False, "LM3503"), (True, "")], ids=["sidecar-only", "direct"])
+def test_a_launched_workload_needs_a_direct_rule(setting: Setting, launched: Any, *, direct: bool, code: str) -> None:
+    setting.serve(launched, direct=direct)
+    found = caller(launched.launch.pid)
+    if code:
+        assert setting.refused(found) == code
+    else:
+        assert len(setting.identities(found)) == 1
+    assert setting.asked == []
+
+
+def test_nobody_else_gets_what_a_sidecar_serves(setting: Setting, launched: Any) -> None:
+    setting.serve(launched, direct=False)
+    assert setting.refused(caller(os.getpid())) == "LM3503"
+
+
+def test_another_program_in_the_workloads_session_is_not_the_workload(setting: Setting, launched: Any) -> None:
+    setting.serve(launched, direct=True)
+    setting.code = "LM1210"
+    launched.do(f"child {launched.port}")
+    from enforcer.holders import holders
+
+    accepted, peer = launched.server.accept()
+    inode = launched.diag.find(peer, launched.server.getsockname()).inode
+    other = next(pid for pid in holders(inode) if pid != launched.launch.pid)
+    assert setting.refused(caller(other)) == "LM1210"
+    accepted.close()
+
+
+def test_a_process_that_is_gone_is_refused(setting: Setting) -> None:
+    pid = os.fork()
+    if pid == 0:
+        __import__("signal").pause()
+    found = caller(pid)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    assert setting.refused(found) == "LM3401"
+
+
+def test_a_change_wakes_whoever_saw_the_version_before(setting: Setting) -> None:
+    async def run() -> None:
+        seen = setting.callers.version
+        waiting = asyncio.ensure_future(setting.callers.changed(seen))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await setting.callers.announce()
+        async with asyncio.timeout(5):
+            await waiting
+            await setting.callers.changed(seen)
+
+    asyncio.run(run())

@@ -1,0 +1,249 @@
+import asyncio
+import contextlib
+import dataclasses
+import datetime as dt
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from enforcer.identity import Identity
+from enforcer.workloadapi import MAX_STREAMS_PER_USER, Caller, WorkloadApi
+from mesh.bundle import TrustBundle
+from mesh.problems import Forbidden, Unavailable
+from mesh.proto import workload_pb2 as pb
+from mesh.proto import workload_pb2_grpc
+from mesh.spiffe import SpiffeId
+from mesh.x509svid import X509Svid
+from tests.pki import Pki
+
+HEADER = (("workload.spiffe.io", "true"),)
+
+
+class Provider:
+    """Identities that the test decides on: an `Identities` of its own, with real certificates."""
+
+    def __init__(self) -> None:
+        self.pki = Pki()
+        now = dt.datetime.now(dt.UTC)  # noqa: TID251  py-spiffe looks at the real clock
+        self.window = {"begin": now - dt.timedelta(minutes=1), "end": now + dt.timedelta(hours=1)}
+        self.root = self.pki.signer(subject="root", **self.window)
+        self.paths = ["/ns/web/sa/front"]
+        self.hints = ["web"]
+        self.problem: Exception | None = None
+        self.callers: list[Caller] = []
+        self.other = Pki("other.test").bundle()
+        self.version = 0
+        self.news = asyncio.Condition()
+        self.made: dict[str, Identity] = {}
+
+    def identity(self, path: str, hint: str) -> Identity:
+        leaf = self.pki.leaf(path, issuer=self.root, **self.window)
+        svid = X509Svid(
+            spiffe_id=SpiffeId.parse(f"spiffe://corp.test{path}"),
+            chain_der=(leaf.der,),
+            key_pkcs8_der=leaf.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+            not_after=leaf.certificate.not_valid_after_utc,
+        )
+        return Identity(svid=svid, rule="r", hint=hint, direct=True, renew_at=svid.not_after)
+
+    async def identities_of(self, caller: Caller) -> list[Identity]:
+        self.callers.append(caller)
+        if self.problem is not None:
+            raise self.problem
+        for path, hint in zip(self.paths, self.hints, strict=True):
+            self.made.setdefault(path, self.identity(path, hint))
+        return [self.made[path] for path in self.paths]
+
+    def bundles(self) -> dict[str, TrustBundle]:
+        return {"corp.test": self.pki.bundle(self.root), "other.test": self.other}
+
+    async def changed(self, since: int) -> None:
+        async with self.news:
+            await self.news.wait_for(lambda: self.version != since)
+
+    async def change(self) -> None:
+        async with self.news:
+            self.version += 1
+            self.news.notify_all()
+
+
+@dataclasses.dataclass
+class Served:
+    provider: Provider
+    api: WorkloadApi
+    path: pathlib.Path
+
+
+@contextlib.asynccontextmanager
+async def served(folder: pathlib.Path) -> AsyncIterator[Served]:
+    provider = Provider()
+    path = folder / "agent.sock"
+    api = WorkloadApi(provider, path, folder / "api")
+    await api.start()
+    try:
+        yield Served(provider, api, path)
+    finally:
+        await api.stop()
+        assert not path.exists()
+
+
+@contextlib.asynccontextmanager
+async def client(path: pathlib.Path) -> AsyncIterator[workload_pb2_grpc.SpiffeWorkloadAPIStub]:
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        yield workload_pb2_grpc.SpiffeWorkloadAPIStub(channel)  # type: ignore[no-untyped-call]
+
+
+def run(folder: pathlib.Path, work: Callable[[Served, object], object]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30), served(folder) as found, client(found.path) as stub:
+            await work(found, stub)  # type: ignore[misc]
+
+    asyncio.run(main())
+
+
+async def code_of(call: object) -> tuple[str, str]:
+    try:
+        await anext(aiter(call))  # type: ignore[call-overload]
+    except grpc.aio.AioRpcError as err:
+        return err.code().name, err.details() or ""
+    return "OK", ""
+
+
+def test_the_first_message_is_whole_and_comes_at_once(tmp_path: pathlib.Path) -> None:
+    async def work(found: Served, stub: object) -> None:
+        found.provider.paths, found.provider.hints = ["/a", "/b", "/c"], ["x", "x", "y"]
+        call = stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER)  # type: ignore[attr-defined]
+        message = await anext(aiter(call))
+        assert [item.spiffe_id for item in message.svids] == [f"spiffe://corp.test/{name}" for name in "abc"]  # W-7
+        assert [item.hint for item in message.svids] == ["x", "", "y"]  # W-11
+        first = message.svids[0]
+        assert first.x509_svid == found.provider.made["/a"].svid.chain_der[0]  # W-8
+        assert first.x509_svid_key == found.provider.made["/a"].svid.key_pkcs8_der  # W-9
+        assert first.bundle == found.provider.root.der  # W-10
+        assert list(message.federated_bundles) == ["spiffe://other.test"]  # W-10
+        assert found.provider.callers[0].pid == os.getpid()
+        assert found.provider.callers[0].uid == os.getuid()
+        call.cancel()
+
+    run(tmp_path, work)
+
+
+def test_a_change_sends_the_full_state_again_and_no_change_sends_nothing(tmp_path: pathlib.Path) -> None:
+    async def work(found: Served, stub: object) -> None:
+        call = stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER)  # type: ignore[attr-defined]
+        stream = aiter(call)
+        first = await anext(stream)
+        asked = len(found.provider.callers)
+        await found.provider.change()
+        while len(found.provider.callers) == asked:
+            await asyncio.sleep(0)
+        found.provider.made.clear()
+        await found.provider.change()
+        second = await anext(stream)
+        assert second.svids[0].x509_svid != first.svids[0].x509_svid  # W-3, W-4
+        found.provider.problem = Forbidden("LM1210", count=0)
+        await found.provider.change()
+        assert (await code_of(call))[0] == "PERMISSION_DENIED"  # W-12
+        found.provider.problem = None
+
+    run(tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        pytest.param((), id="E-4-missing"),
+        pytest.param((("workload.spiffe.io", "True"),), id="E-3-case"),
+        pytest.param((("workload.spiffe.io", "1"),), id="E-4-one"),
+        pytest.param((("workload.spiffe.io", "true"), ("workload.spiffe.io", "true")), id="E-4-twice"),
+    ],
+)
+def test_without_the_security_header_nothing_is_served(metadata: tuple[tuple[str, str], ...], tmp_path: pathlib.Path) -> None:
+    async def work(found: Served, stub: object) -> None:
+        for method, request in (
+            ("FetchX509SVID", pb.X509SVIDRequest()),
+            ("FetchX509Bundles", pb.X509BundlesRequest()),
+        ):
+            code, _ = await code_of(getattr(stub, method)(request, metadata=metadata))
+            assert code == "INVALID_ARGUMENT"
+        assert found.provider.callers == []
+
+    run(tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [
+        pytest.param(Forbidden("LM1210", count=0), "PERMISSION_DENIED", id="E-12-no-identity"),
+        pytest.param(Unavailable("LM3444", address="x", reason="y"), "UNAVAILABLE", id="E-12-not-ready"),
+    ],
+)
+def test_refusals_carry_their_code(problem: Exception, code: str, tmp_path: pathlib.Path) -> None:
+    async def work(found: Served, stub: object) -> None:
+        found.provider.problem = problem
+        got, details = await code_of(stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER))  # type: ignore[attr-defined]
+        assert got == code
+        assert "LM" in details
+
+    run(tmp_path, work)
+
+
+def test_W_13_bundles_hold_the_own_trust_domain(tmp_path: pathlib.Path) -> None:
+    async def work(found: Served, stub: object) -> None:
+        call = stub.FetchX509Bundles(pb.X509BundlesRequest(), metadata=HEADER)  # type: ignore[attr-defined]
+        message = await anext(aiter(call))
+        assert message.bundles["spiffe://corp.test"] == found.provider.root.der
+        call.cancel()
+
+    run(tmp_path, work)
+
+
+def test_E_12_other_calls_are_unimplemented(tmp_path: pathlib.Path) -> None:
+    async def work(_: Served, stub: object) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.FetchJWTSVID(pb.JWTSVIDRequest(audience=["x"]), metadata=HEADER)  # type: ignore[attr-defined]
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+    run(tmp_path, work)
+
+
+def test_one_user_cannot_hold_streams_without_end(tmp_path: pathlib.Path) -> None:
+    async def work(found: Served, stub: object) -> None:
+        found.api._streams[os.getuid()] = MAX_STREAMS_PER_USER
+        code, details = await code_of(stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER))  # type: ignore[attr-defined]
+        assert (code, "LM3502" in details) == ("UNAVAILABLE", True)
+        found.api._streams.clear()
+
+    run(tmp_path, work)
+
+
+PY_SPIFFE = """
+import json, sys
+from spiffe import WorkloadApiClient
+with WorkloadApiClient(socket_path=sys.argv[1]) as client:
+    svid = client.fetch_x509_svid()
+    bundles = client.fetch_x509_bundles()
+    print(json.dumps({"id": str(svid.spiffe_id), "chain": len(svid.cert_chain)}))
+"""
+
+
+@pytest.mark.peer
+def test_py_spiffe_is_served_unchanged_and_known_by_its_pid(tmp_path: pathlib.Path) -> None:
+    async def work(found: Served, _: object) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PY_SPIFFE, f"unix://{found.path}", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        out, err = await process.communicate()
+        assert process.returncode == 0, err.decode()
+        assert json.loads(out) == {"id": "spiffe://corp.test/ns/web/sa/front", "chain": 1}
+        assert {caller.pid for caller in found.provider.callers} == {process.pid}
+        assert not found.provider.callers[0].is_alive
+
+    run(tmp_path, work)
