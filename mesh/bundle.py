@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,6 +25,8 @@ from mesh.spiffe import TrustDomain
 DEFAULT_REFRESH_HINT_S = 300
 MAX_BUNDLE_BYTES = 4 << 20
 _MAX_SEQUENCE = 2**63 - 1
+_KEY_TYPES = ("EC", "RSA", "OKP", "AKP")
+_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521", "secp256k1": "secp256k1"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +84,7 @@ def parse_bundle(trust_domain: TrustDomain, data: bytes) -> TrustBundle:
     if len(data) > MAX_BUNDLE_BYTES:
         raise Invalid("LM1001", trust_domain=str(trust_domain), reason="it is larger than 4 MiB")
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
     except (ValueError, RecursionError) as err:
         raise Invalid("LM1001", trust_domain=str(trust_domain), reason="it is not strict UTF-8 JSON") from err
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
@@ -93,7 +96,8 @@ def parse_bundle(trust_domain: TrustDomain, data: bytes) -> TrustBundle:
     jwt_authorities: list[bytes] = []
     for element in document["keys"]:
         # (3)
-        if not isinstance(element, dict) or element.get("kty") not in {"EC", "RSA", "OKP", "AKP"}:
+        # a tuple, not a set: the value may be of any JSON type, and not all can be hashed
+        if not isinstance(element, dict) or element.get("kty") not in _KEY_TYPES:
             continue
         if element.get("use") == "x509-svid":
             # (4)
@@ -102,8 +106,9 @@ def parse_bundle(trust_domain: TrustDomain, data: bytes) -> TrustBundle:
                 x509_authorities.append(der)
         elif element.get("use") == "jwt-svid" and isinstance(element.get("kid"), str) and element["kid"]:
             # (5)
-            jwk = {name: value for name, value in element.items() if name != "use"}
-            jwt_authorities.append(canonicaljson.dumps(jwk))
+            with contextlib.suppress(ValueError, RecursionError):
+                # what cannot be written again, such as a lone surrogate, is ignored alone
+                jwt_authorities.append(canonicaljson.dumps({name: element[name] for name in element if name != "use"}))
     return TrustBundle(
         trust_domain=trust_domain,
         x509_authorities=tuple(dict.fromkeys(x509_authorities)),
@@ -118,6 +123,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key stands twice")
     return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"JSON has no {text}")
 
 
 def _whole(trust_domain: TrustDomain, document: dict[str, Any], name: str) -> int | None:
@@ -148,10 +157,11 @@ def _public_jwk(der: bytes) -> dict[str, str]:
     if isinstance(key, ec.EllipticCurvePublicKey):
         size = (key.curve.key_size + 7) // 8
         numbers = key.public_numbers()
-        names = {256: "P-256", 384: "P-384", 521: "P-521"}
+        if key.curve.name not in _CURVES:
+            return {"kty": "EC"}
         return {
             "kty": "EC",
-            "crv": names[key.curve.key_size],
+            "crv": _CURVES[key.curve.name],
             "x": _b64url(numbers.x.to_bytes(size, "big")),
             "y": _b64url(numbers.y.to_bytes(size, "big")),
         }

@@ -6,8 +6,14 @@ Core functions take ``now`` as an argument; only rims hold a `Clock`. This modul
 from __future__ import annotations
 
 import datetime as dt
+import re
 import time
 from typing import Protocol
+
+# RFC 3339 §5.6; Python alone would also read weeks, basic forms and any separator
+_TIMESTAMP = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})\Z"
+)
 
 
 class Clock(Protocol):
@@ -46,14 +52,16 @@ class ManualClock:
 def parse_time(text: str) -> dt.datetime:
     """Read an RFC 3339 timestamp with an offset and return it in UTC.
 
-    Raises ValueError when the text has no offset or is no timestamp.
+    Raises ValueError when the text has no offset or is no timestamp, or is a moment before the year 1 or after 9999.
     """
-    moment = dt.datetime.fromisoformat(text)
-    if moment.tzinfo is None or len(text) < len("2026-01-01T00:00:00Z"):
+    if not _TIMESTAMP.match(text):
         raise ValueError("a timestamp needs a date, a time and an offset (RFC 3339)")
-    return moment.astimezone(dt.UTC)
+    try:
+        return dt.datetime.fromisoformat(text.upper()).astimezone(dt.UTC)
+    except OverflowError as err:
+        raise ValueError("a timestamp is of the years 1 to 9999 in UTC") from err
 
 
 def format_time(moment: dt.datetime) -> str:
     """Write a moment as RFC 3339 in UTC with microseconds and a final ``Z``."""
-    return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(dt.UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -88,6 +88,13 @@ def _number(row: Mapping[str, object], name: str, low: int, high: int) -> int | 
     return value
 
 
+def _moment(name: str, text: str) -> dt.datetime:
+    try:
+        return parse_time(text)
+    except ValueError as err:
+        raise ValueError(f"`{name}`: {err}") from err
+
+
 def flow_from_json(row: Mapping[str, object]) -> Flow:
     """Read the public JSON object of a flow.
 
@@ -107,6 +114,8 @@ def flow_from_json(row: Mapping[str, object]) -> Flow:
     if established is not None and not isinstance(established, bool):
         raise ValueError("`established` must be true or false")
     verdict = _text(row, "verdict")
+    if verdict is not None and verdict not in frozenset(Verdict):
+        raise ValueError("`verdict` must be one of " + ", ".join(Verdict))
     source, destination = _text(row, "source"), _text(row, "destination")
     source_ip, destination_ip = _text(row, "source_ip"), _text(row, "destination_ip")
     if source is None and source_ip is None and "source" not in row:
@@ -115,8 +124,8 @@ def flow_from_json(row: Mapping[str, object]) -> Flow:
         raise ValueError("one of `destination` and `destination_ip` is required")
     connections = _number(row, "connections", 1, 2**53)
     return Flow(
-        start=parse_time(start),
-        end=parse_time(end) if end is not None else None,
+        start=_moment("start", start),
+        end=_moment("end", end) if end is not None else None,
         source=source,
         destination=destination,
         source_ip=source_ip,

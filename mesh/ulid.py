@@ -40,11 +40,14 @@ def is_ulid(text: str) -> bool:
 def ulid_time(text: str) -> dt.datetime:
     """The moment that a ULID holds.
 
-    Raises ValueError when the text is no ULID.
+    Raises ValueError when the text is no ULID, or its time is after the year 9999.
     """
     if not is_ulid(text):
         raise ValueError("a ULID is 26 characters of Crockford's base 32")
     value = 0
     for character in text[:10]:
         value = value << 5 | _ALPHABET.index(character)
-    return _EPOCH + value * _MILLISECOND
+    try:
+        return _EPOCH + value * _MILLISECOND
+    except OverflowError as err:
+        raise ValueError("a ULID's time is at most that of the year 9999") from err

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -26,6 +27,7 @@ MAX_CERTIFICATE_BYTES = 64 * 1024
 MIN_RSA_BITS = 2048
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_CONSTRAINT = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*\Z")
 _HANDLED = frozenset(
     {
         ExtensionOID.BASIC_CONSTRAINTS,
@@ -121,10 +123,11 @@ def verify_x509_svid(
     _check_leaf(leaf)
     # (7)
     bundle = bundles.get(spiffe_id.trust_domain)
-    if bundle is None or not bundle.x509_authorities:
+    authorities = [] if bundle is None else _readable(bundle.x509_authorities)
+    if not authorities:
         raise SvidError("LM1018", trust_domain=str(spiffe_id.trust_domain))
     # (8)
-    _verify_path(chain, [_parse(der) for der in bundle.x509_authorities], spiffe_id, now)
+    _verify_path(chain, authorities, spiffe_id, now)
     return VerifiedSvid(
         spiffe_id=spiffe_id,
         leaf_der=chain_der[0],
@@ -151,6 +154,17 @@ def _parse(der: bytes) -> x509.Certificate:
         raise SvidError("LM1010", reason="a certificate does not parse") from err
     if found.version is not x509.Version.v3:
         raise SvidError("LM1010", reason="a certificate is not X.509 v3")
+    return found
+
+
+def _readable(authorities: Sequence[bytes]) -> list[x509.Certificate]:
+    """The authorities that parse: one that nobody can read vouches for nobody, and does not silence the others."""
+    found = []
+    for der in authorities:
+        try:
+            found.append(_parse(der))
+        except SvidError:
+            continue
     return found
 
 
@@ -220,31 +234,35 @@ def _verify_path(
     spiffe_id: SpiffeId,
     now: dt.datetime,
 ) -> None:
-    """Step 8 of `verify_x509_svid`: climb from the leaf, one issuer at a time, to an authority.
+    """Step 8 of `verify_x509_svid`: climb from the leaf, from issuers to their issuers, to an authority.
 
-    The presented order is not trusted, but the search is bounded: each certificate is used at most once, and where
-    two candidates fit by name, the one whose signature verifies counts.
+    The presented order is not trusted, and ALL ways up are tried: a root that was renewed with its key stands beside
+    the old one, and so does a cross-signed intermediate. The search is bounded by looking at each certificate once at
+    each depth. When no way leads up, the first rule that was broken on one is reported.
     """
-    current, depth = chain[0], 0
-    waiting = list(chain[1:])
-    _check_each(current, now)
-    while True:
-        authority = _issuer_among(current, authorities)
-        if authority is not None:
-            _check_each(authority, now)
-            _check_signer(authority, depth, spiffe_id)
-            return
-        issuer = _issuer_among(current, waiting)
-        if issuer is None:
-            raise SvidError("LM1019", spiffe_id=str(spiffe_id))
-        waiting.remove(issuer)
-        _check_each(issuer, now)
-        _check_signer(issuer, depth, spiffe_id)
-        current, depth = issuer, depth + 1
+    _check_each(chain[0], now)
+    first: SvidError | None = None
+    level, depth = [chain[0]], 0
+    while level and depth < len(chain):
+        above: list[x509.Certificate] = []
+        for current in level:
+            for signer in _issuers_among(current, [*authorities, *chain[1:]]):
+                try:
+                    _check_each(signer, now)
+                    _check_signer(signer, depth, spiffe_id)
+                except SvidError as err:
+                    first = first or err
+                    continue
+                if signer in authorities:
+                    return
+                if signer not in above:
+                    above.append(signer)
+        level, depth = above, depth + 1
+    raise first or SvidError("LM1019", spiffe_id=str(spiffe_id))
 
 
-def _issuer_among(subject: x509.Certificate, candidates: Sequence[x509.Certificate]) -> x509.Certificate | None:
-    """The candidate that signed a certificate: names chain, key is strong, signature verifies."""
+def _issuers_among(subject: x509.Certificate, candidates: Sequence[x509.Certificate]) -> Iterator[x509.Certificate]:
+    """The candidates that signed a certificate: names chain, keys are strong, the signature verifies."""
     for candidate in candidates:
         if candidate.subject != subject.issuer or not _is_strong(subject, candidate):
             continue
@@ -252,8 +270,7 @@ def _issuer_among(subject: x509.Certificate, candidates: Sequence[x509.Certifica
             subject.verify_directly_issued_by(candidate)
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
             continue
-        return candidate
-    return None
+        yield candidate
 
 
 def _is_strong(subject: x509.Certificate, issuer: x509.Certificate) -> bool:
@@ -324,12 +341,11 @@ def _check_names(limits: x509.NameConstraints, leaf_id: SpiffeId) -> None:
     if not all(isinstance(name, x509.UniformResourceIdentifier) for name in every):
         # a constraint of another kind would have to be applied to other names; nobody here can
         raise SvidError("LM1021", oid=ExtensionOID.NAME_CONSTRAINTS.dotted_string)
-    permitted = [
-        name.value for name in limits.permitted_subtrees or () if isinstance(name, x509.UniformResourceIdentifier)
-    ]
-    excluded = [
-        name.value for name in limits.excluded_subtrees or () if isinstance(name, x509.UniformResourceIdentifier)
-    ]
+    permitted = [str(name.value).lower() for name in limits.permitted_subtrees or ()]
+    excluded = [str(name.value).lower() for name in limits.excluded_subtrees or ()]
+    if not all(_CONSTRAINT.match(name) for name in [*permitted, *excluded]):
+        # a constraint that is no host admits nothing when it permits, and must not admit everything when it excludes
+        raise SvidError("LM1021", oid=ExtensionOID.NAME_CONSTRAINTS.dotted_string)
 
     def admits(constraint: str) -> bool:
         return host.endswith(constraint) and host != constraint if constraint.startswith(".") else host == constraint

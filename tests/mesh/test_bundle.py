@@ -156,3 +156,35 @@ def test_any_json_is_a_bundle_or_refused(value: object) -> None:
         parse_bundle(TD, json.dumps(value).encode())
     except Invalid as err:
         assert err.code == "LM1001"
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        pytest.param(b'{"kty":[],"use":"x509-svid"}', id="B-7-kty-is-a-list"),
+        pytest.param(b'{"kty":{},"use":"jwt-svid","kid":"a"}', id="B-7-kty-is-a-map"),
+        pytest.param(b'{"kty":"EC","use":"jwt-svid","kid":"\\ud800"}', id="lone-surrogate"),
+        pytest.param(b'{"kty":"EC","use":"jwt-svid","kid":"a","x":' + b"[" * 960 + b"]" * 960 + b"}", id="deep"),
+    ],
+)
+def test_an_odd_element_is_ignored_alone(element: bytes) -> None:
+    data = b'{"keys":[' + element + b"," + json.dumps(ELEMENT).encode() + b"]}"
+    try:
+        assert parse_bundle(TD, data).x509_authorities == (PKI.root.der,)
+    except Invalid as err:
+        # how deep is too deep depends on the stack: the document may be refused as a whole
+        assert (err.code, b"[[[" in element) == ("LM1001", True)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_B_1_what_json_has_not_is_refused(number: str) -> None:
+    with pytest.raises(Invalid, match="LM1001"):
+        parse_bundle(TD, b'{"keys":[{"kty":"EC","use":"jwt-svid","kid":"a","x":%b}]}' % number.encode())
+
+
+def test_a_curve_that_jwk_has_no_name_for_is_called_no_other() -> None:
+    der = make(
+        subject="x", ca=True, key_usage=usage(key_cert_sign=True), key=ec.generate_private_key(ec.BrainpoolP256R1())
+    ).der
+    (element,) = json.loads(TrustBundle(trust_domain=TD, x509_authorities=(der,)).to_json())["keys"]
+    assert (element["kty"], element.get("crv")) == ("EC", None)

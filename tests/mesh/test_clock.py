@@ -38,3 +38,46 @@ def test_offsets_become_utc() -> None:
 @given(st.datetimes(timezones=st.just(dt.UTC), min_value=dt.datetime(1000, 1, 1)))
 def test_times_round_trip(moment: dt.datetime) -> None:
     assert parse_time(format_time(moment)) == moment
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("2026-W48-2T12:00:00Z", id="week"),
+        pytest.param("20261124T120000.000Z", id="basic-form"),
+        pytest.param("2026-11-24é12:00:00Z", id="separator"),
+        pytest.param("2026-11-24T12:00+00:00", id="no-seconds"),
+        pytest.param("2026-11-24T12:00:00,5Z", id="comma"),
+        pytest.param("2026-11-24T12:00:00Z\n", id="line-end"),
+        pytest.param("2026-11-24T24:00:00Z", id="hour-24"),
+        pytest.param("2026-11-24T12:00:00+24:00", id="offset-24"),
+        pytest.param("２０２６-11-24T12:00:00Z", id="other-digits"),  # noqa: RUF001  that is the point
+        pytest.param("0001-01-01T00:00:00+10:00", id="before-the-year-1"),
+        pytest.param("9999-12-31T23:59:59-10:00", id="after-9999"),
+        pytest.param("0000-01-01T00:00:00Z", id="year-0"),
+    ],
+)
+def test_only_rfc_3339_is_a_timestamp(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_time(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-11-24t12:00:00z", "2026-11-24 12:00:00Z", "2026-11-24T12:00:00.000000000-00:00"]
+)
+def test_every_form_of_rfc_3339_is_read(text: str) -> None:
+    assert parse_time(text) == NOW
+
+
+@given(st.text(max_size=40) | st.from_regex(r"[0-9]{4}-[0-1][0-9]-[0-3][0-9]T[0-9:.+Z-]{6,20}", fullmatch=True))
+def test_any_text_is_a_time_or_a_value_error(text: str) -> None:
+    try:
+        assert parse_time(text).tzinfo is dt.UTC
+    except ValueError as err:
+        assert str(err)
+
+
+def test_early_years_round_trip() -> None:
+    early = dt.datetime(5, 1, 1, tzinfo=dt.UTC)
+    assert format_time(early) == "0005-01-01T00:00:00.000000Z"
+    assert parse_time(format_time(early)) == early

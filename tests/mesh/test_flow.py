@@ -76,3 +76,18 @@ def test_any_row_is_a_flow_or_refused_with_a_sentence(row: dict[str, object]) ->
         flow_from_json(row)
     except ValueError as err:
         assert str(err)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"start": "yesterday"}, "`start`"),
+        ({"end": "0001-01-01T00:00:00+10:00"}, "`end`"),
+        ({"verdict": "maybe"}, "`verdict`"),
+        ({"path": 5}, "`path`"),
+    ],
+    ids=str,
+)
+def test_the_sentence_names_the_field(change: dict[str, object], name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        flow_from_json(ROW | change)

@@ -40,3 +40,16 @@ def test_random_bytes_are_ten_and_times_after_1970() -> None:
         new_ulid(NOW, bytes(9))
     with pytest.raises(ValueError, match="48 bits"):
         new_ulid(dt.datetime(1960, 1, 1, tzinfo=dt.UTC), bytes(10))
+
+
+@given(st.from_regex(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", fullmatch=True))
+def test_any_ulid_has_a_time_or_one_beyond_the_year_9999(text: str) -> None:
+    try:
+        assert ulid_time(text).tzinfo is dt.UTC
+    except ValueError as err:
+        assert "9999" in str(err)
+
+
+def test_a_time_beyond_the_year_9999_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="9999"):
+        ulid_time("7" + "Z" * 25)

@@ -1,6 +1,7 @@
 import datetime as dt
 import pathlib
 import subprocess
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -231,3 +232,77 @@ def test_openssl_agrees_on_what_is_accepted(tmp_path: pathlib.Path) -> None:
     found = verify_x509_svid([leaf.der, middle.der], {TrustDomain("corp.test"): pki.bundle(root)}, now)
     assert str(found.spiffe_id) == FRONT
     assert make(subject="x").der
+
+
+EXPIRED: dict[str, Any] = {"begin": NOW - dt.timedelta(days=2), "end": NOW - dt.timedelta(days=1)}
+
+
+@pytest.mark.parametrize("newest_first", [True, False], ids=["newest-first", "oldest-first"])
+def test_a_root_that_was_renewed_with_its_key_vouches_beside_the_old_one(*, newest_first: bool) -> None:
+    new = PKI.signer(subject="root")
+    old = PKI.signer(subject="root", key=new.key, **EXPIRED)
+    leaf = PKI.leaf(issuer=new)
+    authorities = (new, old) if newest_first else (old, new)
+    found = verify_x509_svid([leaf.der], {PKI.domain: PKI.bundle(*authorities)}, NOW)
+    assert str(found.spiffe_id) == FRONT
+    with pytest.raises(SvidError, match="LM1020"):
+        verify_x509_svid([leaf.der], {PKI.domain: PKI.bundle(old)}, NOW)
+
+
+@pytest.mark.parametrize("good_first", [True, False], ids=["good-first", "bad-first"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(EXPIRED, id="expired"),
+        pytest.param({"ca": False}, id="no-ca"),
+        pytest.param({"uris": ("spiffe://other.test",)}, id="other-domain"),
+    ],
+)
+def test_a_way_up_that_is_broken_does_not_hide_a_good_one(broken: dict[str, Any], *, good_first: bool) -> None:
+    good = PKI.signer(PKI.root, subject="middle")
+    bad = PKI.signer(PKI.root, subject="middle", key=good.key, **broken)
+    middles = (good, bad) if good_first else (bad, good)
+    assert verdict(PKI.leaf(issuer=good), *middles) == FRONT
+
+
+def test_a_cross_signed_intermediate_leads_to_the_root_that_is_known() -> None:
+    elsewhere = Pki()
+    middle = PKI.signer(PKI.root, subject="middle")
+    cross = elsewhere.signer(elsewhere.root, subject="middle", key=middle.key)
+    leaf = PKI.leaf(issuer=middle)
+    assert verdict(leaf, cross, middle) == FRONT
+    assert verdict(leaf, cross) == "LM1019"
+
+
+def test_certificates_that_sign_each_other_end() -> None:
+    first = PKI.signer(subject="first")
+    second = PKI.signer(first, subject="second")
+    loop = PKI.signer(second, subject="first", key=first.key)
+    assert verdict(PKI.leaf(issuer=second), second, loop, first) == "LM1019"
+
+
+def test_an_authority_that_cannot_be_read_does_not_silence_the_others() -> None:
+    from mesh.bundle import TrustBundle
+
+    leaf = PKI.leaf()
+    both = TrustBundle(trust_domain=PKI.domain, x509_authorities=(b"\x30\x00", PKI.root.der))
+    assert str(verify_x509_svid([leaf.der], {PKI.domain: both}, NOW).spiffe_id) == FRONT
+    with pytest.raises(SvidError, match="LM1018"):
+        alone = TrustBundle(trust_domain=PKI.domain, x509_authorities=(b"\x30\x00",))
+        verify_x509_svid([leaf.der], {PKI.domain: alone}, NOW)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        pytest.param("CORP.test", "LM1023", id="X-15-hosts-have-no-case"),
+        pytest.param("", "LM1021", id="X-15-empty"),
+        pytest.param("spiffe://corp.test", "LM1021", id="X-15-a-whole-uri"),
+        pytest.param("*.test", "LM1021", id="X-15-a-wildcard"),
+        pytest.param(".", "LM1021", id="X-15-a-dot"),
+    ],
+)
+def test_an_exclusion_that_is_oddly_written_never_admits(name: str, code: str) -> None:
+    limits = x509.NameConstraints(permitted_subtrees=None, excluded_subtrees=uri_names(name))
+    middle = PKI.signer(PKI.root, subject="limited", extra=((limits, True),))
+    assert verdict(PKI.leaf(issuer=middle), middle) == code
