@@ -4,11 +4,14 @@ Each run is a process of its own. Prints one JSON line a run: what was acknowled
 crashing.py log|spool DIRECTORY
 """
 
+import functools
 import json
 import os
 import pathlib
 import signal
 import sys
+from collections.abc import Callable
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
@@ -28,8 +31,8 @@ class Bomb:
             setattr(os, name, self.guard(getattr(os, name)))
         os.write = self.torn_write  # type: ignore[assignment]
 
-    def guard(self, call):  # type: ignore[no-untyped-def]
-        def guarded(*args, **kwargs):  # type: ignore[no-untyped-def]
+    def guard(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*args: Any, **kwargs: Any) -> Any:
             self.tick()
             return call(*args, **kwargs)
 
@@ -47,7 +50,7 @@ class Bomb:
         return self.write(file, data)
 
 
-def log_scenario(directory: pathlib.Path, acknowledge) -> None:  # type: ignore[no-untyped-def]
+def log_scenario(directory: pathlib.Path, acknowledge: Callable[[int], None]) -> None:
     log = open_log(directory)
     number = 0
     for size in BATCHES:
@@ -56,7 +59,7 @@ def log_scenario(directory: pathlib.Path, acknowledge) -> None:  # type: ignore[
         acknowledge(number)
 
 
-def spool_scenario(directory: pathlib.Path, acknowledge) -> None:  # type: ignore[no-untyped-def]
+def spool_scenario(directory: pathlib.Path, acknowledge: Callable[[int], None]) -> None:
     spool = Spool(directory, segment_bytes=2000)
     for number in range(12):
         spool.append([make(number), make(100 + number)])
@@ -64,6 +67,10 @@ def spool_scenario(directory: pathlib.Path, acknowledge) -> None:  # type: ignor
         if number % 4 == 3:
             cursor, records = spool.read(5)
             spool.ack(cursor, sequence=spool.sequence + 1, previous=f"{len(records)}")
+
+
+def say(write: Callable[[int, bytes], int], target: int, number: int) -> None:
+    write(target, f"{number}\n".encode())
 
 
 def main(what: str, directory: pathlib.Path) -> None:
@@ -74,9 +81,9 @@ def main(what: str, directory: pathlib.Path) -> None:
         child = os.fork()
         if child == 0:
             os.close(reader)
-            plain = os.write
+            acknowledge = functools.partial(say, os.write, writer)
             Bomb(point)
-            scenario(directory / str(point), lambda number: plain(writer, f"{number}\n".encode()))
+            scenario(directory / str(point), acknowledge)
             os._exit(0)
         os.close(writer)
         with os.fdopen(reader) as said:

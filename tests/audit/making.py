@@ -23,7 +23,9 @@ def make(number: int, **fields: object) -> bytes:
 
 
 def id_of(number: int) -> str:
-    return str(record("x", now=START + dt.timedelta(seconds=number), random=number.to_bytes(10, "big"), source="")["id"])
+    return str(
+        record("x", now=START + dt.timedelta(seconds=number), random=number.to_bytes(10, "big"), source="")["id"]
+    )
 
 
 def open_log(directory: pathlib.Path) -> Log:

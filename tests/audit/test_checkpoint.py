@@ -76,7 +76,15 @@ def test_a_wrong_signature_beside_a_right_one_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["1", "x\n1\n", f"{ORIGIN}\n01\nAAAA", f"{ORIGIN}\n-1\nAAAA", f"{ORIGIN}\n1\nAAAA", f"{ORIGIN}\n1\n!", f"{ORIGIN}\n1"],
+    [
+        "1",
+        "x\n1\n",
+        f"{ORIGIN}\n01\nAAAA",
+        f"{ORIGIN}\n-1\nAAAA",
+        f"{ORIGIN}\n1\nAAAA",
+        f"{ORIGIN}\n1\n!",
+        f"{ORIGIN}\n1",
+    ],
     ids=["no lines", "no root", "leading zero", "negative", "short root", "no base64", "no root line"],
 )
 def test_a_signed_text_that_is_no_checkpoint_is_refused(text: str) -> None:
@@ -87,7 +95,15 @@ def test_a_signed_text_that_is_no_checkpoint_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "note",
-    [b"", b"\xff", NOTE.replace(b"\n\n", b"\n"), NOTE[:-1], NOTE + bytes(MAX_CHECKPOINT_BYTES), NOTE + b"\n", b"\x00" + NOTE],
+    [
+        b"",
+        b"\xff",
+        NOTE.replace(b"\n\n", b"\n"),
+        NOTE[:-1],
+        NOTE + bytes(MAX_CHECKPOINT_BYTES),
+        NOTE + b"\n",
+        b"\x00" + NOTE,
+    ],
     ids=["empty", "not UTF-8", "unsigned", "no line end", "too large", "empty line", "control character"],
 )
 def test_what_is_no_note_is_refused(note: bytes) -> None:

@@ -95,7 +95,8 @@ def test_a_batch_with_a_malformed_record_is_not_taken(tmp_path: pathlib.Path) ->
 
 def test_partial_tiles_go_when_the_full_one_is_there(tmp_path: pathlib.Path) -> None:
     make_log(tmp_path, 100, 100, 100)
-    assert sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "tile").rglob("*") if path.is_file()) == [
+    files = (path for path in (tmp_path / "tile").rglob("*") if path.is_file())
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in files) == [
         "tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1", "tile/entries/000", "tile/entries/001.p/44",
     ]  # fmt: skip
 
@@ -120,7 +121,12 @@ def test_a_log_whose_checkpoint_is_gone_does_not_begin_anew(tmp_path: pathlib.Pa
 
 @pytest.mark.parametrize(
     ("path", "code"),
-    [("tile/0/001.p/44", "LM6033"), ("tile/1/000.p/1", "LM6033"), ("tile/entries/000", "LM6034"), ("tile/0/000", "LM6034")],
+    [
+        ("tile/0/001.p/44", "LM6033"),
+        ("tile/1/000.p/1", "LM6033"),
+        ("tile/entries/000", "LM6034"),
+        ("tile/0/000", "LM6034"),
+    ],
 )
 def test_a_changed_log_is_not_continued(tmp_path: pathlib.Path, path: str, code: str) -> None:
     make_log(tmp_path, 300)

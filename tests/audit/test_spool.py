@@ -263,7 +263,10 @@ def test_a_batch_verifies_under_its_own_key_place_and_content() -> None:
         (AGENT + "0", 3, [b"a", b"b"], "before"),
     ):
         assert code_of(lambda wrong=wrong: verify_batch(public, *wrong, signature))[0] == "LM6012"
-    assert code_of(lambda: verify_batch(OTHER_KEY.public_key(), AGENT, 3, [b"a", b"b"], "before", signature))[0] == "LM6012"
+    assert (
+        code_of(lambda: verify_batch(OTHER_KEY.public_key(), AGENT, 3, [b"a", b"b"], "before", signature))[0]
+        == "LM6012"
+    )
     assert code_of(lambda: verify_batch(public, AGENT, 3, [b"a", b"b"], "before", b""))[0] == "LM6012"
 
 

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit import tiles
-from audit.tiles import TileReader, entries_path, leftovers, pack_entries, parse_path, read_from, tile_path, unpack_entries
+from audit.tiles import (
+    TileReader,
+    entries_path,
+    leftovers,
+    pack_entries,
+    parse_path,
+    read_from,
+    tile_path,
+    unpack_entries,
+)
 from mesh.problems import Problem
 from tests.audit.making import make, make_log
 
@@ -33,7 +42,16 @@ def test_paths_are_read_back(level: int | None, index: int, width: int) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["", "tile/0/0", "tile/00/000", "tile/0/000.p/256", "tile/0/000.p/0", "tile/0/x000/001", "tile/0/../000", "tile/0/000\n"],
+    [
+        "",
+        "tile/0/0",
+        "tile/00/000",
+        "tile/0/000.p/256",
+        "tile/0/000.p/0",
+        "tile/0/x000/001",
+        "tile/0/../000",
+        "tile/0/000\n",
+    ],
 )
 def test_other_paths_are_nobodys(path: str) -> None:
     assert parse_path(path) is None

@@ -94,7 +94,8 @@ def test_a_file_cut_short_or_drawn_out_is_named(good: tuple[pathlib.Path, str], 
 
 
 @pytest.mark.parametrize(
-    "path", ["checkpoint", "tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1", "tile/entries/000", "tile/entries/001.p/44"]
+    "path",
+    ["checkpoint", "tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1", "tile/entries/000", "tile/entries/001.p/44"],
 )
 def test_a_deleted_file_is_named(good: tuple[pathlib.Path, str], path: str) -> None:
     assert names_place(mutated(good, path, None), path)
@@ -135,7 +136,9 @@ def test_a_changed_tile_is_named_by_its_byte_and_alone(good: tuple[pathlib.Path,
     assert not [code for code, _ in findings if code in {"LM6034", "LM6037"}]
 
 
-def test_a_record_that_was_changed_with_its_tile_is_named_by_its_range(good: tuple[pathlib.Path, str], tmp_path: pathlib.Path) -> None:
+def test_a_record_that_was_changed_with_its_tile_is_named_by_its_range(
+    good: tuple[pathlib.Path, str], tmp_path: pathlib.Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(good[0], copy)
     entries = [make(number) for number in range(256)]
@@ -149,7 +152,9 @@ def test_a_record_that_was_changed_with_its_tile_is_named_by_its_range(good: tup
     assert [code for code, _ in found_in(copy, good[1])] == ["LM6033"]
 
 
-def test_a_smaller_checkpoint_of_the_same_log_verifies_too(good: tuple[pathlib.Path, str], tmp_path: pathlib.Path) -> None:
+def test_a_smaller_checkpoint_of_the_same_log_verifies_too(
+    good: tuple[pathlib.Path, str], tmp_path: pathlib.Path
+) -> None:
     # truncation to a signed size is what witnesses and archived checkpoints are for; bytes beyond it are not read
     make_log(tmp_path / "small", 200)
     copy = tmp_path / "copy"
@@ -188,7 +193,9 @@ def test_a_signed_record_that_is_none_is_found(tmp_path: pathlib.Path) -> None:
 def test_a_key_of_somebody_else_is_refused(good: tuple[pathlib.Path, str], tmp_path: pathlib.Path) -> None:
     from audit.checkpoint import VerifierKey
 
-    assert [code for code, _ in found_in(good[0], str(VerifierKey(name=ORIGIN, key=OTHER_KEY.public_key())))] == ["LM6032"]
+    assert [code for code, _ in found_in(good[0], str(VerifierKey(name=ORIGIN, key=OTHER_KEY.public_key())))] == [
+        "LM6032"
+    ]
     assert [code for code, _ in found_in(good[0], "nonsense")] == ["LM6030"]
 
 
@@ -255,7 +262,9 @@ def test_a_changed_proof_does_not_hold(good: tuple[pathlib.Path, str], data: st.
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3), max_leaves=3
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=3,
 )
 
 
