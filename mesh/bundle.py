@@ -17,6 +17,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.utils import CryptographyDeprecationWarning
 
 from mesh import canonicaljson
 from mesh.problems import Invalid
@@ -146,7 +147,7 @@ def _first_certificate(element: dict[str, Any]) -> bytes | None:
     try:
         der = base64.b64decode(listed[0], validate=True)
         x509.load_der_x509_certificate(der).public_key()
-    except (binascii.Error, ValueError, UnsupportedAlgorithm):
+    except (binascii.Error, ValueError, UnsupportedAlgorithm, CryptographyDeprecationWarning):
         return None
     return der
 

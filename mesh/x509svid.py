@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from mesh.bundle import TrustBundle
@@ -150,8 +151,11 @@ def _parse(der: bytes) -> x509.Certificate:
         UnsupportedAlgorithm,
         x509.DuplicateExtension,
         x509.UnsupportedGeneralNameType,
+        CryptographyDeprecationWarning,
     ) as err:
         raise SvidError("LM1010", reason="a certificate does not parse") from err
+    if found.serial_number <= 0:
+        raise SvidError("LM1010", reason="a serial number is positive (RFC 5280 §4.1.2.2)")
     if found.version is not x509.Version.v3:
         raise SvidError("LM1010", reason="a certificate is not X.509 v3")
     return found

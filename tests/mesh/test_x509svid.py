@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mesh.spiffe import TrustDomain
@@ -205,6 +205,14 @@ def test_any_bytes_are_refused_with_a_code(data: bytes) -> None:
     assert verdict(data).startswith("LM10")
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_a_serial_number_that_is_not_positive_is_refused_whatever_the_warnings() -> None:
+    der = PKI.leaf().der
+    at = der.index(b"\xa0\x03\x02\x01\x02\x02") + 7
+    assert verdict(der[:at] + bytes([der[at] | 0x80]) + der[at + 1 :]) == "LM1010"
+
+
+@example(position=15, change=128)
 @given(st.integers(min_value=0, max_value=len(PKI.leaf().der) - 20), st.integers(min_value=1, max_value=255))
 def test_a_changed_byte_never_makes_another_identity(position: int, change: int) -> None:
     der = bytearray(PKI.leaf().der)
