@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import os
 import pathlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -34,7 +33,6 @@ from audit.tiles import (
 )
 from mesh.problems import Conflict, Invalid, Unavailable
 
-_ID = re.compile(rb'"id":"([0-9A-HJKMNP-TV-Z]{26})"')
 # the process's locks by directory (device and inode), and which log may write there
 _locks: dict[tuple[int, int], int] = {}
 _writers: dict[tuple[int, int], Log] = {}
@@ -54,7 +52,8 @@ class Log:
         _writers[self._lock] = self
 
     def _begin(self) -> None:
-        self._ids: set[bytes] = set()
+        # what is in the log already, by leaf hash; an id alone could be taken by somebody who saw it early
+        self._known: set[bytes] = set()
         # the right edge: the hashes of the unfinished tile of each level, and the unfinished bundle
         self._edge: list[list[bytes]] = []
         self._bundle: list[bytes] = []
@@ -106,7 +105,7 @@ class Log:
         """Take up the log where its checkpoint stands.
 
         1. The checkpoint is signed by this key; the tiles of the right edge hash to its root.
-        2. EVERY record has the hash that its tile says, and gives its id.
+        2. EVERY record has the hash that its tile says, and is known from then on.
         """
         self._begin()
         # (1)
@@ -129,7 +128,7 @@ class Log:
             for place, entry in enumerate(entries):
                 if leaf_hash(entry) != hashes[place]:
                     raise Invalid("LM6034", index=index * WIDTH + place)
-                self._ids.add(_logged_id(entry))
+            self._known.update(hashes)
             if size % WIDTH and index == size // WIDTH:
                 self._bundle = entries
         self.size, self.root = size, checkpoint.root
@@ -137,8 +136,8 @@ class Log:
     def append(self, records: Sequence[bytes]) -> int:
         """Append records that are not in the log yet; durable and signed when it returns. Returns how many were new.
 
-        1. EVERY record is well-formed, or none is taken. One whose id is in the log was delivered before, and is
-           dropped.
+        1. EVERY record is well-formed, or none is taken. One that is in the log, byte for byte, was delivered before,
+           and is dropped. Another record under the same id is kept: nobody suppresses a record by using its id first.
         2. Every leaf goes into its bundle and its level 0 tile; a tile that fills puts its hash into the one above.
         3. Full and partial tiles and bundles of the new size are on the disk.
         4. The checkpoint of the new size replaces the old one.
@@ -153,17 +152,18 @@ class Log:
         # (1)
         fresh: dict[bytes, bytes] = {}
         for found in records:
-            name = str(read_record(found)["id"]).encode()
-            if name not in self._ids:
-                fresh.setdefault(name, found)
+            read_record(found)
+            leaf = leaf_hash(found)
+            if leaf not in self._known:
+                fresh[leaf] = found
         if not fresh:
             return 0
         self._is_behind = True
         try:
             # (2)
             writes: dict[str, bytes] = {}
-            for found in fresh.values():
-                self._grow(found, writes)
+            for leaf, found in fresh.items():
+                self._grow(leaf, found, writes)
             # (3)
             writes |= self._unfinished()
             for path, data in writes.items():
@@ -174,7 +174,7 @@ class Log:
         except OSError as err:
             # (5) the next append reads it back
             raise Unavailable("LM6023", path=self._directory, reason=err.strerror or str(err)) from err
-        self._ids.update(fresh)
+        self._known.update(fresh)
         self._is_behind = False
         self._drop_partials(writes)
         return len(fresh)
@@ -186,13 +186,13 @@ class Log:
             raise Unavailable("LM6023", path=self._directory, reason=err.strerror or str(err)) from err
         self._is_behind = False
 
-    def _grow(self, data: bytes, writes: dict[str, bytes]) -> None:
+    def _grow(self, leaf: bytes, data: bytes, writes: dict[str, bytes]) -> None:
         """Step 2 of `append` for one leaf."""
         self._bundle.append(data)
         if len(self._bundle) == WIDTH:
             writes[entries_path(self.size // WIDTH)] = pack_entries(self._bundle)
             self._bundle = []
-        carry: bytes | None = leaf_hash(data)
+        carry: bytes | None = leaf
         level = 0
         while carry is not None:
             if level == len(self._edge):
@@ -256,14 +256,6 @@ class Log:
     def records(self, after: int = 0) -> Iterator[tuple[int, bytes]]:
         """The records from an index on, with their indexes."""
         yield from read_records(TileReader(self._read, self.size), after, self.size)
-
-
-def _logged_id(data: bytes) -> bytes:
-    """The id of a record that the log took: canonical JSON, in which a single `"id":` can only be the record's own."""
-    match = _ID.search(data)
-    if match is not None and data.count(b'"id":') == 1:
-        return match.group(1)
-    return str(read_record(data)["id"]).encode()
 
 
 def _lock(directory: pathlib.Path) -> tuple[int, int]:

@@ -63,7 +63,7 @@ class Reader:
         return list(self.records(max(0, self.size - count)))
 
     def find(self, record_id: str) -> tuple[int, bytes]:
-        """The index and the bytes of a record.
+        """The index and the bytes of the record with an id; the first one that is found.
 
         1. Ids begin with their time and arrive nearly in order: the bundle where this one would stand is found by
            bisection.
@@ -71,7 +71,7 @@ class Reader:
 
         Raises NotFound LM6038, or Invalid for a bundle that cannot be read when the id is in no other.
         """
-        count = (self.size + WIDTH - 1) // WIDTH
+        count = self._bundles
         broken: Problem | None = None
         for bundle in _outwards(self._likely(record_id, count), count):
             try:
@@ -79,8 +79,8 @@ class Reader:
             except Problem as problem:
                 broken = problem
                 continue
-            if found is not None:
-                return found
+            if found:
+                return found[0]
         if broken is not None:
             raise broken
         raise NotFound("LM6038", id=record_id)
@@ -100,12 +100,38 @@ class Reader:
                 high = middle
         return low
 
-    def _search(self, bundle: int, record_id: str) -> tuple[int, bytes] | None:
+    def find_all(self, record_id: str) -> list[tuple[int, bytes]]:
+        """EVERY record with an id, by a search through the whole log: there should be one.
+
+        Raises NotFound LM6038, or Invalid for a bundle that cannot be read.
+        """
+        found = [item for bundle in range(self._bundles) for item in self._search(bundle, record_id)]
+        if not found:
+            raise NotFound("LM6038", id=record_id)
+        return found
+
+    def record(self, index: int) -> bytes:
+        """The record at an index.
+
+        Raises NotFound LM6038 for an index beyond the log, or Invalid for a bundle that cannot be read.
+        """
+        for _, data in self.records(index, index + 1):
+            return data
+        raise NotFound("LM6038", id=index)
+
+    @property
+    def _bundles(self) -> int:
+        return (self.size + WIDTH - 1) // WIDTH
+
+    def _search(self, bundle: int, record_id: str) -> list[tuple[int, bytes]]:
         wanted = record_id.encode()
-        for offset, entry in enumerate(self.tiles.entries(bundle)):
-            if wanted in entry and read_record(entry)["id"] == record_id:
-                return bundle * WIDTH + offset, entry
-        return None
+        if not self.tiles.has_text(bundle, wanted):
+            return []
+        return [
+            (bundle * WIDTH + offset, entry)
+            for offset, entry in enumerate(self.tiles.entries(bundle))
+            if wanted in entry and read_record(entry)["id"] == record_id
+        ]
 
 
 def read_records(tiles: TileReader, begin: int, end: int) -> Iterator[tuple[int, bytes]]:

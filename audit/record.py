@@ -136,9 +136,12 @@ def _masked_target(target: str, key: bytes) -> str:
 def to_bytes(found: Mapping[str, object]) -> bytes:
     """The record's canonical bytes.
 
-    Raises Invalid LM6001 for one that is larger than 65535 bytes.
+    Raises Invalid LM6001 for one that is larger than 65535 bytes, LM6002 for values that JSON does not have.
     """
-    data = canonicaljson.dumps(found)
+    try:
+        data = canonicaljson.dumps(found)
+    except ValueError as err:
+        raise Invalid("LM6002", reason="a value is not one of JSON's") from err
     if len(data) > MAX_RECORD_BYTES:
         raise Invalid("LM6001", size=len(data), limit=MAX_RECORD_BYTES)
     return data

@@ -18,7 +18,7 @@ from audit.merkle import fold, inclusion_proof, leaf_hash, root_hash, verify_inc
 from audit.reader import KEY, Reader
 from audit.record import read_record
 from audit.tiles import HASH_BYTES, HEIGHT, WIDTH, TileReader, hashes_of, leftovers, level_widths, read_from, tile_path
-from mesh.problems import Diagnostic, Invalid, Problem
+from mesh.problems import Diagnostic, Invalid, NotFound, Problem, Severity
 
 MAX_PROOF_HASHES = 64
 # a signed size far beyond what is there must not keep anybody busy for ever
@@ -36,8 +36,8 @@ class Verification:
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.findings
+        """Whether every byte is as it was logged; warnings are about what was logged."""
+        return not any(item.severity is Severity.ERROR for item in self.findings)
 
 
 def verify_log(directory: pathlib.Path, key: str) -> Verification:
@@ -215,13 +215,17 @@ def _difference(found: bytes, expected: bytes) -> int:
     return next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(found), len(expected)))
 
 
-def prove(directory: pathlib.Path, key: str, record_id: str) -> dict[str, object]:
+def prove(directory: pathlib.Path, key: str, record_id: str, *, at: int | None = None) -> dict[str, object]:
     """Prove that a record is in the log: everything a stranger needs besides the public key.
+
+    ``at`` is the index of the one that is meant, should several carry the id.
 
     Raises NotFound LM6038, and Invalid for a log that cannot be read.
     """
     reader = Reader(directory, key)
-    index, entry = reader.find(record_id)
+    index, entry = reader.find(record_id) if at is None else (at, reader.record(at))
+    if read_record(entry)["id"] != record_id:
+        raise NotFound("LM6038", id=record_id)
     path = inclusion_proof(reader.tiles.subtree, index, reader.size)
     proof: dict[str, object] = {
         "id": record_id,

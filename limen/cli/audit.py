@@ -21,7 +21,7 @@ from audit.verify import prove as prove_record
 from audit.verify import verify_log
 from limen.cli import context, render
 from mesh.clock import parse_time
-from mesh.problems import Invalid, Problem
+from mesh.problems import Diagnostic, Invalid, Problem
 
 FORMATS = ("jsonl", "ocsf", "ecs", "cef", "syslog", "otlp", "parquet")
 _POLL_S = 0.5
@@ -149,15 +149,18 @@ def _plain(text: str) -> str:
 def show(*, record_id: str, folder: pathlib.Path | None, key: pathlib.Path | None, output: str) -> None:
     """Show one record whole."""
     where, text = _open(folder, key)
-    index, data = Reader(where, text).find(record_id)
-    row = {"index": index, **_readable(index, data)}
+    rows = [{"index": index, **_readable(index, data)} for index, data in Reader(where, text).find_all(record_id)]
+    if len(rows) > 1:
+        facts: dict[str, object] = {"id": record_id, "index": rows[1]["index"], "other": rows[0]["index"]}
+        render.diagnostics([Diagnostic(code="LM6036", facts=facts)])
     if output == "json":
-        render.data(row)
+        render.data(rows[0] if len(rows) == 1 else rows)
         return
-    width = max(map(len, row))
-    for name, value in row.items():
-        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        render.line(f"{_plain(name).ljust(width)}  {_plain(shown)}")
+    for row in rows:
+        width = max(map(len, row))
+        for name, value in row.items():
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            render.line(f"{_plain(name).ljust(width)}  {_plain(shown)}")
 
 
 @audit.command()
@@ -190,11 +193,14 @@ def verify(*, folder: pathlib.Path | None, key: pathlib.Path | None, output: str
 @audit.command()
 @click.argument("record_id", metavar="ID")
 @_log_options
+@click.option("--index", "at", type=click.IntRange(0), default=None, help="Which one, should two carry the id.")
 @context.output_option("json", "table")
-def prove(*, record_id: str, folder: pathlib.Path | None, key: pathlib.Path | None, output: str) -> None:
+def prove(
+    *, record_id: str, folder: pathlib.Path | None, key: pathlib.Path | None, at: int | None, output: str
+) -> None:
     """Prove that a record is in the log, for somebody who has only the public key."""
     where, text = _open(folder, key)
-    proof = prove_record(where, text, record_id)
+    proof = prove_record(where, text, record_id, at=at)
     if output == "json":
         render.data(proof)
         return

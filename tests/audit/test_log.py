@@ -76,6 +76,17 @@ def test_a_second_delivery_changes_nothing(tmp_path: pathlib.Path) -> None:
     again.close()
 
 
+def test_nobody_suppresses_a_record_by_using_its_id_first(tmp_path: pathlib.Path) -> None:
+    log = open_log(tmp_path)
+    log.append([make(1, decision="allow")])
+    assert log.append([make(1, decision="deny")]) == 1
+    log.close()
+    key = (tmp_path / "key.pub").read_text()
+    assert [data for _, data in Reader(tmp_path, key).find_all(id_of(1))] == contents(tmp_path)
+    found = verify_log(tmp_path, key)
+    assert (found.is_good, [item.code for item in found.findings]) == (True, ["LM6036"])
+
+
 def test_an_id_inside_a_record_is_not_its_id(tmp_path: pathlib.Path) -> None:
     log = open_log(tmp_path)
     assert log.append([make(1, facts={"id": id_of(2)}), make(2)]) == 2

@@ -22,6 +22,7 @@ def test_reads_every_record_by_its_index_and_id(tmp_path: pathlib.Path, size: in
     for number in {0, size // 2, size - 1} & set(range(size)):
         assert reader.find(id_of(number)) == (number, make(number))
     assert code_of(lambda: reader.find(id_of(size))) == "LM6038"
+    assert code_of(lambda: reader.find_all(id_of(size))) == "LM6038"
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,12 @@ def test_reads_every_record_by_its_index_and_id(tmp_path: pathlib.Path, size: in
 def test_reads_a_range(tmp_path: pathlib.Path, begin: int, end: int | None, expected: list[int]) -> None:
     reader = Reader(tmp_path, make_log(tmp_path, 300))
     assert [index for index, _ in reader.records(begin, end)] == expected
+
+
+def test_reads_one_record(tmp_path: pathlib.Path) -> None:
+    reader = Reader(tmp_path, make_log(tmp_path, 300))
+    assert reader.record(299) == make(299)
+    assert code_of(lambda: reader.record(300)) == "LM6038"
 
 
 def test_reads_the_end(tmp_path: pathlib.Path) -> None:

@@ -113,6 +113,13 @@ def test_a_record_fits_an_entry(spare: int) -> None:
     assert caught.value.code == "LM6001"
 
 
+@pytest.mark.parametrize("value", ["\ud800", float("nan"), {1: 2}], ids=["lone surrogate", "NaN", "number as a key"])
+def test_what_json_does_not_have_makes_no_record(value: object) -> None:
+    with pytest.raises(Problem) as caught:
+        make(0, text=value)
+    assert caught.value.code == "LM6002"
+
+
 def swapped(old: bytes, new: bytes) -> bytes:
     return make(1).replace(old, new)
 

@@ -177,7 +177,7 @@ def test_a_signed_size_beyond_the_files_is_found_and_ends(tmp_path: pathlib.Path
 
 
 def test_a_signed_record_that_is_none_is_found(tmp_path: pathlib.Path) -> None:
-    entries = [make(0), b"not a record", make(0), make(1)]
+    entries = [make(0), b"not a record", make(0, decision="deny"), make(1)]
     hashes = [leaf_hash(entry) for entry in entries]
     key = make_log(tmp_path)
     for path, data in {"tile/0/000.p/4": b"".join(hashes), "tile/entries/000.p/4": pack_entries(entries)}.items():
@@ -222,10 +222,21 @@ def test_a_record_is_proved_to_somebody_with_only_the_key(good: tuple[pathlib.Pa
     assert verify_proof(proof, good[1])
 
 
-def test_what_is_not_there_is_not_proved(good: tuple[pathlib.Path, str]) -> None:
+@pytest.mark.parametrize(("number", "at"), [(SIZE, None), (1, 2), (1, SIZE)])
+def test_what_is_not_there_is_not_proved(good: tuple[pathlib.Path, str], number: int, at: int | None) -> None:
     with pytest.raises(Problem) as caught:
-        prove(good[0], good[1], id_of(SIZE))
+        prove(good[0], good[1], id_of(number), at=at)
     assert caught.value.code == "LM6038"
+
+
+def test_of_two_records_with_one_id_either_is_proved(tmp_path: pathlib.Path) -> None:
+    log = open_log(tmp_path)
+    log.append([make(1), make(1, decision="deny")])
+    log.close()
+    key = (tmp_path / "key.pub").read_text()
+    for index, data in enumerate([make(1), make(1, decision="deny")]):
+        proof = prove(tmp_path, key, id_of(1), at=index)
+        assert (proof["record"], verify_proof(proof, key)) == (data.decode(), True)
 
 
 def test_a_changed_log_proves_nothing(good: tuple[pathlib.Path, str], tmp_path: pathlib.Path) -> None:

@@ -62,6 +62,19 @@ def test_show_prints_one_record(state: pathlib.Path, capsys: Any) -> None:
     assert "LM6038" in capsys.readouterr().err
 
 
+def test_show_prints_both_records_of_one_id(state: pathlib.Path, capsys: Any) -> None:
+    log = open_log(state / "audit")
+    log.append([make(7, decision="deny")])
+    log.close()
+    assert call(state, "show", id_of(7), "-o", "json") == 0
+    said = capsys.readouterr()
+    assert [row["index"] for row in json.loads(said.out)] == [7, 300]
+    assert "LM6036" in said.err
+    assert call(state, "prove", id_of(7), "--index", "300") == 0
+    assert json.loads(capsys.readouterr().out)["index"] == 300
+    assert call(state, "verify") == 0
+
+
 def test_verify_says_yes_with_zero(state: pathlib.Path, capsys: Any) -> None:
     assert call(state, "verify", "-o", "json") == 0
     found = json.loads(capsys.readouterr().out)
