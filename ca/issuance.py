@@ -10,15 +10,17 @@ import dataclasses
 import datetime as dt
 import re
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from ca import keys
 from ca.authority import NODE_LIFE, Authority
-from ca.registration import Entitlement, Facts, Refusal, RuleSet
+from ca.registration import Entitlement, Facts, Refusal, RuleSet, is_reserved
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, TrustDomain
 from mesh.x509svid import verify_x509_svid
 
 _NODE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}\Z")
-_RESERVED = "/limen/"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ def issue_workload(
     1. The public key is P-256 in canonical DER.
     2. The rules give exactly one identity for the attested facts; it is not one of Limen's own.
     3. The certificate is minted and recorded (`Authority.sign`).
-    4. The finished chain passes the verifier that peers run, and says what was meant.
+    4. The finished chain passes the verifier that peers run, and says what was meant and nothing more.
 
     Raises Invalid LM1203 for (1), LM1204, and Conflict LM1205; a refusal of (2) is a value.
     """
@@ -60,7 +62,7 @@ def issue_workload(
     entitled = rules.entitle(facts, authority.trust_domain)
     if isinstance(entitled, Refusal):
         return entitled
-    if f"{entitled.spiffe_id.path}/".startswith(_RESERVED):
+    if is_reserved(entitled.spiffe_id.path):
         return Refusal(code="LM1231", facts={"rule": entitled.rule, "spiffe_id": str(entitled.spiffe_id)})
     # (3)
     chain = authority.sign(
@@ -73,7 +75,8 @@ def issue_workload(
         dns_names=entitled.dns_names,
     )
     # (4)
-    return _checked(authority, chain, entitled.spiffe_id, entitled, now)
+    meant = _Meant(spiffe_id=entitled.spiffe_id, spki=spki, dns_names=entitled.dns_names, end=now + entitled.ttl)
+    return _checked(authority, chain, meant, entitled, now)
 
 
 def issue_node(authority: Authority, *, name: str, spki: bytes, now: dt.datetime) -> IssuedSvid:
@@ -84,21 +87,43 @@ def issue_node(authority: Authority, *, name: str, spki: bytes, now: dt.datetime
     public_key = keys.parse_spki(spki)
     spiffe_id = node_id(authority.trust_domain, name)
     chain = authority.sign(spiffe_id, public_key, now=now, life=NODE_LIFE, node=name)
-    return _checked(authority, chain, spiffe_id, None, now)
+    meant = _Meant(spiffe_id=spiffe_id, spki=spki, dns_names=(), end=now + NODE_LIFE)
+    return _checked(authority, chain, meant, None, now)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Meant:
+    """What a certificate is meant to say, from what was asked and entitled: never read from the certificate."""
+
+    spiffe_id: SpiffeId
+    spki: bytes
+    dns_names: tuple[str, ...]
+    end: dt.datetime
 
 
 def _checked(
     authority: Authority,
     chain: tuple[bytes, ...],
-    spiffe_id: SpiffeId,
+    meant: _Meant,
     entitlement: Entitlement | None,
     now: dt.datetime,
 ) -> IssuedSvid:
     verified = verify_x509_svid(chain, {authority.trust_domain: authority.bundle}, now)
-    if verified.spiffe_id != spiffe_id:
+    leaf = x509.load_der_x509_certificate(verified.leaf_der)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    key = leaf.public_key()
+    is_meant = (
+        verified.spiffe_id == meant.spiffe_id
+        and isinstance(key, ec.EllipticCurvePublicKey)
+        and keys.spki_der(key) == meant.spki
+        and tuple(names.get_values_for_type(x509.DNSName)) == meant.dns_names
+        and len(list(names)) == 1 + len(meant.dns_names)
+        and verified.not_after <= meant.end
+    )
+    if not is_meant:
         raise AssertionError("the minted certificate says something else than what was meant")
     return IssuedSvid(
-        spiffe_id=spiffe_id,
+        spiffe_id=meant.spiffe_id,
         chain=chain,
         entitlement=entitlement,
         not_after=verified.not_after,

@@ -8,6 +8,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from mesh.problems import Invalid
 
+_SPKI_BYTES = 91
+
 
 def new_key() -> ec.EllipticCurvePrivateKey:
     """Make a P-256 key."""
@@ -34,6 +36,9 @@ def parse_spki(data: bytes) -> ec.EllipticCurvePublicKey:
 
     Raises Invalid LM1203 for anything else.
     """
+    # every P-256 key is 91 bytes in canonical DER: nothing else needs to be parsed
+    if len(data) != _SPKI_BYTES:
+        raise Invalid("LM1203")
     try:
         key = serialization.load_der_public_key(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as err:

@@ -49,13 +49,23 @@ def mint_intermediate(
     serial: int,
     now: dt.datetime,
     life: dt.timedelta,
+    constrained: bool = False,
 ) -> bytes:
-    """Mint the issuing certificate: path length 0, signed by the root."""
+    """Mint the issuing certificate: path length 0, signed by the root.
+
+    ``constrained`` limits it to the trust domain's URIs (X-15). Some verifiers, pyca's among them, refuse every chain
+    with such a limit; so it is not the default.
+    """
     begin, end = _window(issuer, now, life)
     subject = _name(f"Limen issuing authority of {trust_domain}")
     builder = _base(issuer.certificate.subject, subject, public_key, serial, begin, end)
     builder = _signing(builder, trust_domain, path_length=0)
     builder = builder.add_extension(_authority_id(issuer), critical=False)
+    if constrained:
+        own = [x509.UniformResourceIdentifier(trust_domain.name)]
+        builder = builder.add_extension(
+            x509.NameConstraints(permitted_subtrees=own, excluded_subtrees=None), critical=True
+        )
     return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
@@ -76,7 +86,7 @@ def mint_svid(
     3. The extended key usage has both server and client authentication (X-13).
     4. It begins 10 s ago and ends with its issuer at the latest.
 
-    Raises Invalid LM1204 when the issuer's own time is over.
+    Raises Invalid LM1204 when the issuer's own time is over, LM1214 when it has not begun.
     """
     if not spiffe_id.path:
         raise ValueError("a workload's SPIFFE ID has a path")
@@ -110,6 +120,8 @@ def mint_server(key: ec.EllipticCurvePrivateKey, *, serial: int, now: dt.datetim
 def _window(issuer: Issuer, now: dt.datetime, life: dt.timedelta) -> tuple[dt.datetime, dt.datetime]:
     begin = max(now - BACKDATING, issuer.certificate.not_valid_before_utc)
     end = min(now + life, issuer.certificate.not_valid_after_utc)
+    if begin > now:
+        raise Invalid("LM1214", begin=begin.isoformat(), now=now.isoformat())
     if end <= now:
         raise Invalid("LM1204", end=issuer.certificate.not_valid_after_utc.isoformat())
     return begin, end

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from mesh.problems import Diagnostic, Span
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
@@ -20,8 +20,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._-]+\Z")
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\Z")
 DEFAULT_TTL = dt.timedelta(hours=1)
-# a rule with one of these speaks of a program, not of whatever runs in a container
-_BINDING = ("unix:sha256", "launch:")
+_RESERVED = "/limen/"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +42,13 @@ class Selector:
         """Whether SOME value of the fact fits."""
         found = facts.get(self.name, ())
         return any(value.startswith(self.value) if self.prefix else value == self.value for value in found)
+
+    @property
+    def names_program(self) -> bool:
+        """Whether it speaks of a program, not of whatever runs in a container: a whole digest, or a launch."""
+        if self.name.endswith("sha256"):
+            return not self.prefix
+        return self.name.startswith("launch:") and self.value != ""
 
     def overlaps(self, other: Selector) -> bool:
         """Whether some value fits both."""
@@ -77,7 +83,7 @@ class IdentityRule:
     @property
     def is_container_bound(self) -> bool:
         """Whether it names no program: neither a digest nor a launch by the agent (design D7)."""
-        return not any(selector.name.startswith(_BINDING) for selector in self.match)
+        return not any(selector.names_program for selector in self.match)
 
     def may_meet(self, other: IdentityRule) -> bool:
         """Whether some process could match both. Facts with several values count as if they had one."""
@@ -167,14 +173,40 @@ class RuleSet:
         Rules over different selectors are not compared: whether one process can match both is not in the file. When
         one does, `entitle` refuses.
         """
+        groups: dict[tuple[frozenset[str], tuple[int, int]], list[int]] = {}
+        for place, rule in enumerate(self.rules):
+            names = frozenset(selector.name for selector in rule.match)
+            groups.setdefault((names, rule.specificity), []).append(place)
+        pairs = sorted(pair for places in groups.values() for pair in self._meetings(places))
         found = []
-        for index, rule in enumerate(self.rules):
-            for other in self.rules[index + 1 :]:
-                names = {selector.name for selector in rule.match} == {selector.name for selector in other.match}
-                if names and rule.specificity == other.specificity and rule.may_meet(other):
-                    facts: dict[str, object] = {"rule": other.id, "other": rule.id}
-                    found.append(Diagnostic(code="LM1213", span=other.span, facts=facts))
+        for place, later in pairs:
+            rule, other = self.rules[place], self.rules[later]
+            facts: dict[str, object] = {"rule": other.id, "other": rule.id}
+            found.append(Diagnostic(code="LM1213", span=other.span, facts=facts))
         return tuple(found)
+
+    def _meetings(self, places: list[int]) -> Iterator[tuple[int, int]]:
+        """The pairs that may meet among rules over the same selectors.
+
+        The rules are sorted by the values of the selector that tells most of them apart: whatever begins with a value
+        stands right behind it, so that a file of many rules is not compared pair by pair.
+        """
+        values = [{selector.name: selector for selector in self.rules[place].match} for place in places]
+        if len(values) < 2 or not values[0]:
+            return
+        pivot = max(sorted(values[0]), key=lambda name: len({found[name].value for found in values}))
+        ordered = sorted((found[pivot].value, place) for found, place in zip(values, places, strict=True))
+        for index, (value, place) in enumerate(ordered):
+            for other_value, other in ordered[index + 1 :]:
+                if not other_value.startswith(value):
+                    break
+                if self.rules[place].may_meet(self.rules[other]):
+                    yield min(place, other), max(place, other)
+
+
+def is_reserved(path: str) -> bool:
+    """Whether a path, or what a template begins with, belongs to Limen itself."""
+    return f"{path}/".startswith(_RESERVED)
 
 
 def fill(template: str, facts: Facts, *, is_path: bool) -> str:

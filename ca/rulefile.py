@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Iterator
 
-from ca.registration import DEFAULT_TTL, TEMPLATE, IdentityRule, RuleSet, Selector, is_host_name
+from ca.registration import DEFAULT_TTL, TEMPLATE, IdentityRule, RuleSet, Selector, is_host_name, is_reserved
 from mesh.problems import Diagnostic, Severity, Span
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
 from mesh.yamlio import Node, compose_documents
@@ -26,6 +26,7 @@ _NAMES = (
 )
 _FAMILIES = ("k8s:pod-label:", "docker:label:", "node:")
 _ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?\Z")
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _TTL = re.compile(r"([1-9][0-9]{0,5})(s|m|h|d)\Z")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MIN_TTL, MAX_TTL = dt.timedelta(seconds=30), dt.timedelta(days=30)
@@ -39,13 +40,15 @@ def load_rules(text: str, file: str) -> tuple[RuleSet, list[Diagnostic]]:
     """
     documents, found = compose_documents(text, file)
     rules: list[IdentityRule] = []
+    seen: set[str] = set()
     for document in documents:
         listed = _rules_of(document, found)
         for node in listed:
             rule = _rule(node, found)
             if rule is not None:
-                if any(other.id == rule.id for other in rules):
+                if rule.id in seen:
                     found.append(_finding("LM1222", node.span, rule=rule.id))
+                seen.add(rule.id)
                 rules.append(rule)
     result = RuleSet(rules=tuple(rules))
     found.extend(result.conflicts())
@@ -174,6 +177,8 @@ def _match(node: Node | None, found: list[Diagnostic]) -> tuple[Selector, ...]:
             text = str(value.scalar)
             if "*" in text[:-1]:
                 found.append(_finding("LM1224", value.span, field=name, reason="`*` only at the end"))
+            if name.endswith("sha256") and not _DIGEST.match(text):
+                found.append(_finding("LM1224", value.span, field=name, reason="64 lower-case hexadecimal digits"))
             selectors.append(Selector.parse(name, text))
     return tuple(sorted(selectors, key=lambda selector: selector.name))
 
@@ -192,6 +197,9 @@ def _template(node: Node, selectors: set[str], found: list[Diagnostic]) -> str |
     except SpiffeIdError as err:
         found.append(_finding("LM1226", place, given=text, reason=str(err)))
         return None
+    if is_reserved(text):
+        rule = node.get("id")
+        found.append(_finding("LM1231", place, rule=rule.scalar if rule else "", spiffe_id=text))
     return text
 
 

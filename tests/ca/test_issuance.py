@@ -1,9 +1,11 @@
 import datetime as dt
 import pathlib
 import subprocess
+from typing import Any, ClassVar
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authority import NODE_LIFE, Authority
@@ -108,6 +110,46 @@ def test_what_is_issued_verifies_for_its_whole_life_and_no_longer(authority: Aut
     for moment in (now - BACKDATING - dt.timedelta(seconds=1), found.not_after + dt.timedelta(seconds=1)):
         with pytest.raises(Invalid, match="LM1020"):
             verify_x509_svid(found.chain, bundles, moment)
+
+
+class Mistaken(Authority):
+    """An authority with a mistake in its profile."""
+
+    mistake: ClassVar[dict[str, object]] = {}
+
+    def sign(self, spiffe_id: SpiffeId, public_key: ec.EllipticCurvePublicKey, **details: Any) -> tuple[bytes, ...]:
+        changed: dict[str, Any] = {"spiffe_id": spiffe_id, "public_key": public_key, **details, **self.mistake}
+        return super().sign(**changed)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        pytest.param({"spiffe_id": SpiffeId.parse("spiffe://corp.test/ns/ops/sa/admin")}, id="another-identity"),
+        pytest.param({"public_key": new_key().public_key()}, id="another-key"),
+        pytest.param({"dns_names": ("db.corp.test",)}, id="a-name-too-many"),
+        pytest.param({"life": dt.timedelta(hours=2)}, id="too-long-a-life"),
+    ],
+)
+def test_a_certificate_that_says_something_else_is_never_given_out(
+    authority: Authority, now: dt.datetime, mistake: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority.__class__ = Mistaken
+    assert isinstance(authority, Mistaken)
+    assert isinstance(issue(authority, now, rules()), IssuedSvid)
+    monkeypatch.setattr(Mistaken, "mistake", mistake)
+    with pytest.raises(AssertionError, match="something else"):
+        issue(authority, now, rules())
+    with pytest.raises(AssertionError, match="something else"):
+        issue_node(authority, name="n1", spki=SPKI, now=now)
+
+
+def test_a_certificate_that_signs_is_no_identity(authority: Authority, now: dt.datetime) -> None:
+    """X-14: neither the root nor the issuing certificate passes as somebody."""
+    bundles = {authority.trust_domain: authority.bundle}
+    for signer in (authority.bundle.x509_authorities[0], *authority.intermediates):
+        with pytest.raises(Invalid):
+            verify_x509_svid([signer, *authority.intermediates], bundles, now)
 
 
 @pytest.mark.peer

@@ -1,15 +1,20 @@
 import datetime as dt
+import pathlib
+import subprocess
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ca.keys import new_key
 from ca.mint import SERVER_NAME, Issuer, mint_intermediate, mint_root, mint_server, mint_svid
+from mesh.bundle import TrustBundle
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, TrustDomain
+from mesh.x509svid import verify_x509_svid
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 DOMAIN = TrustDomain.parse("corp.test")
@@ -117,7 +122,7 @@ def test_a_workload_without_a_path_is_not_minted() -> None:
         mint_svid(DOMAIN.id, LEAF_KEY.public_key(), ISSUER, serial=3, now=NOW, life=HOUR)
 
 
-@given(st.integers(min_value=-11, max_value=2 * 86400 - 1), st.integers(min_value=1, max_value=30 * 86400))
+@given(st.integers(min_value=-10, max_value=2 * 86400 - 1), st.integers(min_value=1, max_value=30 * 86400))
 def test_a_leaf_lives_within_its_issuer(after: int, life: int) -> None:
     moment = NOW + dt.timedelta(seconds=after)
     found = leaf(now=moment, life=dt.timedelta(seconds=life))
@@ -130,6 +135,43 @@ def test_a_leaf_lives_within_its_issuer(after: int, life: int) -> None:
 def test_nothing_expired_is_minted(after: dt.timedelta) -> None:
     with pytest.raises(Invalid, match="LM1204"):
         leaf(now=NOW + after)
+
+
+@pytest.mark.parametrize("before", [11, 3600, 10 * 86400], ids=["seconds", "an-hour", "days"])
+def test_nothing_is_minted_before_its_issuer_begins(before: int) -> None:
+    with pytest.raises(Invalid, match="LM1214"):
+        leaf(now=NOW - dt.timedelta(seconds=before))
+
+
+def constrained_chain() -> tuple[bytes, bytes, bytes]:
+    """Leaf, issuing certificate limited to the trust domain, root."""
+    signer = Issuer(certificate=ROOT, key=ROOT_KEY)
+    issuing = mint_intermediate(DOMAIN, ISSUING_KEY.public_key(), signer, serial=2, now=NOW, life=DAY, constrained=True)
+    issuer = Issuer(certificate=load(issuing), key=ISSUING_KEY)
+    made = mint_svid(WEB, LEAF_KEY.public_key(), issuer, serial=3, now=NOW, life=HOUR)
+    return made, issuing, ROOT.public_bytes(Encoding.DER)
+
+
+@pytest.mark.parametrize("rule", ["X-15"])
+def test_an_issuing_certificate_may_be_limited_to_its_trust_domain(rule: str) -> None:
+    made, issuing, root = constrained_chain()
+    limits = extension(load(issuing), x509.NameConstraints)
+    assert limits.critical, rule
+    assert limits.value == x509.NameConstraints([x509.UniformResourceIdentifier("corp.test")], None)
+    bundle = TrustBundle(trust_domain=DOMAIN, x509_authorities=(root,))
+    assert verify_x509_svid([made, issuing], {DOMAIN: bundle}, NOW).spiffe_id == WEB
+
+
+@pytest.mark.peer
+def test_openssl_accepts_a_limited_chain(tmp_path: pathlib.Path) -> None:
+    for name, der in zip(("leaf", "issuing", "root"), constrained_chain(), strict=True):
+        (tmp_path / name).write_bytes(load(der).public_bytes(Encoding.PEM))
+    command = ["openssl", "verify", "-x509_strict", "-attime", str(int(NOW.timestamp()))]
+    done = subprocess.run(
+        [*command, "-CAfile", "root", "-untrusted", "issuing", "leaf"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_long_trust_domain_fits() -> None:

@@ -163,6 +163,10 @@ def test_any_facts_give_an_id_below_the_template_or_a_refusal(facts: dict[str, t
         pytest.param({"unix_path": "/opt/x"}, True, id="path"),
         pytest.param({"unix_sha256": "ab"}, False, id="digest"),
         pytest.param({"launch_path": "/opt/x"}, False, id="launched"),
+        pytest.param({"launch_path": "/opt/*"}, False, id="launched-from-a-folder"),
+        pytest.param({"launch_path": "*"}, True, id="launched-from-anywhere"),
+        pytest.param({"unix_sha256": "*"}, True, id="any-digest"),
+        pytest.param({"launch_script_sha256": "a*"}, True, id="half-a-digest"),
     ],
 )
 def test_a_rule_without_a_program_is_bound_to_its_container(match: dict[str, str], *, expected: bool) -> None:
@@ -188,6 +192,26 @@ def test_overlaps_are_found_when_the_file_is_read(
 ) -> None:
     found = RuleSet(rules=(rule("a", **one), rule("b", **other))).conflicts()
     assert [item.code for item in found] == (["LM1213"] if expected else [])
+
+
+_SELECTORS = st.builds(
+    Selector, name=st.just("x"), value=st.text(alphabet="ab", max_size=3), prefix=st.booleans()
+) | st.builds(Selector, name=st.just("y"), value=st.text(alphabet="ab", max_size=2), prefix=st.booleans())
+
+
+@given(st.lists(st.lists(_SELECTORS, min_size=1, max_size=2, unique_by=lambda item: item.name), max_size=8))
+def test_the_overlaps_found_are_those_that_comparing_all_pairs_finds(matches: list[list[Selector]]) -> None:
+    rules = [IdentityRule(id=f"r{place}", match=tuple(match), spiffe_id="/x") for place, match in enumerate(matches)]
+    expected = [
+        (one.id, other.id)
+        for place, one in enumerate(rules)
+        for other in rules[place + 1 :]
+        if {item.name for item in one.match} == {item.name for item in other.match}
+        and one.specificity == other.specificity
+        and one.may_meet(other)
+    ]
+    found = RuleSet(rules=tuple(rules)).conflicts()
+    assert [(item.facts["other"], item.facts["rule"]) for item in found] == expected
 
 
 @given(st.text(alphabet="ab", max_size=3), st.text(alphabet="ab", max_size=3), st.booleans(), st.booleans())
