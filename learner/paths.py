@@ -22,7 +22,7 @@ MIN_SINGLES_SHARE = 0.03
 _ORDER = ("uuid", "date", "ulid", "int", "decimal", "hex", "token")
 _HEX = re.compile(r"(?=.*[0-9])(?=.*[a-fA-F])[0-9A-Fa-f]{8,}\Z")
 _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_-]{20,}\Z")
-_PLAIN = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@-]*\Z")
+_PLAIN = re.compile(r"[A-Za-z0-9._~!$&'()+,=:@-]*\Z")  # `*` and braces mean something in a pattern
 
 Segments = tuple[str, ...]
 

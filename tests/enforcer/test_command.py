@@ -33,7 +33,9 @@ def script(folder: pathlib.Path, name: str, first: str) -> pathlib.Path:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_the_script_of_an_interpreter_is_the_first_word_that_is_no_option(argv: tuple[str, ...], index: int | None) -> None:
+def test_the_script_of_an_interpreter_is_the_first_word_that_is_no_option(
+    argv: tuple[str, ...], index: int | None
+) -> None:
     assert resolve(argv, "/", ENV).script == index
 
 

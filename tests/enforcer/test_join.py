@@ -6,7 +6,9 @@ from tests.mesh.test_jointoken import token
 from tests.pki import Pki
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://127.0.0.1", "127.0.0.1:1", "https://:1", "https://x:port"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1", "https://127.0.0.1", "127.0.0.1:1", "https://:1", "https://x:port"]
+)
 def test_an_address_of_another_form_is_refused(url: str) -> None:
     with pytest.raises(Invalid, match="LM3441"):
         join(url, token())

@@ -80,7 +80,10 @@ def test_a_session_and_an_image_of_its_own(launched: Any) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "code"),
-    [(0o644, "LM3432"), pytest.param(0o000, "LM3433", marks=pytest.mark.skipif(os.geteuid() == 0, reason="root reads all"))],
+    [
+        (0o644, "LM3432"),
+        pytest.param(0o000, "LM3433", marks=pytest.mark.skipif(os.geteuid() == 0, reason="root reads all")),
+    ],
 )
 def test_what_cannot_be_executed_or_read_is_refused(mode: int, code: str, tmp_path: pathlib.Path) -> None:
     program = tmp_path / "p"

@@ -18,7 +18,10 @@ def diag() -> object:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_the_client_socket_is_found_by_its_four_coordinates(diag: SockDiag, host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as server, socket.create_connection(server.getsockname()[:2]) as c:
+    with (
+        socket.create_server((host, 0), family=family) as server,
+        socket.create_connection(server.getsockname()[:2]) as c,
+    ):
         found = diag.find(c.getsockname()[:2], server.getsockname()[:2])
         assert found.uid == os.geteuid()
         assert os.readlink(f"/proc/self/fd/{c.fileno()}") == f"socket:[{found.inode}]"

@@ -165,7 +165,9 @@ def test_a_change_sends_the_full_state_again_and_no_change_sends_nothing(tmp_pat
         pytest.param((("workload.spiffe.io", "true"), ("workload.spiffe.io", "true")), id="E-4-twice"),
     ],
 )
-def test_without_the_security_header_nothing_is_served(metadata: tuple[tuple[str, str], ...], tmp_path: pathlib.Path) -> None:
+def test_without_the_security_header_nothing_is_served(
+    metadata: tuple[tuple[str, str], ...], tmp_path: pathlib.Path
+) -> None:
     async def work(found: Served, stub: object) -> None:
         for method, request in (
             ("FetchX509SVID", pb.X509SVIDRequest()),

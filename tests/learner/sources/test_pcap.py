@@ -1,0 +1,68 @@
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+from learner.sources.pcap import read_flows, read_table
+from mesh.problems import Diagnostic, Invalid
+
+DATA = pathlib.Path(__file__).parent.parent / "data"
+CAPTURES = ["loopback-tcpdump.pcap", "loopback-tshark.pcapng"]
+
+
+@pytest.mark.parametrize("name", CAPTURES)
+def test_captures_of_other_peoples_tools_are_read(name: str) -> None:
+    findings: list[Diagnostic] = []
+    rows = read_table(DATA / name, findings)
+    assert findings == []
+    assert [
+        (row.source_ip, row.destination_port, row.protocol, row.packets, row.bytes, row.established) for row in rows
+    ] == [
+        ("127.0.0.1", 18099, "tcp", 12, 1438, True),
+        ("127.0.0.1", 18099, "tcp", 12, 1438, True),
+        ("127.0.0.1", 18099, "tcp", 12, 1438, True),
+        ("::1", 18098, "tcp", 12, 1674, True),
+        ("127.0.0.1", 18097, "udp", 1, 43, False),
+    ]
+    assert len(list(read_flows(DATA / name, []))) == 5
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name", CAPTURES)
+def test_the_table_equals_tsharks(name: str) -> None:
+    done = subprocess.run(
+        ["tshark", "-r", DATA / name, "-q", "-z", "conv,tcp"], capture_output=True, text=True, check=True
+    )
+    theirs = {
+        (match[1], match[2], int(match[3]), int(match[4]))
+        for match in re.finditer(
+            r"^(\S+)\s+<->\s+(\S+)(?:\s+\d+\s+\d+ bytes){2}\s+(\d+)\s+(\d+) bytes", done.stdout, re.MULTILINE
+        )
+    }
+    ours = {
+        (f"{row.source_ip}:{row.source_port}", f"{row.destination_ip}:{row.destination_port}", row.packets, row.bytes)
+        for row in read_table(DATA / name, [])
+        if row.protocol == "tcp"
+    }
+    assert ours == theirs
+    assert len(theirs) == 4
+
+
+def test_what_was_skipped_or_is_ambiguous_is_said(tmp_path: pathlib.Path) -> None:
+    from tests.learner.test_flows import frame
+    from tests.learner.test_packets import ipv4, pcap
+
+    path = tmp_path / "x.pcap"
+    path.write_bytes(pcap("<", 0xA1B2C3D4, 7, ipv4(b"", 1), frame(1, 0x10).data))
+    findings: list[Diagnostic] = []
+    assert list(read_flows(path, findings)) == []
+    assert [item.code for item in findings] == ["LM4011", "LM4012"]
+
+
+def test_a_file_that_is_no_capture_is_a_problem(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x").write_text("hello")
+    with pytest.raises(Invalid, match="LM4010"):
+        read_table(tmp_path / "x", [])
+    with pytest.raises(Invalid, match="LM4001"):
+        read_table(tmp_path / "none", [])
