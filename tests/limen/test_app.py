@@ -70,8 +70,8 @@ def test_every_certificate_is_recorded_before_it_is_given_out(world: World) -> N
 
 def test_only_a_joined_node_is_a_node(world: World) -> None:
     node = world.join()
-    world.rules('rules:\n- id: u\n  match: {"unix:uid": "1"}\n  spiffe_id: "/limen/agent/x"\n')
-    assert world.issue(node, unix__uid="1").code == "LM1231"
+    world.rules('rules:\n- id: u\n  match: {"unix:uid": "1"}\n  spiffe_id: "/{unix:group}/agent/x"\n')
+    assert world.issue(node, unix__uid="1", unix__group="limen").code == "LM1231"
     chain = world.app.renew_node(node, world.spki())
     assert world.app.authenticate_node(chain) == node
     world.rules(RULES)
