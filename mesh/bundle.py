@@ -7,7 +7,6 @@ bundle that verifies nothing: that is how a trust domain revokes everything. Thi
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import dataclasses
 import hashlib
@@ -147,7 +146,7 @@ def _first_certificate(element: dict[str, Any]) -> bytes | None:
     try:
         der = base64.b64decode(listed[0], validate=True)
         x509.load_der_x509_certificate(der).public_key()
-    except (binascii.Error, ValueError, UnsupportedAlgorithm, CryptographyDeprecationWarning):
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, CryptographyDeprecationWarning):
         return None
     return der
 

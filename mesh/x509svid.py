@@ -150,6 +150,7 @@ def _parse(der: bytes) -> x509.Certificate:
         TypeError,
         UnsupportedAlgorithm,
         x509.DuplicateExtension,
+        x509.InvalidVersion,
         x509.UnsupportedGeneralNameType,
         CryptographyDeprecationWarning,
     ) as err:
@@ -247,10 +248,14 @@ def _verify_path(
     _check_each(chain[0], now)
     first: SvidError | None = None
     level, depth = [chain[0]], 0
+    # a signature is verified once, however many ways pass it
+    known: dict[x509.Certificate, tuple[x509.Certificate, ...]] = {}
     while level and depth < len(chain):
         above: list[x509.Certificate] = []
         for current in level:
-            for signer in _issuers_among(current, [*authorities, *chain[1:]]):
+            if current not in known:
+                known[current] = tuple(_issuers_among(current, [*authorities, *chain[1:]]))
+            for signer in known[current]:
                 try:
                     _check_each(signer, now)
                     _check_signer(signer, depth, spiffe_id)

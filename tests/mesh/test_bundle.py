@@ -188,3 +188,30 @@ def test_a_curve_that_jwk_has_no_name_for_is_called_no_other() -> None:
     ).der
     (element,) = json.loads(TrustBundle(trust_domain=TD, x509_authorities=(der,)).to_json())["keys"]
     assert (element["kty"], element.get("crv")) == ("EC", None)
+
+
+@pytest.mark.parametrize("rule", ["B-1", "B-3", "B-5", "B-6", "B-9", "B-10", "J-17", "J-18", "X-26", "X-27", "X-28"])
+def test_every_document_we_write_obeys(rule: str) -> None:
+    bundle = TrustBundle(
+        trust_domain=TD,
+        x509_authorities=(PKI.root.der, Pki().root.der),
+        jwt_authorities=(b'{"crv":"P-256","kid":"k1","kty":"EC","x":"a","y":"b"}',),
+        sequence=2**63 - 1,
+        refresh_hint=60,
+    )
+    document = json.loads(bundle.to_json())
+    one, other, jwt_key = document["keys"]
+    x509_keys = (one, other)
+    assert {
+        "B-1": isinstance(document, dict) and all(isinstance(key, dict) for key in document["keys"]),
+        "B-3": document["spiffe_sequence"] == 2**63 - 1,
+        "B-5": document["spiffe_refresh_hint"] == 60,
+        "B-6": "keys" in json.loads(TrustBundle(trust_domain=TD).to_json()),
+        "B-9": all(key["kty"] for key in document["keys"]),
+        "B-10": {key["use"] for key in document["keys"]} == {"x509-svid", "jwt-svid"},
+        "J-17": jwt_key["use"] == "jwt-svid",
+        "J-18": jwt_key["kid"] == "k1",
+        "X-26": all(key["use"] == "x509-svid" for key in x509_keys),
+        "X-27": all("kid" not in key for key in x509_keys),
+        "X-28": all(len(key["x5c"]) == 1 for key in x509_keys),
+    }[rule]

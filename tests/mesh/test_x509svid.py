@@ -212,6 +212,8 @@ def test_a_serial_number_that_is_not_positive_is_refused_whatever_the_warnings()
     assert verdict(der[:at] + bytes([der[at] | 0x80]) + der[at + 1 :]) == "LM1010"
 
 
+@example(position=12, change=1)
+@example(position=12, change=1)
 @example(position=15, change=128)
 @given(st.integers(min_value=0, max_value=len(PKI.leaf().der) - 20), st.integers(min_value=1, max_value=255))
 def test_a_changed_byte_never_makes_another_identity(position: int, change: int) -> None:
