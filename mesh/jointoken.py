@@ -12,6 +12,7 @@ import re
 import jwt
 
 from mesh.problems import Invalid
+from mesh.spiffe import SpiffeIdError, TrustDomain
 
 _PIN = re.compile(r"sha256:[0-9a-f]{64}\Z")
 MAX_TOKEN_BYTES = 8192
@@ -44,4 +45,8 @@ def read_pins(token: str) -> JoinPins:
         raise Invalid("LM1207")
     if not all(isinstance(pin, str) and _PIN.match(pin) for pin in (server, reviewers)):
         raise Invalid("LM1207")
+    try:
+        TrustDomain.parse(domain)
+    except SpiffeIdError as err:
+        raise Invalid("LM1207") from err
     return JoinPins(server=str(server), reviewers=str(reviewers), trust_domain=domain)

@@ -153,3 +153,29 @@ def test_kill_9_while_issuing_loses_no_serial_number_and_the_state_opens_again(t
     with transaction(engine) as connection:
         assert store.get_authority(connection, "root") is not None
     engine.dispose()
+
+
+_OPENER = """
+import datetime as dt, pathlib, sys
+from ca.authority import open_authority
+from mesh.database import open_database, sqlite_url
+from mesh.spiffe import TrustDomain
+from mesh.wrapping import load_wrapping_key
+folder = pathlib.Path(sys.argv[1])
+engine = open_database(sqlite_url(folder / "ca.db"))
+now = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
+key = load_wrapping_key(folder, None)
+print(open_authority(engine, key, trust_domain=TrustDomain.parse("corp.test"), now=now).server_pin)
+engine.dispose()
+"""
+
+
+@pytest.mark.system
+def test_processes_that_open_a_new_state_at_once_make_one_authority(tmp_path: pathlib.Path) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", _OPENER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for _ in range(3)
+    ]
+    answers = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(set(answers)) == 1
