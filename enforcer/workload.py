@@ -178,11 +178,15 @@ class Workload:
             self.tell(self._feed.endpoints())
             if self.identity is not None:
                 self.tell(self._identity_message())
+            if self._is_stopping:
+                # the stop came while there was nobody to tell
+                self.tell({"type": "stop"})
             async with asyncio.TaskGroup() as tasks:
                 while (message := await wire.read(reader)) is not None:
                     await self._handle(message, tasks)
-        except (Invalid, OSError) as err:
-            self._log.warning("a sidecar's words could not be read", reason=str(err))
+        except* (Invalid, OSError) as group:
+            # a sidecar that was killed, or that speaks another tongue: it is ended, and another one started
+            self._log.warning("a sidecar's words could not be read", reason=str(group.exceptions[0]))
         finally:
             self._writer.close()
             self._writer = None

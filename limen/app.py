@@ -2,6 +2,7 @@
 
 `App` works on one thread (its callers see to that) and holds no rule of its own: the authority issues, the policy
 engine judges reviews, the audit log proves. What it adds is the order: record first, then answer.
+Longer than most: every door calls it, and each method is one short step between a room and the log.
 """
 
 from __future__ import annotations
@@ -10,17 +11,13 @@ import base64
 import datetime as dt
 import hashlib
 import json
-import os
-import pathlib
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from audit import log as audit_log
 from audit.record import read_record, record, to_bytes
@@ -28,25 +25,21 @@ from audit.spool import batch_digest, verify_batch
 from ca import issuance
 from ca import store as ca_store
 from ca.attestation.token import check_token, make_token
-from ca.authority import Authority, open_authority
-from ca.keys import key_from_der
+from ca.authority import Authority
 from ca.registration import Refusal
 from limen import store
 from limen.agents import Agents
 from limen.rulesfile import RulesFile
 from limen.values import Ask, Endpoint, Issued, State
 from mesh.bundle import TrustBundle
-from mesh.clock import Clock, SystemClock, format_time
-from mesh.database import migrate, open_database, sqlite_url, transaction
-from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem
-from mesh.spiffe import TrustDomain
-from mesh.wrapping import load_wrapping_key
+from mesh.clock import Clock, format_time
+from mesh.database import transaction
+from mesh.problems import Conflict, Forbidden, NotFound, Problem
 from mesh.x509svid import verify_x509_svid
-from policyengine import dsse, keyfile, reviewing
+from policyengine import dsse, reviewing
 from policyengine import store as policy_store
 from policyengine.model import policy_set_from_json
 from policyengine.review import Activation
-from policyengine.reviewers import ReviewerSet, reviewer_set_from_json
 from policyengine.snapshot import Snapshot
 
 _AGENT_PATH = "/limen/agent/"
@@ -79,7 +72,8 @@ class App:
         self._rules.refresh()
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database and the log."""
+        self._log.close()
         self._engine.dispose()
 
     def locate(self, *, url: str, node_api: str) -> None:
@@ -541,87 +535,3 @@ def _pem(certificates: Sequence[bytes]) -> bytes:
     return b"".join(
         x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM) for der in certificates
     )
-
-
-def open_app(
-    state: pathlib.Path,
-    *,
-    trust_domain: str,
-    database: str | None,
-    reviewers: pathlib.Path | None,
-    clock: Clock | None = None,
-) -> App:
-    """Open a server's state, or begin it: database, authority, reviewer set, log.
-
-    Raises Problems for a state that does not fit: another trust domain, another wrapping key, a damaged log.
-    """
-    clock = clock or SystemClock()
-    now = clock.now()
-    domain = TrustDomain.parse(trust_domain)
-    key_file = os.environ.get("LIMEN_KEY_FILE")
-    wrapping = load_wrapping_key(state / "ca", pathlib.Path(key_file) if key_file else None)
-    engine = open_database(database or sqlite_url(state / "server" / "limen.sqlite"))
-    for room in ("ca", "policyengine", "limen"):
-        migrate(engine, room)
-    authority = open_authority(engine, wrapping, trust_domain=domain, now=now)
-    with transaction(engine) as connection:
-        reviewing.begin(connection, _first_reviewers(connection, state, domain, reviewers))
-        sealed = ca_store.get_key(connection, "audit")
-        if sealed is None:
-            plain = Ed25519PrivateKey.generate().private_bytes_raw()
-            sealed = wrapping.wrap("audit", plain, secrets.token_bytes(12))
-            ca_store.put_key(connection, "audit", sealed)
-    log_key = Ed25519PrivateKey.from_private_bytes(wrapping.unwrap("audit", sealed))
-    log = audit_log.Log.open(state / "audit", key=log_key, origin=f"{domain}/audit")
-    app = App(
-        engine=engine,
-        authority=authority,
-        log=log,
-        rules=RulesFile(state / "identities.yaml"),
-        clock=clock,
-        random=secrets.token_bytes,
-    )
-    if wrapping.beside_state:
-        import structlog  # noqa: PLC0415  said once, at start
-
-        structlog.get_logger().warning(
-            "the wrapping key lies beside the keys it wraps", code="LM1209", where=str(state / "ca" / "wrap.key")
-        )
-    return app
-
-
-def stolen_issuer(state: pathlib.Path) -> tuple[list[x509.Certificate], ec.EllipticCurvePrivateKey]:
-    """The issuing certificate and key of a local state, as a thief with the server's files has them.
-
-    For the attack that signs a certificate with two identities by the genuine authority; nothing else uses it.
-    """
-    key_file = os.environ.get("LIMEN_KEY_FILE")
-    wrapping = load_wrapping_key(state / "ca", pathlib.Path(key_file) if key_file else None)
-    engine = open_database(sqlite_url(state / "server" / "limen.sqlite"))
-    try:
-        with transaction(engine) as connection:
-            root = ca_store.get_authority(connection, "issuing")
-            sealed = ca_store.get_key(connection, "issuing")
-    finally:
-        engine.dispose()
-    assert root is not None
-    assert sealed is not None
-    return [x509.load_der_x509_certificate(root[1])], key_from_der(wrapping.unwrap("issuing", sealed))
-
-
-def _first_reviewers(
-    connection: sa.Connection, state: pathlib.Path, domain: TrustDomain, reviewers: pathlib.Path | None
-) -> ReviewerSet:
-    """The set to begin with: from a file, or one local key, which is made when there is none."""
-    if reviewers is not None:
-        try:
-            return reviewer_set_from_json(dsse.strict_json(reviewers.read_bytes(), "LM2403"))
-        except OSError as err:
-            raise Invalid("LM2403", reason=f"`{reviewers}`: {err.strerror}") from err
-    chain = policy_store.reviewer_chain(connection)
-    if chain:
-        return reviewer_set_from_json(dsse.strict_json(chain[0][1].payload, "LM2403"))
-    path = state / keyfile.LOCAL_KEY
-    if not path.exists():
-        keyfile.write_key(path, Ed25519PrivateKey.generate(), None)
-    return reviewing.local_set(domain, keyfile.read_key(path, None))

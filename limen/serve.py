@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import pathlib
 import socket
@@ -23,8 +24,9 @@ from limen import lifecycle
 from limen.api.local import local_api
 from limen.api.peer import PeerProtocol
 from limen.api.public import public_api
-from limen.app import App, open_app
+from limen.app import App
 from limen.nodeapi import NodeService
+from limen.opening import open_app
 from mesh import telemetry
 from mesh.problems import Invalid
 from mesh.proto import node_pb2_grpc
@@ -66,8 +68,11 @@ async def _serve(app: App, state: pathlib.Path, listen: str) -> None:
     path = state / "server.sock"
     check_socket_path(path)
     with ThreadPoolExecutor(1, "app") as worker:
-        node_server, node_port = await _node_server(app, worker, host)
-        tls_socket = _listen(host, int(port or 0))
+        # agents remember where they joined: a server that comes back comes back at the same ports
+        known = _known_ports(state)
+        tls_socket = _listen_again(host, int(port or 0), known.get("tls", 0))
+        node_server, node_port = await _node_server(app, worker, host, known.get("node", 0))
+        _remember_ports(state, {"tls": tls_socket.getsockname()[1], "node": node_port})
         address = f"https://{host}:{tls_socket.getsockname()[1]}"
         app.locate(url=address, node_api=f"{host}:{node_port}")
         local_socket = _listen_unix(path)
@@ -141,7 +146,7 @@ def _server_context(app: App) -> ssl.SSLContext:
     return context
 
 
-async def _node_server(app: App, worker: Executor, host: str) -> tuple[grpc.aio.Server, int]:
+async def _node_server(app: App, worker: Executor, host: str, known: int = 0) -> tuple[grpc.aio.Server, int]:
     server = grpc.aio.server(
         options=[("grpc.max_receive_message_length", 32 << 20), ("grpc.so_reuseport", 0)],
         maximum_concurrent_rpcs=2048,
@@ -151,9 +156,39 @@ async def _node_server(app: App, worker: Executor, host: str) -> tuple[grpc.aio.
     credentials = grpc.ssl_server_credentials(
         [(key_pem, certificate_pem)], root_certificates=app.roots_pem(), require_client_auth=True
     )
-    port = server.add_secure_port(f"{host}:0", credentials)
+    try:
+        port = server.add_secure_port(f"{host}:{known}", credentials)
+    except RuntimeError:
+        # somebody else has it by now
+        port = server.add_secure_port(f"{host}:0", credentials)
     await server.start()
     return server, port
+
+
+def _known_ports(state: pathlib.Path) -> dict[str, int]:
+    """The ports of the last start; none for a first one or a file that cannot be read."""
+    try:
+        found = json.loads((state / "server" / "ports.json").read_text("utf-8"))
+        return {name: port for name, port in found.items() if type(port) is int and 0 < port < 65536}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _remember_ports(state: pathlib.Path, ports: dict[str, int]) -> None:
+    draft = state / "server" / ".ports.json"
+    draft.write_text(json.dumps(ports), "utf-8")
+    draft.replace(state / "server" / "ports.json")
+
+
+def _listen_again(host: str, asked: int, known: int) -> socket.socket:
+    """Listen at the port that was asked for, else at the known one if it is free, else at any.
+
+    Raises Invalid LM5212 when the address, or the port that was asked for, cannot be had.
+    """
+    if not asked and known:
+        with contextlib.suppress(Invalid):
+            return _listen(host, known)
+    return _listen(host, asked)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -19,7 +19,11 @@ def modules() -> list[pathlib.Path]:
     for room in ROOMS:
         for path in sorted((ROOT / room).rglob("*.py")):
             inside = path.relative_to(ROOT)
-            if "proto" in inside.parts or "migrations" in inside.parts or inside.parts[:3] == ("limen", "demo", "services"):
+            if (
+                "proto" in inside.parts
+                or "migrations" in inside.parts
+                or inside.parts[:3] == ("limen", "demo", "services")
+            ):
                 continue
             found.append(inside)
     return found
@@ -108,10 +112,7 @@ def test_every_raise_gives_all_facts_of_its_sentence(place: str, code: str, name
         return
     entry = problems.entry(code)
     asked = {
-        name
-        for text in (entry["message"], entry["help"])
-        for _, name, _, _ in string.Formatter().parse(text)
-        if name
+        name for text in (entry["message"], entry["help"]) for _, name, _, _ in string.Formatter().parse(text) if name
     }
     assert asked <= names
 

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from limen.app import App, open_app
+from limen.app import App
+from limen.opening import open_app
 from limen.values import Ask, Issued
 from mesh.clock import ManualClock
 from mesh.spiffe import TrustDomain

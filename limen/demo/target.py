@@ -69,7 +69,7 @@ class Shop:
 
     def issuing(self) -> tuple[list[x509.Certificate], ec.EllipticCurvePrivateKey]:
         """The issuing chain and key, as a thief with the server's files would have them."""
-        from limen.app import stolen_issuer  # noqa: PLC0415  only this attack opens the authority
+        from limen.opening import stolen_issuer  # noqa: PLC0415  only this attack opens the authority
 
         return stolen_issuer(self.state)
 

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.record import record, to_bytes
 from audit.spool import batch_digest, sign_batch
-from limen.app import open_app
+from limen.opening import open_app
 from limen.values import Endpoint
 from mesh.problems import Problem
 from tests.world import DOMAIN, RULES, TREE, World

@@ -54,7 +54,7 @@ def world_now(world: World) -> World:
     world.app.close()
     import shutil
 
-    from limen.app import open_app
+    from limen.opening import open_app
 
     for name in ("server", "audit", "ca"):
         shutil.rmtree(world.state / name)

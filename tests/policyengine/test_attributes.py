@@ -126,7 +126,7 @@ def test_attributes(
     [
         ({}, True),
         ({"time": None}, None),
-        ({"time": dt.datetime(2026, 11, 24, 12, 0)}, None),  # noqa: DTZ001  a time without a zone is unknown
+        ({"time": dt.datetime(2026, 11, 24, 12, 0)}, None),
         ({"unknown": frozenset({"time"})}, None),
         ({"time": dt.datetime(2026, 11, 24, 18, 0, tzinfo=dt.UTC)}, False),
     ],

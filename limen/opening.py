@@ -1,0 +1,113 @@
+"""Opens a server's state, or begins it: database, wrapping key, authority, reviewer set and log become an `App`."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import secrets
+
+import sqlalchemy as sa
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from audit import log as audit_log
+from ca import store as ca_store
+from ca.authority import open_authority
+from ca.keys import key_from_der
+from limen.app import App
+from limen.rulesfile import RulesFile
+from mesh.clock import Clock, SystemClock
+from mesh.database import migrate, open_database, sqlite_url, transaction
+from mesh.problems import Invalid
+from mesh.spiffe import SpiffeIdError, TrustDomain
+from mesh.wrapping import load_wrapping_key
+from policyengine import dsse, keyfile, reviewing
+from policyengine import store as policy_store
+from policyengine.reviewers import ReviewerSet, reviewer_set_from_json
+
+
+def open_app(
+    state: pathlib.Path,
+    *,
+    trust_domain: str,
+    database: str | None,
+    reviewers: pathlib.Path | None,
+    clock: Clock | None = None,
+) -> App:
+    """Open a server's state, or begin it: database, authority, reviewer set, log.
+
+    Raises Problems for a state that does not fit: another trust domain, another wrapping key, a damaged log.
+    """
+    clock = clock or SystemClock()
+    now = clock.now()
+    try:
+        domain = TrustDomain.parse(trust_domain)
+    except SpiffeIdError as err:
+        raise Invalid("LM5214", given=trust_domain, reason=str(err)) from err
+    key_file = os.environ.get("LIMEN_KEY_FILE")
+    wrapping = load_wrapping_key(state / "ca", pathlib.Path(key_file) if key_file else None)
+    engine = open_database(database or sqlite_url(state / "server" / "limen.sqlite"))
+    for room in ("ca", "policyengine", "limen"):
+        migrate(engine, room)
+    authority = open_authority(engine, wrapping, trust_domain=domain, now=now)
+    with transaction(engine) as connection:
+        reviewing.begin(connection, _first_reviewers(connection, state, domain, reviewers))
+        sealed = ca_store.get_key(connection, "audit")
+        if sealed is None:
+            plain = Ed25519PrivateKey.generate().private_bytes_raw()
+            sealed = wrapping.wrap("audit", plain, secrets.token_bytes(12))
+            ca_store.put_key(connection, "audit", sealed)
+    log_key = Ed25519PrivateKey.from_private_bytes(wrapping.unwrap("audit", sealed))
+    log = audit_log.Log.open(state / "audit", key=log_key, origin=f"{domain}/audit")
+    app = App(
+        engine=engine,
+        authority=authority,
+        log=log,
+        rules=RulesFile(state / "identities.yaml"),
+        clock=clock,
+        random=secrets.token_bytes,
+    )
+    if wrapping.beside_state:
+        structlog.get_logger().warning(
+            "the wrapping key lies beside the keys it wraps", code="LM1209", where=str(state / "ca" / "wrap.key")
+        )
+    return app
+
+
+def stolen_issuer(state: pathlib.Path) -> tuple[list[x509.Certificate], ec.EllipticCurvePrivateKey]:
+    """The issuing certificate and key of a local state, as a thief with the server's files has them.
+
+    For the attack that signs a certificate with two identities by the genuine authority; nothing else uses it.
+    """
+    key_file = os.environ.get("LIMEN_KEY_FILE")
+    wrapping = load_wrapping_key(state / "ca", pathlib.Path(key_file) if key_file else None)
+    engine = open_database(sqlite_url(state / "server" / "limen.sqlite"))
+    try:
+        with transaction(engine) as connection:
+            root = ca_store.get_authority(connection, "issuing")
+            sealed = ca_store.get_key(connection, "issuing")
+    finally:
+        engine.dispose()
+    assert root is not None
+    assert sealed is not None
+    return [x509.load_der_x509_certificate(root[1])], key_from_der(wrapping.unwrap("issuing", sealed))
+
+
+def _first_reviewers(
+    connection: sa.Connection, state: pathlib.Path, domain: TrustDomain, reviewers: pathlib.Path | None
+) -> ReviewerSet:
+    """The set to begin with: from a file, or one local key, which is made when there is none."""
+    if reviewers is not None:
+        try:
+            return reviewer_set_from_json(dsse.strict_json(reviewers.read_bytes(), "LM2403"))
+        except OSError as err:
+            raise Invalid("LM2403", reason=f"`{reviewers}`: {err.strerror}") from err
+    chain = policy_store.reviewer_chain(connection)
+    if chain:
+        return reviewer_set_from_json(dsse.strict_json(chain[0][1].payload, "LM2403"))
+    path = state / keyfile.LOCAL_KEY
+    if not path.exists():
+        keyfile.write_key(path, Ed25519PrivateKey.generate(), None)
+    return reviewing.local_set(domain, keyfile.read_key(path, None))

@@ -1,0 +1,139 @@
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from limen.cli.run import _inbound, _outbound
+from mesh.problems import Invalid
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("8443=8080", {"address": "127.0.0.1", "port": 8443, "app_port": 8080}),
+        ("10.0.0.1:1=2", {"address": "10.0.0.1", "port": 1, "app_port": 2}),
+        ("[::1]:1=2", {"address": "::1", "port": 1, "app_port": 2}),
+    ],
+)
+def test_inbound_mappings(text: str, row: dict[str, object]) -> None:
+    assert _inbound(text) == row
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("9001=db", {"local_port": 9001, "service": "db", "port": None}),
+        ("9001=db:5432", {"local_port": 9001, "service": "db", "port": 5432}),
+    ],
+)
+def test_outbound_mappings(text: str, row: dict[str, object]) -> None:
+    assert _outbound(text) == row
+
+
+@pytest.mark.parametrize("text", ["", "1", "=1", "1=", "x=1", "0=1", "65536=1", "1=-1", "\u0661=1"])
+def test_mappings_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(Invalid, match="LM5240"):
+        _inbound(text)
+
+
+@pytest.mark.parametrize("text", ["", "1", "1=", "1=:2", "x=db", "1=db:", "1=db:x"])
+def test_outbound_mappings_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(Invalid, match="LM5240"):
+        _outbound(text)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("code", [0, 7])
+def test_the_programs_exit_code_is_ours(installation: Any, code: int) -> None:
+    done = installation.limen("run", "--", sys.executable, "-c", f"print('hi'); raise SystemExit({code})")
+    assert (done.stdout, done.returncode) == ("hi\n", code)
+
+
+@pytest.mark.system
+def test_stdin_stderr_directory_and_environment_are_ours(installation: Any, tmp_path: pathlib.Path) -> None:
+    program = "import os, sys; print(sys.stdin.read(), os.getcwd(), os.environ['X'], file=sys.stderr)"
+    done = installation.limen(
+        "run", "--", sys.executable, "-c", program, cwd=tmp_path, input="in", env={**os.environ, "X": "1"}
+    )
+    assert done.stderr.strip() == f"in {tmp_path} 1"
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--", "no-such-program"), "LM3430"),
+        (("--inbound", "nonsense", "--", "true"), "LM5240"),
+        (("--inbound", "203.0.113.1:80=81", "--", "true"), "LM3014"),
+    ],
+    ids=["program", "mapping", "address"],
+)
+def test_what_cannot_be_launched_says_why(installation: Any, arguments: tuple[str, ...], code: str) -> None:
+    done = installation.limen("run", *arguments)
+    assert done.returncode in {2, 3}
+    assert code in done.stderr
+
+
+@pytest.mark.system
+def test_no_agent_is_exit_status_3(tmp_path: pathlib.Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "limen", "--state", str(tmp_path), "run", "--", "true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "LM3450" in done.stderr
+
+
+@pytest.mark.system
+def test_signals_are_passed_on(installation: Any) -> None:
+    program = (
+        "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9));"
+        "print('up', flush=True); signal.pause()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "limen", "--state", str(installation.state), "run", "--", sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 9
+
+
+@pytest.mark.system
+def test_a_program_is_launched_again_when_its_agent_comes_back(
+    make_installation: Callable[..., Any], tmp_path: pathlib.Path, alive: Callable[[int], bool]
+) -> None:
+    found = make_installation()
+    program = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
+    command = ["--state", str(found.state), "run", "--", sys.executable, "-c", program]
+    with (
+        (tmp_path / "err").open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "limen", *command], stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        first = int(process.stdout.readline())
+        os.kill(found.pid("agent"), signal.SIGKILL)
+        second = int(process.stdout.readline())
+        assert first != second
+        assert not alive(first)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+
+
+@pytest.mark.system
+def test_direct_needs_a_rule_that_says_so(make_installation: Callable[..., Any]) -> None:
+    found = make_installation()
+    found.rules(f'rules:\n- id: x\n  match: {{"unix:uid": "{os.getuid()}"}}\n  spiffe_id: "/x"\n')
+    done = found.limen("run", "--direct", "--", sys.executable, "-c", "import signal; signal.pause()")
+    assert "LM3504" in done.stderr
