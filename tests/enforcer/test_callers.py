@@ -133,6 +133,8 @@ def test_another_program_in_the_workloads_session_is_not_the_workload(setting: S
     accepted, peer = launched.server.accept()
     inode = launched.diag.find(peer, launched.server.getsockname()).inode
     other = next(pid for pid in holders(inode) if pid != launched.launch.pid)
+    while not os.readlink(f"/proc/{other}/exe").endswith("sleep"):
+        os.sched_yield()
     assert setting.refused(caller(other)) == "LM1210"
     accepted.close()
 
