@@ -43,6 +43,7 @@ contracts: .venv/dev.stamp
 	@$(BIN)/lint-imports
 
 bench: .venv/dev.stamp
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints-bench.txt
 	@$(BIN)/python -m benchmarks
 
 demo-ten: .venv/run.stamp
@@ -57,6 +58,7 @@ proto: .venv/dev.stamp
 constraints:
 	@uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate pyproject.toml requirements/build.in -o constraints.txt
 	@uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate pyproject.toml requirements/build.in --group test --group lint -c constraints.txt -o constraints-dev.txt
+	@uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate requirements/bench.in -o constraints-bench.txt
 
 clean:
 	@rm -rf .venv .mypy_cache .ruff_cache .hypothesis build *.egg-info

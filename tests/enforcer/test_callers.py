@@ -133,7 +133,9 @@ def test_another_program_in_the_workloads_session_is_not_the_workload(setting: S
     accepted, peer = launched.server.accept()
     inode = launched.diag.find(peer, launched.server.getsockname()).inode
     other = next(pid for pid in holders(inode) if pid != launched.launch.pid)
-    while not os.readlink(f"/proc/{other}/exe").endswith("sleep"):
+    # the exec is over when the program itself sleeps: until then its image is still being built
+    command = pathlib.Path(f"/proc/{other}/cmdline")
+    while command.read_bytes() != b"/bin/sleep\x0060\x00" or read_stat(other).state != "S":
         os.sched_yield()
     assert setting.refused(caller(other)) == "LM1210"
     accepted.close()

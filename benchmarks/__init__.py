@@ -1,0 +1,1 @@
+"""Measurements: ours and our peers' in one run, interleaved. Numbers in documents come from here, with the command."""
