@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := mesh ca policyengine audit enforcer learner limen
 
-.PHONY: demo test fmt lint types contracts props system bench soak demo-ten proto constraints clean
+.PHONY: demo test fmt lint types contracts system bench soak demo-ten proto constraints clean
 
 .venv/run.stamp: constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Limen needs Python 3.11 or newer: set PYTHON=") if sys.version_info < (3, 11) else 0'
@@ -23,9 +23,6 @@ demo: .venv/run.stamp
 
 test: .venv/dev.stamp
 	@$(BIN)/python -m pytest -m "not slow" -q -n auto --dist loadfile
-
-props: .venv/dev.stamp
-	@$(BIN)/python -m pytest -q tests/properties
 
 system: .venv/dev.stamp
 	@$(BIN)/python -m pytest -q -m "system or root or peer or slow"

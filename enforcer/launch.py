@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from enforcer.attest import Launch
 from enforcer.command import Command, resolve
-from enforcer.process import hash_file, read_process
+from enforcer.process import hash_file, is_randomised, read_process
 from mesh.problems import Invalid, NotFound, Problem
 
 _TRAMPOLINE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "trampoline.py")
@@ -169,7 +169,8 @@ def _record(order: Order, pid: int, executable: _Opened, script: _Opened | None)
         pid=pid,
         start=process.start,
         session=process.session,
-        layout=process.layout,
+        # a layout that was not chosen at random proves nothing: then no connection passes
+        layout=process.layout if is_randomised(pid) else (0,) * len(process.layout),
         device=process.executable.device,
         inode=process.executable.inode,
         uid=order.uid,

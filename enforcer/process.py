@@ -2,7 +2,7 @@
 
 A pid means nothing without its start time, so every read is bracketed by two looks at it. The *layout* of a process
 (where the kernel put its code, data, heap and stack) is chosen anew by every exec and inherited by every fork: two
-processes of one layout run one image that was executed once (docs/adr/0002-image-layout.md).
+processes of one layout run one image that was executed once (docs/adr/0003-image-layout.md).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mesh.problems import Invalid, NotFound
 MAX_EXECUTABLE_BYTES = 1 << 30
 _DELETED = " (deleted)"
 _HASH_CACHE_SIZE = 256
+_ADDR_NO_RANDOMIZE = 0x0040000
 # fields of /proc/PID/stat, numbered from 1 as in proc(5); the first two are cut off before splitting
 _PPID, _SESSION, _START = 4, 6, 22
 _LAYOUT = (26, 27, 28, 45, 46, 47)
@@ -139,6 +140,18 @@ def read_process(pid: int) -> Process:
         executable=executable,
         cgroup=cgroup,
     )
+
+
+def is_randomised(pid: int) -> bool:
+    """Whether the kernel chose the process's layout at random, without which two images may share one."""
+    try:
+        with open("/proc/sys/kernel/randomize_va_space", encoding="ascii") as file:
+            if file.read().strip() == "0":
+                return False
+        with open(f"/proc/{pid}/personality", encoding="ascii") as file:
+            return not int(file.read(), 16) & _ADDR_NO_RANDOMIZE
+    except (OSError, ValueError):
+        return False
 
 
 def _ids(pid: int) -> tuple[int, int, tuple[int, ...]]:

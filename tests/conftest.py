@@ -39,6 +39,9 @@ class Installation:
     def pid(self, name: str) -> int:
         return int(json.loads((self.state / "run" / f"{name}.json").read_text("utf-8"))["pid"])
 
+    def address(self, name: str, door: str) -> str:
+        return str(json.loads((self.state / "run" / f"{name}.json").read_text("utf-8"))["addresses"][door])
+
     def rules(self, text: str) -> None:
         (self.state / "identities.yaml").write_text(text, "utf-8")
 

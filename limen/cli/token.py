@@ -22,7 +22,7 @@ def create(ttl: int, output: str) -> None:
     """Make a single-use token that one agent joins with."""
     found = client.call("POST", "/v1/tokens", {"ttl_s": ttl})
     if output == "json":
-        render.data(found)
+        render.data({"token": found["token"], "expires": found["expires"]})
     else:
         render.line(found["token"])
         render.say(f"expires {found['expires']}; join with `limen agent --join {found['url']} --token …`")

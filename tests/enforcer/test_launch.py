@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -139,4 +140,20 @@ def test_root_becomes_the_user_and_gives_up_its_groups() -> None:
     assert ("unix:uid", "61000") in made.facts
     for handle in (wait, feed, out, inner):
         os.close(handle)
+    child.wait()
+
+
+def test_an_image_that_was_not_placed_at_random_proves_nothing(tmp_path: pathlib.Path) -> None:
+    wait, feed = os.pipe()
+    found = order("setarch", "-R", "cat", cwd=tmp_path)
+    child, made = launch(dataclasses.replace(found, streams=(wait, 1, 2)))
+    # setarch itself is launched; what it executes has the personality
+    while pathlib.Path(f"/proc/{made.pid}/exe").readlink().name != "cat":
+        os.sched_yield()
+    from enforcer.process import is_randomised
+
+    assert is_randomised(os.getpid())
+    assert not is_randomised(made.pid)
+    os.close(feed)
+    os.close(wait)
     child.wait()

@@ -30,7 +30,7 @@ def test_a_token_of_another_server_is_refused(
 ) -> None:
     other = make_installation()
     token = other.json("token", "create")["token"]
-    url = installation.json("token", "create")["url"]
+    url = installation.address("server", "tls")
     done = agent(tmp_path, "--join", url, "--token", token)
     assert done.returncode == 4
     assert "LM3442" in done.stderr
@@ -50,7 +50,7 @@ def test_a_second_host_joins_serves_and_leaves(
             str(tmp_path),
             "agent",
             "--join",
-            found["url"],
+            installation.address("server", "tls"),
             "--token",
             found["token"],
         ],
