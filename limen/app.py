@@ -415,6 +415,12 @@ class App:
             found = reviewing.active(connection)
         return None if found is None else {"hash": found[1].hash, "snapshot": found[1].to_json()}
 
+    def candidate_snapshot(self) -> Json:
+        """The hash and content of the snapshot that is decided beside the active one, None without one."""
+        with transaction(self._engine) as connection:
+            found = reviewing.candidate(connection)
+        return None if found is None else {"hash": found.hash, "snapshot": found.to_json()}
+
     def snapshot(self, name: str) -> Json:
         """A snapshot by its hash."""
         with transaction(self._engine) as connection:

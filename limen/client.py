@@ -80,6 +80,14 @@ def call(method: str, path: str, body: object | None = None) -> Any:  # noqa: AN
     return _client().call(method, path, body)
 
 
+def candidate_policies() -> tuple[str, Any] | None:
+    """The hash and the PolicySet of the snapshot that is decided beside the active one, None without one."""
+    from policyengine.model import policy_set_from_json  # noqa: PLC0415
+
+    found = call("GET", "/v1/snapshots/candidate")
+    return None if found is None else (found["hash"], policy_set_from_json(found["snapshot"]["policies"]))
+
+
 def active_policies() -> tuple[str, Any]:
     """The active snapshot's hash and its PolicySet.
 

@@ -80,6 +80,10 @@ def _mount_reviews(api: FastAPI, app: App, run: Callable[[Callable[[], Json]], A
     async def active() -> Json:
         return await run(app.active_snapshot)
 
+    @api.get("/v1/snapshots/candidate")
+    async def candidate() -> Json:
+        return await run(app.candidate_snapshot)
+
     @api.get("/v1/snapshots/{name}")
     async def snapshot(name: str) -> Json:
         return await run(lambda: app.snapshot(name))

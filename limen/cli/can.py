@@ -13,8 +13,9 @@ from limen.cli.context import output_option
 from limen.decisions import decision_to_json, name_of
 from mesh.clock import SystemClock
 from mesh.problems import Invalid, Severity
-from mesh.request import Effect, Protocol, Request
+from mesh.request import Decision, Effect, Protocol, Request
 from policyengine import model
+from policyengine.decide import Index
 from policyengine.explain import Explanation, explain
 from policyengine.loader import load_tree
 from policyengine.reading import did_you_mean
@@ -70,7 +71,8 @@ def can(
     )
     explained = explain(found, request, snapshot=snapshot)
     if output == "json":
-        render.data(decision_to_json(explained.decision, nearest=explained.nearest))
+        candidate = _candidate(request) if policies is None else None
+        render.data(decision_to_json(explained.decision, nearest=explained.nearest, candidate=candidate))
     else:
         what = f"{method} {path}" if method else f"port {port}"
         _show(explained, f"{source} → {target}   {what}", found)
@@ -87,6 +89,14 @@ def _policies(tree: pathlib.Path | None) -> tuple[str, model.PolicySet]:
     name, active = client.active_policies()
     assert isinstance(active, model.PolicySet)
     return str(name), active
+
+
+def _candidate(request: Request) -> Decision | None:
+    """What the server's candidate, if there is one, says of the same request."""
+    from limen import client  # noqa: PLC0415  only a command that asks the server pays for it
+
+    found = client.candidate_policies()
+    return None if found is None else Index(found[1], found[0]).decide(request)
 
 
 def usable_tree(tree: pathlib.Path) -> model.PolicySet:

@@ -44,7 +44,9 @@ def test_the_life_of_a_review_over_http(world: World) -> None:
     for name in ("ada", "grace"):
         world.approve(review, name)
     assert call(world, "GET", f"/v1/reviews/{review['id']}").json()["state"] == "approved"
+    assert call(world, "GET", "/v1/snapshots/candidate").json() is None
     assert call(world, "POST", f"/v1/reviews/{review['id']}/shadow").json()["state"] == "shadowed"
+    assert call(world, "GET", "/v1/snapshots/candidate").json()["hash"] == review["snapshot"]
     assert call(world, "POST", f"/v1/reviews/{review['id']}/activate").json()["state"] == "active"
     active = call(world, "GET", "/v1/snapshots/active").json()
     assert call(world, "GET", f"/v1/snapshots/{active['hash']}").json() == active
