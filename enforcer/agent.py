@@ -38,7 +38,7 @@ from enforcer.workload import Feed, Workload
 from enforcer.workloadapi import WorkloadApi
 from mesh.bundle import TrustBundle, parse_bundle
 from mesh.clock import Clock, format_time
-from mesh.problems import Forbidden, Invalid, Problem, Unavailable
+from mesh.problems import Forbidden, Invalid, Problem, Unavailable, first_problem
 from mesh.proto import node_pb2 as pb
 from mesh.spiffe import TrustDomain
 from mesh.wrapping import WrappingKey
@@ -394,27 +394,26 @@ class Agent:
         self._workloads[number] = workload
         code = 1
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(workload.run_sidecar())
-                try:
-                    # (2)
-                    await workload.wait_ready()
-                    self._write_guard()
-                    # (3)
-                    launched = workload.start_program(order)
-                    await talk.send({"type": "launched", "pid": launched.pid})
-                    # (4)
-                    with contextlib.suppress(Unavailable):
-                        await self._reissue([workload])
-                    if message.get("direct") is True and workload.identity and not workload.identity.direct:
-                        raise Forbidden("LM3504", rule=workload.identity.rule)
-                    listening = tasks.create_task(self._listen_to(talk, workload))
-                    code = await workload.wait_program()
-                    listening.cancel()
-                finally:
-                    await workload.stop()
-        except* Problem as group:
-            raise _first(group) from None
+            with first_problem():
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(workload.run_sidecar())
+                    try:
+                        # (2)
+                        await workload.wait_ready()
+                        self._write_guard()
+                        # (3)
+                        launched = workload.start_program(order)
+                        await talk.send({"type": "launched", "pid": launched.pid})
+                        # (4)
+                        with contextlib.suppress(Unavailable):
+                            await self._reissue([workload])
+                        if message.get("direct") is True and workload.identity and not workload.identity.direct:
+                            raise Forbidden("LM3504", rule=workload.identity.rule)
+                        listening = tasks.create_task(self._listen_to(talk, workload))
+                        code = await workload.wait_program()
+                        listening.cancel()
+                    finally:
+                        await workload.stop()
         finally:
             del self._workloads[number]
             self._past_handshakes += workload.handshakes
@@ -467,11 +466,3 @@ class Agent:
 
 def _ends(state: NodeState) -> dt.datetime:
     return x509.load_der_x509_certificate(state.chain[0]).not_valid_after_utc
-
-
-def _first(group: BaseExceptionGroup[Problem]) -> Problem:
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, Problem)
-    return found

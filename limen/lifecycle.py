@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterator, Mapping
 
 from limen.cli import render
-from mesh.problems import Conflict, Problem
+from mesh.problems import Conflict
 
 _PR_SET_PDEATHSIG = 1
 PARENT = "LIMEN_PARENT"
@@ -78,12 +78,3 @@ def stop_event(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, event.set)
     return event
-
-
-def first_problem(group: BaseExceptionGroup[Problem]) -> Problem:
-    """The first Problem of a group of tasks that failed together."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, Problem)
-    return found

@@ -7,11 +7,13 @@ but `EXIT_STATUS`; rims do the rest.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import functools
 import importlib.resources
 import string
+from collections.abc import Iterator
 from typing import TypedDict
 
 
@@ -167,3 +169,22 @@ def render(code: str, facts: dict[str, object]) -> tuple[str, str]:
         formatter.vformat(found["message"], (), values),
         formatter.vformat(found["help"], (), values),
     )
+
+
+@contextlib.contextmanager
+def first_problem() -> Iterator[None]:
+    """Let the first of the Problems of tasks that failed together through in place of their group.
+
+    A group that holds anything else passes as it is: that is a bug, and no part of it may be lost. What is
+    raised within `except*` would come out in a group again before Python 3.11.4.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        problems, others = group.split(Problem)
+        if problems is None or others is not None:
+            raise
+        found: BaseException = problems
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]
+        raise found from None

@@ -10,7 +10,7 @@ import click
 
 from limen import lifecycle
 from limen.cli import context
-from mesh.problems import Invalid, Problem
+from mesh.problems import Invalid, first_problem
 
 
 @click.command()
@@ -24,10 +24,8 @@ def agent(url: str, token: str | None, advertise: str | None) -> None:
     state = context.state()
     with lifecycle.only_one(state, "agent"):
         lifecycle.die_with_parent()
-        try:
+        with first_problem():
             asyncio.run(_run(state, url=url, token=token, advertise=advertise))
-        except* Problem as group:
-            raise lifecycle.first_problem(group) from None
 
 
 async def _run(state: pathlib.Path, *, url: str, token: str | None, advertise: str | None) -> None:

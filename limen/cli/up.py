@@ -13,7 +13,7 @@ from limen import lifecycle
 from limen.cli import context
 from limen.client import Client
 from limen.supervisor import Part, wait_ready
-from mesh.problems import Problem
+from mesh.problems import first_problem
 
 
 @click.command()
@@ -30,7 +30,7 @@ def up(trust_domain: str, listen: str, reviewers: pathlib.Path | None) -> None:
     state = context.state()
     with lifecycle.only_one(state, "up"):
         lifecycle.die_with_parent()
-        try:
+        with first_problem():
             asyncio.run(
                 run_up(
                     state,
@@ -39,8 +39,6 @@ def up(trust_domain: str, listen: str, reviewers: pathlib.Path | None) -> None:
                     reviewers=reviewers.absolute() if reviewers else None,
                 )
             )
-        except* Problem as group:
-            raise lifecycle.first_problem(group) from None
 
 
 async def run_up(state: pathlib.Path, *, trust_domain: str, listen: str, reviewers: pathlib.Path | None) -> None:

@@ -9,6 +9,17 @@ from limen.client import Client
 from mesh.problems import Conflict, Forbidden, Problem, Unavailable
 
 
+def read_request(found: socket.socket) -> None:
+    """Read a whole request, body and all: a body may come in a segment of its own."""
+    with found.makefile("rb") as stream:
+        length = 0
+        while (line := stream.readline()) not in {b"\r\n", b""}:
+            name, _, value = line.decode().partition(":")
+            if name.lower() == "content-length":
+                length = int(value)
+        stream.read(length)
+
+
 def serve_once(path: pathlib.Path, status: int, body: bytes) -> threading.Thread:
     """Answer one request with bytes, as a server of another version might."""
     listener = socket.socket(socket.AF_UNIX)
@@ -17,7 +28,7 @@ def serve_once(path: pathlib.Path, status: int, body: bytes) -> threading.Thread
 
     def answer() -> None:
         with listener, listener.accept()[0] as found:
-            found.recv(65536)
+            read_request(found)
             head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n\r\n"
             found.sendall(head.encode() + body)
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from limen import lifecycle
-from mesh.problems import Conflict, Invalid, Unavailable
+from mesh.problems import Conflict
 
 
 def test_announcing_writes_the_file_and_the_line(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,12 +39,6 @@ def test_a_signal_sets_the_stop_event() -> None:
             await stop.wait()
 
     asyncio.run(run())
-
-
-def test_the_first_problem_of_nested_groups_is_found() -> None:
-    problem = Unavailable("LM5201", socket="s", reason="r")
-    group = BaseExceptionGroup("a", [BaseExceptionGroup("b", [problem]), Invalid("LM1207")])
-    assert lifecycle.first_problem(group) is problem
 
 
 @pytest.mark.system

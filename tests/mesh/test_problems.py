@@ -12,6 +12,7 @@ from mesh.problems import (
     Unavailable,
     catalogue,
     entry,
+    first_problem,
 )
 
 
@@ -42,3 +43,25 @@ def test_an_unknown_code_is_a_bug() -> None:
     with pytest.raises(KeyError):
         entry("LM9999")
     assert all(code.startswith("LM") for code in catalogue())
+
+
+def test_of_tasks_that_failed_together_the_first_problem_is_raised() -> None:
+    problem = Unavailable("LM5201", socket="s", reason="r")
+    with pytest.raises(Unavailable) as caught, first_problem():
+        raise ExceptionGroup("a", [ExceptionGroup("b", [problem]), Invalid("LM1207")])
+    assert caught.value is problem
+
+
+def test_a_problem_on_its_own_is_raised_as_it_is() -> None:
+    problem = Invalid("LM1207")
+    with pytest.raises(Invalid) as caught, first_problem():
+        raise problem
+    assert caught.value is problem
+
+
+@pytest.mark.parametrize("others", [[ValueError()], [Invalid("LM1207"), ValueError()]], ids=["bugs", "both"])
+def test_a_group_that_holds_a_bug_passes_whole(others: list[Exception]) -> None:
+    group = ExceptionGroup("a", others)
+    with pytest.raises(ExceptionGroup) as caught, first_problem():
+        raise group
+    assert caught.value is group
