@@ -8,10 +8,11 @@ pytestmark = pytest.mark.system
 def test_the_status_is_readable_and_machine_readable(installation: Any) -> None:
     found = installation.json("status")
     assert found["trust_domain"] == "test.limen"
-    assert found["agents"][0]["is_connected"] is True
+    # others may have joined this installation and left again
+    assert [row["is_connected"] for row in found["agents"]].count(True) == 1
     text = installation.limen("status").stdout
     assert "trust domain  test.limen" in text
-    assert found["agents"][0]["node"] in text
+    assert all(row["node"] in text for row in found["agents"])
 
 
 def test_a_service_that_only_observes_is_said(make_installation: Any, tmp_path: Any, until: Any) -> None:
