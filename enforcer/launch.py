@@ -6,6 +6,7 @@ through their open descriptors: what was hashed is what runs, whatever stands at
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -152,15 +153,16 @@ def _groups(order: Order) -> list[int]:
 
 def _record(order: Order, pid: int, executable: _Opened, script: _Opened | None) -> Launch:
     """Step 5 of `launch`."""
-    try:
+    process = None
+    with contextlib.suppress(NotFound):
         process = read_process(pid)
-    except NotFound:
-        # it did its work and ended before it could be looked at: nothing of it is left that could connect
+    if process is None or (process.executable.device, process.executable.inode) != executable.stamp[:2]:
+        # it ended, or executed another file, before it could be looked at: of what was launched nothing is left
+        # that could connect, and what another file would attest is not what was hashed
         return Launch(
             pid=pid, start=0, session=pid, layout=(), device=0, inode=0, uid=order.uid, facts=_facts(executable, script)
         )
-    ran = (process.executable.device, process.executable.inode)
-    if ran != executable.stamp[:2] or process.executable.sha256 != executable.sha256:
+    if process.executable.sha256 != executable.sha256:
         raise Invalid("LM3434", path=executable.path)
     for found in (executable, script):
         if found is not None and _stamp(found.handle) != found.stamp:

@@ -143,6 +143,18 @@ def test_root_becomes_the_user_and_gives_up_its_groups() -> None:
     child.wait()
 
 
+def test_a_program_that_executes_another_at_once_is_never_recorded_as_the_other(tmp_path: pathlib.Path) -> None:
+    wanted, other = (str(pathlib.Path(f"/usr/bin/{name}").resolve()) for name in ("env", "cat"))
+    for _ in range(30):
+        wait, feed = os.pipe()
+        child, made = launch(dataclasses.replace(order("env", "cat", cwd=tmp_path), streams=(wait, 1, 2)))
+        assert ("launch:path", wanted) in made.facts
+        assert other not in dict(made.facts).values()
+        os.close(feed)
+        os.close(wait)
+        assert child.wait() == 0
+
+
 def test_an_image_that_was_not_placed_at_random_proves_nothing(tmp_path: pathlib.Path) -> None:
     wait, feed = os.pipe()
     found = order("setarch", "-R", "cat", cwd=tmp_path)
