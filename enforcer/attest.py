@@ -79,8 +79,9 @@ def check_member(launch: Launch, pid: int) -> Attested | None:
     1. It is in the session that the launch began: nobody can join another's session (setsid(2)).
     2. It did not begin before the launch.
     3. It runs the executable that was launched, the very file.
-    4. Its memory has the layout of the launched image: a fork keeps it, an exec never does. So a process that
-       connected first and executes the genuine program afterwards does not pass, whenever it is looked at.
+    4. Its memory has the layout of the launched image, which was drawn at random: a fork keeps it, an exec never does,
+       and no descendant can write it itself (`enforcer.trampoline`). So a process that connected first and executes
+       the genuine program afterwards does not pass, whenever it is looked at.
     5. Looked at again it is the same process still: nobody took over its pid in between.
 
     Returns None for a member, the refusal for anything else.
@@ -101,7 +102,9 @@ def check_member(launch: Launch, pid: int) -> Attested | None:
     if (executable.st_dev, executable.st_ino) != (launch.device, launch.inode):
         return _refused("LM3423", pid=pid, program=name)
     # (4)
-    if stat.layout != launch.layout or not any(stat.layout):
+    if not any(launch.layout):
+        return _refused("LM3425", pid=pid, program=name)
+    if stat.layout != launch.layout:
         return _refused("LM3424", pid=pid, program=name)
     # (5)
     again = read_stat(pid)

@@ -11,10 +11,11 @@ import dataclasses
 import json
 import os
 import pwd
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from enforcer.attest import Launch
 from enforcer.command import Command, resolve
@@ -53,8 +54,8 @@ def launch(order: Order) -> tuple[subprocess.Popen[bytes], Launch]:
     1. The command is resolved to an executable and, for an interpreter, its script.
     2. Both are opened; a symbolic link is followed now, once. Their content is hashed through the descriptor.
     3. A process of its own, in a session of its own, becomes the user and executes the open file (`trampoline`).
-    4. The exec closed our channel: now the image is there, and the kernel is asked what it is.
-    5. What runs is the file that was hashed, in its first image, and neither file was changed meanwhile.
+    4. The exec closed our channel, while the kernel was still making the image: it is stopped where it begins to run.
+    5. Held there, what runs is the file that was hashed, in its first image, and neither file was changed meanwhile.
 
     Raises Invalid LM3430 to LM3434; then nothing of the workload is left.
     """
@@ -69,11 +70,13 @@ def launch(order: Order) -> tuple[subprocess.Popen[bytes], Launch]:
         if command.script is not None:
             script = _open(os.path.join(order.cwd, command.argv[command.script]))
             opened.append(script)
-        # (3), (4)
+        # (3)
         child = _execute(order, command, executable, script)
         try:
-            # (5)
-            return child, _record(order, child.pid, executable, script)
+            # (4)
+            with _held(child.pid):
+                # (5)
+                return child, _record(order, child.pid, executable, script)
         except Problem:
             child.kill()
             child.wait()
@@ -141,6 +144,20 @@ def _execute(order: Order, command: Command, executable: _Opened, script: _Opene
             reason = json.loads(failure).get("reason", "unknown")
             raise Invalid("LM3432", program=command.executable, reason=reason)
     return child
+
+
+@contextlib.contextmanager
+def _held(pid: int) -> Iterator[None]:
+    """Keep a child from running. One that was ended meanwhile, or that became another user, is not held."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGSTOP)
+        # a signal takes effect on the way out of the kernel, and the way out of an exec is where the image is ready
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def _groups(order: Order) -> list[int]:

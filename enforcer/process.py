@@ -14,6 +14,7 @@ import hashlib
 import os
 import pwd
 import stat as st
+import time
 from collections import OrderedDict
 
 from mesh.problems import Invalid, NotFound
@@ -21,6 +22,8 @@ from mesh.problems import Invalid, NotFound
 MAX_EXECUTABLE_BYTES = 1 << 30
 _DELETED = " (deleted)"
 _HASH_CACHE_SIZE = 256
+# a file changed so lately may change again within one tick of its times, which then look the same
+_SETTLED_NS = 2_000_000_000
 _ADDR_NO_RANDOMIZE = 0x0040000
 # fields of /proc/PID/stat, numbered from 1 as in proc(5); the first two are cut off before splitting
 _PPID, _SESSION, _START = 4, 6, 22
@@ -203,7 +206,7 @@ def _executable(pid: int) -> Executable:
         named = _stat_path(pid, path)
         if named is None or (named.st_dev, named.st_ino) != (found.st_dev, found.st_ino):
             raise Invalid("LM3402", pid=pid, path=path, reason="its path leads to another file now")
-        return Executable(path=path, device=found.st_dev, inode=found.st_ino, sha256=hash_file(handle))
+        return Executable(path=path, device=found.st_dev, inode=found.st_ino, sha256=_hash_running(handle))
     finally:
         os.close(handle)
 
@@ -219,11 +222,11 @@ def _stat_path(pid: int, path: str) -> os.stat_result | None:
 _hashes: OrderedDict[tuple[int, int, int, int, int], str] = OrderedDict()
 
 
-def hash_file(handle: int) -> str:
-    """The SHA-256 of an open file, hexadecimal.
+def _hash_running(handle: int) -> str:
+    """The hash of a running executable, remembered by device, inode, size and both times.
 
-    Remembered by device, inode, size and both times: the change time cannot be set by anybody but the kernel.
-    Raises Invalid LM3403 for a file of more than 1 GiB.
+    Only of what runs: nobody can write to it meanwhile, through a mapping that is there already neither, which would
+    not change its times. Whoever writes to it later changes the change time, which nobody but the kernel sets.
     """
     found = os.fstat(handle)
     key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
@@ -231,14 +234,24 @@ def hash_file(handle: int) -> str:
     if known is not None:
         _hashes.move_to_end(key)
         return known
-    if found.st_size > MAX_EXECUTABLE_BYTES:
+    digest = hash_file(handle)
+    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _SETTLED_NS:
+        _hashes[key] = digest
+        if len(_hashes) > _HASH_CACHE_SIZE:
+            _hashes.popitem(last=False)
+    return digest
+
+
+def hash_file(handle: int) -> str:
+    """The SHA-256 of an open file, hexadecimal, read anew.
+
+    Raises Invalid LM3403 for a file of more than 1 GiB.
+    """
+    if os.fstat(handle).st_size > MAX_EXECUTABLE_BYTES:
         raise Invalid("LM3403", pid=0, reason="it is larger than 1 GiB")
     digest = hashlib.sha256()
     offset = 0
     while data := os.pread(handle, 1 << 20, offset):
         digest.update(data)
         offset += len(data)
-    _hashes[key] = digest.hexdigest()
-    if len(_hashes) > _HASH_CACHE_SIZE:
-        _hashes.popitem(last=False)
-    return _hashes[key]
+    return digest.hexdigest()

@@ -1,7 +1,8 @@
+import ctypes
 import dataclasses
+import errno
 import os
 import pathlib
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +12,24 @@ from typing import Any
 import pytest
 
 from enforcer.attest import check_member
+
+ASK_PERSONALITY, ADDR_NO_RANDOMIZE = 0xFFFFFFFF, 0x0040000
+# claims the layout of another process for itself and says what came of it; then connects, if it is told where
+FORGER = """
+import ctypes, os, socket, struct, sys
+NUMBERS = (26, 27, 28, 45, 46, 47, 48, 49, 50, 51)
+def read(pid):
+    text = open(f"/proc/{pid}/stat").read()
+    fields = text[text.rindex(")") + 2:].split()
+    return [int(fields[number - 3]) for number in NUMBERS]
+code, end, stack, data, data_end, brk, *mine = read(sys.argv[1])[:6] + read("self")[6:]
+claim = struct.pack("=11QQII", code, end, data, data_end, brk, brk + 4096, stack, *mine, 0, 0, 2**32 - 1)
+libc = ctypes.CDLL(None, use_errno=True)
+kept = [socket.create_connection(("127.0.0.1", int(port))) for port in sys.argv[2:]]
+failed = libc.prctl(35, 14, claim, ctypes.c_ulong(len(claim)), ctypes.c_ulong(0))
+os.write(1, f"{ctypes.get_errno() if failed else 0} {read('self')[:6] == read(sys.argv[1])[:6]}\\n".encode())
+os.read(0, 1)
+"""
 
 
 def test_the_workload_itself_passes(launched: Any) -> None:
@@ -80,14 +99,15 @@ def test_a_descriptor_passed_to_another_process_is_seen(launched: Any, tmp_path:
             os.close(handles[0])
 
 
-def test_a_copied_interpreter_is_another_executable(make_launched: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("how", ["copied", "symlink", "memory-file", "deleted"])
+def test_a_child_that_holds_the_socket_under_another_name_of_the_program_is_refused(
+    how: str, make_launched: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
     launched = make_launched()
-    other = dataclasses.replace(launched.launch, inode=launched.launch.inode + 1)
-    refused = check_member(other, launched.launch.pid)
-    assert refused is not None
-    assert refused.code == "LM3423"
-    assert shutil.which("cat") is not None
-    assert tmp_path.exists()
+    answer = launched.do(f"hold {how} {tmp_path}/other {launched.port}")
+    assert int(answer) != launched.launch.pid
+    # a symbolic link leads to the very file, which was executed once more; all others are other files
+    assert launched.attest().code == ("LM3424" if how == "symlink" else "LM3423")
 
 
 def test_a_pid_that_began_earlier_is_another_process(launched: Any) -> None:
@@ -97,10 +117,40 @@ def test_a_pid_that_began_earlier_is_another_process(launched: Any) -> None:
     assert refused.code == "LM3422"
 
 
-def test_a_hidden_layout_proves_nothing(launched: Any) -> None:
-    hidden = dataclasses.replace(launched.launch, layout=(0,) * 6)
+@pytest.mark.parametrize("layout", [(0,) * 6, ()], ids=["hidden", "none"])
+def test_a_launch_without_a_layout_of_its_own_has_no_members(launched: Any, layout: tuple[int, ...]) -> None:
+    hidden = dataclasses.replace(launched.launch, layout=layout)
     refused = check_member(hidden, launched.launch.pid)
     assert refused is not None
+    assert refused.code == "LM3425"
+
+
+def test_a_workload_that_was_not_placed_at_random_is_refused(make_launched: Callable[..., Any]) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = libc.personality(ASK_PERSONALITY)
+    try:
+        # as for an agent that was started under `setarch -R`: what it launches inherits it
+        libc.personality(before | ADDR_NO_RANDOMIZE)
+        launched = make_launched()
+    finally:
+        libc.personality(before)
+    launched.do(f"connect {launched.port}")
+    assert launched.attest().code == "LM3425"
+
+
+def test_a_program_that_forges_its_layout_is_stopped_by_the_kernel(
+    make_launched: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    evil = tmp_path / "evil.py"
+    evil.write_text(FORGER)
+    launched = make_launched()
+    # outside of a launch nothing stops it, without any privilege: that is what the filter is for
+    bare = subprocess.run(
+        [sys.executable, evil, str(launched.launch.pid)], input=b"\n", capture_output=True, check=True
+    )
+    assert bare.stdout in {b"0 True\n", b"%d False\n" % errno.EINVAL}
+    assert launched.do(f"run {evil} {launched.launch.pid} {launched.port}") == f"{errno.EPERM} False"
+    refused = launched.attest()
     assert refused.code == "LM3424"
 
 

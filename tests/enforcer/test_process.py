@@ -1,12 +1,15 @@
+import hashlib
+import mmap
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from enforcer.process import hash_file, read_process, read_stat
+from enforcer.process import hash_file, is_randomised, read_process, read_stat
 from mesh.problems import Invalid, NotFound
 
 GONE = 2**22 - 3
@@ -60,17 +63,65 @@ def test_a_name_with_spaces_and_parentheses_does_not_confuse(tmp_path: pathlib.P
 
 def test_a_fork_keeps_the_layout_and_an_exec_never_does() -> None:
     mine = read_stat(os.getpid()).layout
-    for _ in range(20):
+    for _ in range(200):
         pid = os.fork()
         if pid == 0:
-            os.pause() if hasattr(os, "pause") else __import__("signal").pause()
+            signal.pause()
         assert read_stat(pid).layout == mine
-        os.kill(pid, 9)
+        os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     for _ in range(10):
         process = spawn(sys.executable, "-c", "print(1, flush=True); input()")
         assert read_stat(process.pid).layout != mine
         end(process)
+
+
+def layouts(command: list[str], count: int) -> set[tuple[int, ...]]:
+    """The layouts of one program, executed again and again; each is looked at after it has answered."""
+    found = set()
+    for _ in range(count):
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b"x")
+            process.stdout.read(1)
+            found.add(read_stat(process.pid).layout)
+            process.stdin.close()
+    return found
+
+
+CAT = "#include <unistd.h>\nint main(void) { char c; while (read(0, &c, 1) == 1) write(1, &c, 1); return 0; }\n"
+
+
+@pytest.mark.parametrize("options", [[], ["-no-pie"], ["-static"], ["-static-pie"]], ids=" ".join)
+def test_executions_of_one_program_never_share_a_layout_however_it_is_linked(
+    options: list[str], tmp_path: pathlib.Path
+) -> None:
+    program = str(tmp_path / "cat")
+    if options and shutil.which("gcc") is None:
+        pytest.skip("linking in other ways takes a C compiler")
+    if options:
+        (tmp_path / "cat.c").write_text(CAT)
+        built = subprocess.run(["gcc", *options, "-w", "-o", program, str(tmp_path / "cat.c")], check=False)
+        if built.returncode != 0:
+            pytest.skip("the C library cannot be linked so here")
+    else:
+        copy_of_cat(tmp_path)
+    assert len(layouts([program], 200)) == 200
+
+
+def test_without_randomisation_all_executions_share_one_and_it_is_noticed() -> None:
+    assert len(layouts(["setarch", "-R", "cat"], 20)) == 1
+    process = subprocess.Popen(["setarch", "-R", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"x")
+        process.stdout.read(1)
+        assert is_randomised(os.getpid())
+        assert not is_randomised(process.pid)
+        process.stdin.close()
+    assert not is_randomised(GONE)
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced", "memfd"])
@@ -93,12 +144,32 @@ def test_an_executable_that_cannot_be_looked_at_again_is_refused(how: str, tmp_p
     process.wait()
 
 
-def test_the_hash_is_of_the_content_and_notices_a_change(tmp_path: pathlib.Path) -> None:
+def test_the_hash_notices_a_change_that_does_not_show_in_the_files_times(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"one")
-    with path.open("rb") as file:
-        first = hash_file(file.fileno())
-        assert hash_file(file.fileno()) == first
-    path.write_bytes(b"two")
-    with path.open("rb") as file:
-        assert hash_file(file.fileno()) != first
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 3) as mapped:
+        # the page is dirty from here on: the kernel sees no later write to it
+        mapped[0:3] = b"one"
+        first, before = hash_file(file.fileno()), os.fstat(file.fileno())
+        assert first == hashlib.sha256(b"one").hexdigest()
+        mapped[0:3] = b"two"
+        after = os.fstat(file.fileno())
+        assert (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns)
+        assert hash_file(file.fileno()) == hashlib.sha256(b"two").hexdigest()
+
+
+def test_an_executable_changed_between_two_runs_has_another_hash_each_time(tmp_path: pathlib.Path) -> None:
+    program = copy_of_cat(tmp_path)
+    hashes = set()
+    for number in range(20):
+        with program.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(bytes([number]))
+        with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b"x")
+            process.stdout.read(1)
+            hashes.add(read_process(process.pid).executable.sha256)
+            process.stdin.close()
+    assert len(hashes) == 20
