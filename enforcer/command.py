@@ -7,6 +7,7 @@ that this module does not know end the search, and the workload then has no scri
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,8 @@ def resolve(argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> Command:
     2. A file that begins with `#!` is the script of the interpreter named there, at most twice over.
     3. For an interpreter, the script is the first word that is no option.
 
-    Raises Invalid LM3430 when there is no such program, LM3431 for a `#!` line that cannot be followed.
+    Raises Invalid LM3430 when there is no such program, LM3431 for a `#!` line that cannot be followed, LM3432 for a
+    script that must not be executed, LM3433 for one that cannot be read.
     """
     if not argv:
         raise Invalid("LM3430", program="")
@@ -51,6 +53,8 @@ def resolve(argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> Command:
         shebang = _shebang(path)
         if shebang is None:
             break
+        if not os.access(path, os.X_OK):
+            raise Invalid("LM3432", program=path, reason=os.strerror(errno.EACCES))
         words = [*shebang, path, *words[1:]]
         path = _find(words[0], cwd, env)
         if os.path.basename(path) == "env":
@@ -78,9 +82,10 @@ def _find(name: str, cwd: str, env: Mapping[str, str]) -> str:
         candidates = [
             os.path.join(cwd, folder, name) for folder in env.get("PATH", "/usr/bin:/bin").split(":") if folder
         ]
-    for candidate in candidates:
-        if os.path.isfile(candidate):
-            return os.path.normpath(candidate) if ".." not in candidate else os.path.realpath(candidate)
+    there = [candidate for candidate in candidates if os.path.isfile(candidate)]
+    # as execvp does: a file that must not be executed hides no later one, and is refused when there is none
+    for candidate in [*(path for path in there if os.access(path, os.X_OK)), *there]:
+        return os.path.normpath(candidate) if ".." not in candidate else os.path.realpath(candidate)
     raise Invalid("LM3430", program=name)
 
 

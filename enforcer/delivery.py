@@ -24,6 +24,7 @@ class Delivery:
     def __init__(self, spool: Spool, key: Ed25519PrivateKey, agent: str, mask_key: bytes) -> None:
         self._spool, self._key, self._agent, self._mask_key = spool, key, agent, mask_key
         self._lock = asyncio.Lock()
+        self._pushing = asyncio.Lock()
         self._news = asyncio.Event()
         self._flows: deque[bytes] = deque(maxlen=MAX_FLOWS_WAITING)
 
@@ -53,8 +54,13 @@ class Delivery:
         2. The server answers after it is durable there.
         3. Only then the spool forgets it. A crash between 2 and 3 sends it again; ids make that harmless.
 
+        One push at a time: two of the same number would not agree on what came before the next.
         Raises Unavailable LM3444.
         """
+        async with self._pushing:
+            return await self._push(node)
+
+    async def _push(self, node: Node) -> bool:
         # (1)
         async with self._lock:
             cursor, records = await asyncio.to_thread(self._spool.read)
@@ -77,7 +83,9 @@ class Delivery:
             try:
                 await node.push_flows(flows)
             except BaseException:
-                self._flows.extendleft(reversed(flows))
+                # the oldest of them go when newer ones took their room meanwhile
+                room = MAX_FLOWS_WAITING - len(self._flows)
+                self._flows.extendleft(reversed(flows[max(0, len(flows) - room) :]))
                 raise
         return bool(records or flows)
 

@@ -16,6 +16,7 @@ import pathlib
 import select
 import socket
 import struct
+import urllib.parse
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Protocol
@@ -33,6 +34,7 @@ from mesh.settings import check_socket_path
 _SO_PEERPIDFD = 77
 _UCRED = struct.Struct("3i")
 MAX_STREAMS_PER_USER = 256
+MAX_CONNECTIONS_PER_USER = 256
 _CHUNK = 65536
 
 
@@ -88,6 +90,7 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         self._numbers = itertools.count()
         self._callers: dict[str, Caller] = {}
         self._streams: Counter[int] = Counter()
+        self._connections: Counter[int] = Counter()
         self._server: grpc.aio.Server | None = None
         self._front: asyncio.Server | None = None
 
@@ -102,7 +105,8 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         check_socket_path(self._private / "c00000000")
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 1 << 20)])
         workload_pb2_grpc.add_SpiffeWorkloadAPIServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]  # generated
-        self._server.add_insecure_port(f"unix:{backend}")
+        # a gRPC address is a URI: what a path may hold and a URI may not is escaped, here and in a peer's name
+        self._server.add_insecure_port(f"unix:{urllib.parse.quote(str(backend))}")
         await self._server.start()
         self._path.unlink(missing_ok=True)
         self._front = await asyncio.start_unix_server(self._accept, str(self._path), limit=_CHUNK)
@@ -119,7 +123,10 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
             left.unlink(missing_ok=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Splice one connection to the private socket, under a name that stands for its caller."""
+        """Splice one connection to the private socket, under a name that stands for its caller.
+
+        A user who holds too many connections is hung up on: they take this process's descriptors.
+        """
         found: socket.socket = writer.get_extra_info("socket")
         try:
             caller = _caller(found)
@@ -127,6 +134,11 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
             # gone before it could be looked at
             writer.close()
             return
+        if self._connections[caller.uid] >= MAX_CONNECTIONS_PER_USER:
+            os.close(caller.pidfd)
+            writer.close()
+            return
+        self._connections[caller.uid] += 1
         name = str(self._private / f"c{next(self._numbers)}")
         inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -142,6 +154,7 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
             inner.close()
         finally:
             writer.close()
+            self._connections[caller.uid] -= 1
             self._callers.pop(name, None)
             os.close(caller.pidfd)
             with contextlib.suppress(OSError):
@@ -205,7 +218,7 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         if said != ["true"]:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "security header missing: LM3501")
         # (2)
-        caller = self._callers.get(context.peer().removeprefix("unix:"))
+        caller = self._callers.get(urllib.parse.unquote(context.peer().removeprefix("unix:")))
         if caller is None or not caller.is_alive:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the caller is gone: LM3401")
             raise AssertionError("abort raises")
@@ -259,19 +272,19 @@ def _caller(sock: socket.socket) -> Caller:
     """Who connected: SO_PEERPIDFD where the kernel has it, else pidfd_open with the start time read twice."""
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     try:
-        pidfd = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-        os.set_inheritable(pidfd, False)
-        return Caller(pid=pid, uid=uid, gid=gid, start=read_stat(pid).start, pidfd=pidfd)
+        pidfd, before = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD), None
     except OSError:
         before = read_stat(pid).start
         pidfd = os.pidfd_open(pid)
-        try:
-            if read_stat(pid).start != before:
-                raise Forbidden("LM3401", pid=pid)
-        except Problem:
-            os.close(pidfd)
-            raise
-        return Caller(pid=pid, uid=uid, gid=gid, start=before, pidfd=pidfd)
+    try:
+        os.set_inheritable(pidfd, False)
+        start = read_stat(pid).start
+        if before not in {None, start}:
+            raise Forbidden("LM3401", pid=pid)
+    except (OSError, Problem):
+        os.close(pidfd)
+        raise
+    return Caller(pid=pid, uid=uid, gid=gid, start=start, pidfd=pidfd)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

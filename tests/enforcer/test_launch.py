@@ -169,3 +169,111 @@ def test_an_image_that_was_not_placed_at_random_proves_nothing(tmp_path: pathlib
     os.close(feed)
     os.close(wait)
     child.wait()
+
+
+def shown(folder: pathlib.Path, *argv: str, **env: str) -> tuple[str, int, dict[str, str]]:
+    """What a program printed, its exit code and the facts of its launch."""
+    out, inner = os.pipe()
+    return output(order(*argv, cwd=folder, out=inner, **env), out)
+
+
+def python_script(folder: pathlib.Path, name: str, text: str, first: str = "") -> pathlib.Path:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{first}\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+WHERE = "import sys; print(sys.argv[1:], sys.path[0], sys.flags.dont_write_bytecode)"
+
+
+@pytest.mark.parametrize("first", [f"#!{sys.executable}", f"#!{sys.executable} -B", "#!/usr/bin/env python3"])
+def test_a_script_with_a_shebang_is_launched_as_that_script(first: str, tmp_path: pathlib.Path) -> None:
+    path = python_script(tmp_path, "bin/app", WHERE, first)
+    near = str(pathlib.Path(sys.executable).parent)
+    text, code, facts = shown(tmp_path, "./bin/app", "a b", "-x", PATH=f"{near}:/usr/bin:/bin")
+    # an interpreter of the kernel's gets one option at most; Limen knows the script behind it all the same
+    assert text == f"['a b', '-x'] {path.parent} {int(first.endswith('-B'))}\n"
+    assert code == 0
+    assert facts["launch:script"] == str(path)
+    assert facts["launch:path"] == str(pathlib.Path(sys.executable).resolve())
+
+
+@pytest.mark.parametrize("options", [("-B",), ("-W", "error", "-B"), ("-X", "dev", "-B")], ids=" ".join)
+def test_options_of_the_interpreter_come_before_the_script(options: tuple[str, ...], tmp_path: pathlib.Path) -> None:
+    python_script(tmp_path, "sub/app", WHERE)
+    text, _, facts = shown(tmp_path, sys.executable, *options, "sub/app", "-B")
+    assert text == f"['-B'] {tmp_path}/sub 1\n"
+    assert facts["launch:script_basename"] == "app"
+
+
+def test_the_three_streams_are_the_ones_that_were_given(tmp_path: pathlib.Path) -> None:
+    feed_end, feed = os.pipe()
+    out, out_end = os.pipe()
+    err, err_end = os.pipe()
+    program = "import sys; print(sys.stdin.read()); print('err', file=sys.stderr)"
+    found = order(sys.executable, "-c", program, cwd=tmp_path)
+    child, _ = launch(dataclasses.replace(found, streams=(feed_end, out_end, err_end)))
+    for handle in (feed_end, out_end, err_end):
+        os.close(handle)
+    os.write(feed, b"in")
+    os.close(feed)
+    assert child.wait() == 0
+    assert (os.read(out, 10), os.read(err, 10)) == (b"in\n", b"err\n")
+    os.close(out)
+    os.close(err)
+
+
+def test_a_native_program_inherits_nothing_but_its_streams(tmp_path: pathlib.Path) -> None:
+    text, _, _ = shown(tmp_path, "ls", "/proc/self/fd")
+    # the fourth is the directory that ls reads
+    assert text.split() == ["0", "1", "2", "3"]
+    text, _, _ = shown(tmp_path, "grep", "SigIgn", "/proc/self/status")
+    assert int(text.split()[1], 16) & (1 << signal.SIGXFSZ - 1 | 1 << signal.SIGPIPE - 1) == 0
+
+
+@pytest.mark.parametrize(("program", "code"), [("exit 7", 7), ("kill -9 $$", -9), ("kill -TERM $$", -15)])
+def test_the_way_it_ended_is_told(program: str, code: int, tmp_path: pathlib.Path) -> None:
+    assert shown(tmp_path, "sh", "-c", program)[1] == code
+
+
+def test_a_file_that_must_not_be_executed_hides_no_other_on_the_path(tmp_path: pathlib.Path) -> None:
+    python_script(tmp_path, "a/tool", "echo a", "#!/bin/sh").chmod(0o644)
+    python_script(tmp_path, "b/tool", "echo b", "#!/bin/sh")
+    text, _, facts = shown(tmp_path, "tool", PATH=f"{tmp_path}/a:{tmp_path}/b")
+    assert (text, facts["launch:script"]) == ("b\n", f"{tmp_path}/b/tool")
+    with pytest.raises(Invalid, match="LM3432"):
+        launch(order("tool", cwd=tmp_path, PATH=f"{tmp_path}/a"))
+    # named to its interpreter it is data, as for a shell
+    assert shown(tmp_path, "sh", "a/tool")[0] == "a\n"
+
+
+def test_an_environment_that_no_kernel_takes_is_refused_with_the_reason(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(Invalid, match="LM3432") as caught:
+        launch(order("true", cwd=tmp_path, X="a\0b"))
+    assert "null byte" in caught.value.message
+
+
+def test_bytes_that_are_no_text_arrive_as_they_are(tmp_path: pathlib.Path) -> None:
+    out, inner = os.pipe()
+    child, _ = launch(order("printf", "%s", "\udcff\udc80", cwd=tmp_path, out=inner))
+    os.close(inner)
+    assert os.read(out, 10) == b"\xff\x80"
+    os.close(out)
+    assert child.wait() == 0
+
+
+def test_every_launch_records_the_finished_image(tmp_path: pathlib.Path) -> None:
+    for _ in range(50):
+        wait, feed = os.pipe()
+        out, inner = os.pipe()
+        child, made = launch(dataclasses.replace(order("cat", cwd=tmp_path), streams=(wait, inner, 2)))
+        os.write(feed, b"x")
+        # it runs, so that its image is what it will ever be
+        os.read(out, 1)
+        assert read_stat(child.pid).layout == made.layout
+        assert read_stat(child.pid).state in "RS"
+        for handle in (wait, feed, out, inner):
+            os.close(handle)
+        child.wait()

@@ -5,6 +5,8 @@ import datetime as dt
 import json
 import os
 import pathlib
+import resource
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from enforcer.identity import Identity
-from enforcer.workloadapi import MAX_STREAMS_PER_USER, Caller, WorkloadApi
+from enforcer.workloadapi import MAX_CONNECTIONS_PER_USER, MAX_STREAMS_PER_USER, Caller, WorkloadApi
 from mesh.bundle import TrustBundle
 from mesh.problems import Forbidden, Unavailable
 from mesh.proto import workload_pb2 as pb
@@ -217,13 +219,134 @@ def test_E_12_other_calls_are_unimplemented(tmp_path: pathlib.Path) -> None:
 
 
 def test_one_user_cannot_hold_streams_without_end(tmp_path: pathlib.Path) -> None:
-    async def work(found: Served, stub: object) -> None:
-        found.api._streams[os.getuid()] = MAX_STREAMS_PER_USER
-        code, details = await code_of(stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER))  # type: ignore[attr-defined]
+    async def work(_: Served, stub: object) -> None:
+        def ask() -> object:
+            return stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER)  # type: ignore[attr-defined]
+
+        held = [ask() for _ in range(MAX_STREAMS_PER_USER)]
+        for call in held:
+            await anext(aiter(call))  # type: ignore[call-overload]
+        code, details = await code_of(ask())
         assert (code, "LM3502" in details) == ("UNAVAILABLE", True)
-        found.api._streams.clear()
+        for call in held:
+            call.cancel()  # type: ignore[attr-defined]
+        # given back: who asks again is served as soon as the streams have ended
+        while (await code_of(ask()))[0] != "OK":
+            continue
 
     run(tmp_path, work)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_one_user_cannot_hold_connections_without_end(tmp_path: pathlib.Path) -> None:
+    async def work(found: Served, _: object) -> None:
+        before = descriptors()
+        held = [await asyncio.open_unix_connection(found.path) for _ in range(MAX_CONNECTIONS_PER_USER + 10)]
+        # HTTP/2: a server that took the connection speaks first
+        said = await asyncio.gather(*(reader.read(1) for reader, _ in held))
+        assert (said.count(b""), len(said) - said.count(b"")) == (10, MAX_CONNECTIONS_PER_USER)
+        for _, writer in held:
+            writer.close()
+        while descriptors() > before:
+            await asyncio.sleep(0)
+        reader, writer = await asyncio.open_unix_connection(found.path)
+        assert await reader.read(1) != b""
+        writer.close()
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip(f"so many connections take more than the {hard} descriptors that are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, hard))
+    try:
+        run(tmp_path, work)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+GONE_AT_ONCE = "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); os._exit(0)"
+
+
+def test_callers_that_are_gone_at_once_leave_nothing_behind(tmp_path: pathlib.Path) -> None:
+    async def work(found: Served, _: object) -> None:
+        before = descriptors()
+        for _ in range(10):
+            process = await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", GONE_AT_ONCE, str(found.path))
+            await process.wait()
+        while descriptors() > before or found.api._callers:
+            await asyncio.sleep(0)
+        assert found.provider.callers == []
+
+    run(tmp_path, work)
+
+
+# connects, passes the connection to another process and ends
+PASSER = """
+import socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+u = socket.socket(socket.AF_UNIX); u.connect(sys.argv[2])
+socket.send_fds(u, [b"x"], [s.fileno()])
+"""
+
+
+def test_a_connection_of_a_process_that_ended_is_worth_nothing_to_its_heir(tmp_path: pathlib.Path) -> None:
+    async def work(found: Served, _: object) -> None:
+        path = str(tmp_path / "pass")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            process = await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", PASSER, found.path, path)
+            peer, _ = await asyncio.to_thread(listener.accept)
+            with peer:
+                _, handles, _, _ = socket.recv_fds(peer, 1, 1)
+            await process.wait()
+        # gRPC opens sockets by path alone: the heir offers a path of its own, with the inherited connection behind it
+        async with bridge(tmp_path / "heir", handles[0]), client(tmp_path / "heir") as stub:
+            code, details = await code_of(stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER))
+        assert (code, "LM3401" in details) == ("PERMISSION_DENIED", True)
+        assert found.provider.callers == []
+
+    run(tmp_path, work)
+
+
+@contextlib.asynccontextmanager
+async def bridge(path: pathlib.Path, handle: int) -> AsyncIterator[None]:
+    """Serve one connection at a path from an open descriptor."""
+    inner_reader, inner_writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=handle))
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.wait(
+            [asyncio.ensure_future(copy(reader, inner_writer)), asyncio.ensure_future(copy(inner_reader, writer))]
+        )
+        writer.close()
+
+    server = await asyncio.start_unix_server(accept, path)
+    try:
+        yield
+    finally:
+        inner_writer.close()
+        server.close()
+
+
+@pytest.mark.parametrize("name", ["a b", "näh", "50%", "a%41"])
+def test_a_state_directory_may_have_any_name(name: str, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+
+    async def main() -> None:
+        async with asyncio.timeout(30), served(folder) as found:
+            plain = tmp_path / "s"
+            plain.symlink_to(found.path)
+            async with client(plain) as stub:
+                assert await code_of(stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER)) == ("OK", "")
+
+    asyncio.run(main())
 
 
 PY_SPIFFE = """
@@ -247,5 +370,48 @@ def test_py_spiffe_is_served_unchanged_and_known_by_its_pid(tmp_path: pathlib.Pa
         assert json.loads(out) == {"id": "spiffe://corp.test/ns/web/sa/front", "chain": 1}
         assert {caller.pid for caller in found.provider.callers} == {process.pid}
         assert not found.provider.callers[0].is_alive
+
+    run(tmp_path, work)
+
+
+PY_SPIFFE_SOURCE = """
+import sys, threading
+from spiffe import WorkloadApiClient, X509Source
+source = X509Source(socket_path=sys.argv[1])
+news = threading.Semaphore(0)
+source.subscribe_for_updates(news.release)
+print(source.svid.spiffe_id, source.svid.leaf.serial_number, len(source.bundles), flush=True)
+serial = source.svid.leaf.serial_number
+for line in sys.stdin:
+    while source.svid.leaf.serial_number == serial:
+        news.acquire()
+    serial = source.svid.leaf.serial_number
+    print(source.svid.spiffe_id, serial, len(source.bundles), flush=True)
+source.close()
+"""
+
+
+@pytest.mark.peer
+def test_py_spiffe_takes_every_rotation(tmp_path: pathlib.Path) -> None:
+    async def work(found: Served, _: object) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PY_SPIFFE_SOURCE, f"unix://{found.path}",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        serials = set()
+        for number in range(4):
+            if number:
+                found.provider.made.clear()
+                await found.provider.change()
+                process.stdin.write(b"\n")
+            words = (await process.stdout.readline()).decode().split()
+            assert words, (await process.communicate())[1].decode()
+            assert (words[0], words[2]) == ("spiffe://corp.test/ns/web/sa/front", "2")
+            serials.add(words[1])
+        assert len(serials) == 4
+        process.stdin.close()
+        await process.wait()
 
     run(tmp_path, work)
