@@ -1,4 +1,5 @@
 import asyncio
+import json
 import pathlib
 
 import pytest
@@ -106,3 +107,87 @@ def test_secrets_never_reach_the_disk(tmp_path: pathlib.Path) -> None:
     data = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert b"hunter2" not in data
     assert b"alice" not in data
+
+
+class Crashed(Exception):
+    """The agent ended here."""
+
+
+def test_a_crash_after_the_server_took_a_batch_sends_it_again_under_the_same_number(tmp_path: pathlib.Path) -> None:
+    class Dying(Server):
+        async def push_records(self, batch: pb.RecordBatch) -> int:
+            await super().push_records(batch)
+            raise Crashed
+
+    async def run() -> None:
+        found = delivery(tmp_path)
+        await found.take(rows(2))
+        dying = Dying()
+        with pytest.raises(Crashed):
+            await found.push_once(dying)  # type: ignore[arg-type]
+        found.close()
+        again, server = delivery(tmp_path), Server()
+        await again.push_once(server)  # type: ignore[arg-type]
+        assert [batch.sequence for batch in (*dying.batches, *server.batches)] == [1, 1]
+        assert list(server.batches[0].records) == list(dying.batches[0].records)
+        await again.take(rows(1))
+        await again.push_once(server)  # type: ignore[arg-type]
+        assert server.batches[-1].sequence == 2
+        again.close()
+
+    asyncio.run(run())
+
+
+def test_pushes_at_once_are_made_one_after_the_other(tmp_path: pathlib.Path) -> None:
+    class Slow(Server):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = self.most = 0
+
+        async def push_records(self, batch: pb.RecordBatch) -> int:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            await asyncio.sleep(0)
+            self.inside -= 1
+            return await super().push_records(batch)
+
+    async def run() -> None:
+        server, found = Slow(), delivery(tmp_path)
+
+        async def both() -> None:
+            await found.take(rows(1))
+            await found.push_once(server)  # type: ignore[arg-type]
+
+        # the server refuses numbers and digests that do not follow
+        await asyncio.gather(*(both() for _ in range(10)))
+        assert server.most == 1
+        assert [batch.sequence for batch in server.batches] == list(range(1, len(server.batches) + 1))
+        assert sum(len(batch.records) for batch in server.batches) == 10
+        found.close()
+
+    asyncio.run(run())
+
+
+def test_the_oldest_flows_go_when_there_are_too_many(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enforcer.delivery.MAX_FLOWS_WAITING", 4)
+
+    class Filling(Server):
+        async def push_flows(self, flows: list[bytes]) -> None:
+            if self.is_away:
+                # meanwhile others came in
+                found.take_flows([{"n": 4}, {"n": 5}, {"n": 6}])
+            await super().push_flows(flows)
+
+    server, found = Filling(), delivery(tmp_path)
+
+    async def run() -> None:
+        server.is_away = True
+        found.take_flows([{"n": number} for number in range(4)])
+        with pytest.raises(Unavailable):
+            await found.push_once(server)  # type: ignore[arg-type]
+        server.is_away = False
+        await found.push_once(server)  # type: ignore[arg-type]
+        assert [json.loads(row)["n"] for row in server.flows] == [3, 4, 5, 6]
+        found.close()
+
+    asyncio.run(run())

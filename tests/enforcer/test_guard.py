@@ -1,8 +1,11 @@
+import ctypes
+import errno
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -31,34 +34,127 @@ def test_what_is_left_out_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> Non
         guard.apply("limen_x", [ITEM])
 
 
-@pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("nft") is None, reason="packet filters take root and nft")
-def test_only_the_sidecars_user_reaches_the_application() -> None:
-    def reached(uid: int) -> bool:
-        program = (
-            f"import os, socket; 'x'.encode('idna'); os.setresuid({uid}, {uid}, {uid});"
-            f"socket.create_connection(('127.0.0.1', {ITEM.app_port}), timeout=5)"
-        )
-        done = subprocess.run([sys.executable, "-S", "-c", program], check=False, stderr=subprocess.DEVNULL)
-        return done.returncode == 0
+CLONE_NEWNET = 0x40000000
 
-    with socket.create_server(("127.0.0.1", ITEM.app_port)):
-        assert reached(0)
+
+def connected(address: str, uid: int, port: int = ITEM.app_port) -> str:
+    """How an attempt to connect as a user ended: the name of the error, empty when it was made."""
+    pid = os.fork()
+    if pid == 0:
+        os.setresuid(uid, uid, uid)
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+            sock.settimeout(0.5)
+            number = sock.connect_ex((address, port))
+        os._exit(number)
+    number = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return errno.errorcode[number] if number else ""
+
+
+@pytest.fixture
+def netns() -> Iterator[None]:
+    """A network of this thread's own: what is done to it reaches nobody, and it goes with the thread."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.unshare(CLONE_NEWNET) == 0
+    try:
+        for command in ("link set lo up", "addr add 10.77.0.1/24 dev lo"):
+            subprocess.run(["ip", *command.split()], check=True)
+        yield
+    finally:
+        assert libc.setns(before, CLONE_NEWNET) == 0
+        os.close(before)
+
+
+def needs_root(test: Callable[..., None]) -> Callable[..., None]:
+    """A test with a network of its own."""
+    is_possible = os.geteuid() == 0 and shutil.which("nft") is not None and shutil.which("ip") is not None
+    reason = "packet filters and networks of one's own take root, nft and ip"
+    test = pytest.mark.usefixtures("netns")(test)
+    return pytest.mark.root(pytest.mark.skipif(not is_possible, reason=reason)(test))
+
+
+def tables() -> str:
+    return subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+
+
+@needs_root
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.9", "10.77.0.1", "::1"])
+def test_only_the_sidecars_user_reaches_the_application(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server(("::" if ":" in address else "0.0.0.0", ITEM.app_port), family=family):
+        assert connected(address, 0) == ""
         guard.apply("limen_test", [ITEM])
-        try:
-            assert reached(ITEM.sidecar_uid)
-            assert not reached(0)
-            assert not reached(61000)
-        finally:
-            guard.remove("limen_test")
+        assert connected(address, ITEM.sidecar_uid) == ""
+        assert {connected(address, uid) for uid in (0, 61000, ITEM.sidecar_uid + 1)} == {"ECONNREFUSED"}
         guard.remove("limen_test")
-        assert reached(0)
-    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
-    assert "limen_test" not in listed
+        assert connected(address, 61000) == ""
 
 
-@pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("nft") is None, reason="packet filters take root and nft")
+@needs_root
+def test_a_listener_on_the_same_port_number_stays_open_to_all() -> None:
+    with socket.create_server(("127.0.0.1", ITEM.app_port)), socket.create_server(ITEM.listener):
+        guard.apply("limen_test", [ITEM])
+        assert connected(ITEM.listener[0], 61000) == ""
+        assert connected("127.0.0.1", 61000) == "ECONNREFUSED"
+
+
+@needs_root
+def test_other_ports_are_left_alone() -> None:
+    with socket.create_server(("127.0.0.1", ITEM.app_port + 1)):
+        guard.apply("limen_test", [ITEM])
+        assert connected("127.0.0.1", 61000, ITEM.app_port + 1) == ""
+
+
+@needs_root
+def test_writing_the_table_again_replaces_it_whole() -> None:
+    other = Guarded(app_port=18990, sidecar_uid=61185, listener=("127.0.0.2", 18991))
+    guard.apply("limen_test", [ITEM, other])
+    assert "18980" in tables()
+    guard.apply("limen_test", [other])
+    assert "18980" not in tables()
+    assert "18990" in tables()
+
+
+@needs_root
+def test_after_removal_nothing_is_left_and_removing_again_is_no_error() -> None:
+    guard.apply("limen_test", [ITEM])
+    guard.apply("limen_other", [ITEM])
+    guard.remove("limen_test")
+    guard.remove("limen_test")
+    assert "limen_test" not in tables()
+    assert "limen_other" in tables()
+
+
+@needs_root
+def test_from_another_host_nothing_reaches_the_application() -> None:
+    with subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdin.write(b"x")
+        other.stdin.flush()
+        other.stdout.read(1)
+        inside = ["nsenter", "-t", str(other.pid), "-n"]
+        for command in (
+            ["ip", "link", "add", "here", "type", "veth", "peer", "name", "there", "netns", str(other.pid)],
+            ["ip", "addr", "add", "10.78.0.1/24", "dev", "here"],
+            ["ip", "link", "set", "here", "up"],
+            [*inside, "ip", "addr", "add", "10.78.0.2/24", "dev", "there"],
+            [*inside, "ip", "link", "set", "there", "up"],
+        ):
+            subprocess.run(command, check=True)
+        address = ("10.78.0.1", ITEM.app_port)
+        program = f"import os, socket; s = socket.socket(); s.settimeout(1); os._exit(s.connect_ex({address}))"
+        call = [*inside, sys.executable, "-S", "-c", program]
+        with socket.create_server(address):
+            assert subprocess.run(call, check=False).returncode == 0
+            guard.apply("limen_test", [ITEM])
+            # dropped, not refused: nobody answers
+            assert subprocess.run(call, check=False).returncode == errno.EAGAIN
+        other.stdin.close()
+
+
+@needs_root
 def test_rules_that_the_kernel_refuses_are_a_problem() -> None:
     with pytest.raises(Unavailable, match="LM3702"):
         guard.apply("limen test; flush ruleset", [ITEM])
+    assert tables() == ""
