@@ -1,14 +1,157 @@
-"""Private keys of the authority: P-256, in memory; `mesh.wrapping` wraps them at rest. No certificate, no database."""
+"""Signing keys: their kinds, and the small value that everything which signs holds. No certificate, no database.
+
+P-256 is what is made by default; P-384 and RSA are for interoperation, ML-DSA-65 is an opt-in that not every peer can
+verify. A key that lives in a token is a subclass of the library's own key class (its documented way for HSMs), so
+that certificate, CRL and OCSP builders take it like any other. `ca.keysource` says where keys are kept.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+from collections.abc import Collection
+
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
 
 from mesh.problems import Invalid
 
 _SPKI_BYTES = 91
+_MAX_SPKI_BYTES = 4096
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | mldsa.MLDSA65PrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | mldsa.MLDSA65PublicKey
+
+
+class KeyAlgorithm(enum.StrEnum):
+    """The kinds of keys that an authority signs with."""
+
+    P256 = "p256"
+    P384 = "p384"
+    RSA_2048 = "rsa-2048"
+    RSA_3072 = "rsa-3072"
+    RSA_4096 = "rsa-4096"
+    ML_DSA_65 = "ml-dsa-65"
+
+    @classmethod
+    def of(cls, text: str) -> KeyAlgorithm:
+        """Read its name.
+
+        Raises Invalid LM1602 for any other.
+        """
+        try:
+            return cls(text)
+        except ValueError as err:
+            raise Invalid("LM1602", given=text, known=", ".join(cls)) from err
+
+
+LEAF_ALGORITHMS = frozenset({KeyAlgorithm.P256})
+"""The kinds of public keys that an SVID may be asked for, unless an operator opted in to more."""
+
+_CURVES = {"secp256r1": KeyAlgorithm.P256, "secp384r1": KeyAlgorithm.P384}
+_RSA = {2048: KeyAlgorithm.RSA_2048, 3072: KeyAlgorithm.RSA_3072, 4096: KeyAlgorithm.RSA_4096}
+_BITS = {found: bits for bits, found in _RSA.items()}
+# AlgorithmIdentifier of the signatures (RFC 5758 §3.2, RFC 4055 §5, RFC 9881 §2), DER
+_ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
+_ECDSA_SHA384 = bytes.fromhex("300a06082a8648ce3d040303")
+_RSA_SHA256 = bytes.fromhex("300d06092a864886f70d01010b0500")
+_ML_DSA_65 = bytes.fromhex("300b0609608648016503040312")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key that signs certificates, CRLs and tokens. The key itself may be in a token and stay there."""
+
+    key: PrivateKey = dataclasses.field(repr=False)
+
+    @property
+    def public_key(self) -> PublicKey:
+        """Its public half."""
+        return self.key.public_key()
+
+    @property
+    def algorithm(self) -> KeyAlgorithm:
+        """Its kind."""
+        return algorithm_of(self.public_key)
+
+    @property
+    def hash(self) -> hashes.SHA256 | hashes.SHA384 | None:
+        """The hash that the library's builders are given with this key: none for ML-DSA."""
+        return hash_for(self.key)
+
+    @property
+    def signature_algorithm(self) -> bytes:
+        """The AlgorithmIdentifier of its signatures, DER."""
+        if isinstance(self.key, mldsa.MLDSA65PrivateKey):
+            return _ML_DSA_65
+        if isinstance(self.key, rsa.RSAPrivateKey):
+            return _RSA_SHA256
+        return _ECDSA_SHA384 if isinstance(self.hash, hashes.SHA384) else _ECDSA_SHA256
+
+    def sign(self, data: bytes) -> bytes:
+        """Sign what a certificate says (its TBS part): the bytes that stand in the certificate's signature."""
+        if isinstance(self.key, mldsa.MLDSA65PrivateKey):
+            return self.key.sign(data)
+        if isinstance(self.key, rsa.RSAPrivateKey):
+            return self.key.sign(data, padding.PKCS1v15(), hashes.SHA256())
+        return self.key.sign(data, ec.ECDSA(hash_for(self.key) or hashes.SHA256()))
+
+
+def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
+    """The hash that a key signs with; None for ML-DSA, which hashes by itself (RFC 9881 §2)."""
+    if isinstance(key, mldsa.MLDSA65PrivateKey):
+        return None
+    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP384R1):
+        return hashes.SHA384()
+    return hashes.SHA256()
+
+
+def algorithm_of(key: object) -> KeyAlgorithm:
+    """The kind of a public key.
+
+    Raises Invalid LM1602 for one that no authority of ours has.
+    """
+    found = None
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        found = _CURVES.get(key.curve.name)
+    elif isinstance(key, rsa.RSAPublicKey):
+        found = _RSA.get(key.key_size)
+    elif isinstance(key, mldsa.MLDSA65PublicKey):
+        found = KeyAlgorithm.ML_DSA_65
+    if found is None:
+        raise Invalid("LM1602", given=type(key).__name__, known=", ".join(KeyAlgorithm))
+    return found
+
+
+def generate(algorithm: KeyAlgorithm) -> SigningKey:
+    """Make a key in this process's memory."""
+    if algorithm is KeyAlgorithm.ML_DSA_65:
+        return SigningKey(mldsa.MLDSA65PrivateKey.generate())
+    if algorithm in _BITS:
+        return SigningKey(rsa.generate_private_key(public_exponent=65537, key_size=_BITS[algorithm]))
+    return SigningKey(ec.generate_private_key(ec.SECP384R1() if algorithm is KeyAlgorithm.P384 else ec.SECP256R1()))
+
+
+def private_to_der(key: PrivateKey) -> bytes:
+    """A key as unencrypted PKCS#8 DER, for memory only."""
+    return key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def private_from_der(data: bytes, name: str = "") -> SigningKey:
+    """Read what `private_to_der` wrote, or a key of the same kinds in PKCS#8.
+
+    Raises Invalid LM1604 for bytes that are none.
+    """
+    try:
+        key = serialization.load_der_private_key(data, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as err:
+        raise Invalid("LM1604", name=name, reason="it is no unencrypted PKCS#8 key") from err
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | mldsa.MLDSA65PrivateKey):
+        raise Invalid("LM1604", name=name, reason="it is of a kind that no authority signs with")
+    algorithm_of(key.public_key())
+    return SigningKey(key)
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -16,18 +159,16 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def key_to_der(key: ec.EllipticCurvePrivateKey) -> bytes:
+def key_to_der(key: PrivateKey) -> bytes:
     """The key as unencrypted PKCS#8 DER, for memory only."""
-    return key.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    return private_to_der(key)
 
 
 def key_from_der(data: bytes) -> ec.EllipticCurvePrivateKey:
-    """Read what `key_to_der` wrote."""
+    """Read a P-256 key that `key_to_der` wrote."""
     key = serialization.load_der_private_key(data, password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise TypeError("the authority's keys are on a P-256 curve")
+        raise TypeError("this key is on a P-256 curve")
     return key
 
 
@@ -39,17 +180,34 @@ def parse_spki(data: bytes) -> ec.EllipticCurvePublicKey:
     # every P-256 key is 91 bytes in canonical DER: nothing else needs to be parsed
     if len(data) != _SPKI_BYTES:
         raise Invalid("LM1203")
+    key = parse_leaf_key(data, LEAF_ALGORITHMS)
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return key
+
+
+def parse_leaf_key(data: bytes, allowed: Collection[KeyAlgorithm]) -> PublicKey:
+    """Read the public key that an SVID is asked for: of a kind that is allowed, in canonical DER.
+
+    Raises Invalid LM1203 for anything else.
+    """
+    if len(data) > _MAX_SPKI_BYTES:
+        raise Invalid("LM1203")
     try:
         key = serialization.load_der_public_key(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as err:
         raise Invalid("LM1203") from err
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | mldsa.MLDSA65PublicKey):
         raise Invalid("LM1203")
-    if spki_der(key) != data:
+    try:
+        fits = algorithm_of(key) in allowed
+    except Invalid as err:
+        raise Invalid("LM1203") from err
+    # one encoding for each key: nothing to confuse
+    if not fits or spki_der(key) != data:
         raise Invalid("LM1203")
     return key
 
 
-def spki_der(key: ec.EllipticCurvePublicKey) -> bytes:
+def spki_der(key: PublicKey) -> bytes:
     """The key's SubjectPublicKeyInfo, DER."""
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -1,10 +1,27 @@
+import datetime as dt
+
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ca.keys import key_from_der, key_to_der, new_key, parse_spki, spki_der
+from ca.keys import (
+    KeyAlgorithm,
+    SigningKey,
+    algorithm_of,
+    generate,
+    hash_for,
+    key_from_der,
+    key_to_der,
+    new_key,
+    parse_leaf_key,
+    parse_spki,
+    private_from_der,
+    private_to_der,
+    spki_der,
+)
 from mesh.problems import Invalid
 
 KEY = new_key()
@@ -74,3 +91,96 @@ def test_a_key_of_another_kind_is_a_bug_at_rest() -> None:
     )
     with pytest.raises(TypeError):
         key_from_der(other)
+
+
+KEYS = {found: generate(found) for found in KeyAlgorithm if found is not KeyAlgorithm.RSA_4096}
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_what_a_key_signs_verifies_as_a_certificate(algorithm: KeyAlgorithm) -> None:
+    key = KEYS[algorithm]
+    assert key.algorithm is algorithm
+    name = x509.Name([])
+    begin = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key)
+        .serial_number(1)
+        .not_valid_before(begin)
+        .not_valid_after(begin + dt.timedelta(days=1))
+        .sign(key.key, key.hash)
+    )
+    der = made.public_bytes(serialization.Encoding.DER)
+    made.verify_directly_issued_by(made)
+    # the same certificate from its parts: TBS, algorithm, our signature over TBS
+    tbs = made.tbs_certificate_bytes
+    signature = b"\x00" + key.sign(tbs)
+    body = tbs + key.signature_algorithm + b"\x03" + length(len(signature)) + signature
+    again = x509.load_der_x509_certificate(b"\x30" + length(len(body)) + body)
+    again.verify_directly_issued_by(made)
+    assert der.startswith(b"\x30" + length(len(body))) or algorithm in {KeyAlgorithm.P256, KeyAlgorithm.P384}
+
+
+def length(size: int) -> bytes:
+    if size < 0x80:
+        return bytes([size])
+    raw = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([0x80 | len(raw)]) + raw
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_every_kind_reads_back(algorithm: KeyAlgorithm) -> None:
+    key = KEYS[algorithm]
+    found = private_from_der(private_to_der(key.key))
+    assert spki_der(found.public_key) == spki_der(key.public_key)
+    assert type(hash_for(found.key)) is type(key.hash)
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_a_leaf_key_is_read_only_when_its_kind_is_allowed(algorithm: KeyAlgorithm) -> None:
+    data = spki_der(KEYS[algorithm].public_key)
+    assert spki_der(parse_leaf_key(data, {algorithm})) == data
+    with pytest.raises(Invalid, match="LM1203"):
+        parse_leaf_key(data, set(KeyAlgorithm) - {algorithm})
+
+
+def test_a_kind_is_read_by_its_name() -> None:
+    assert [KeyAlgorithm.of(str(found)) for found in KeyAlgorithm] == list(KeyAlgorithm)
+    with pytest.raises(Invalid, match="LM1602"):
+        KeyAlgorithm.of("ed25519")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(ec.generate_private_key(ec.SECP256K1()).public_key(), id="secp256k1"),
+        pytest.param(ed25519.Ed25519PrivateKey.generate().public_key(), id="Ed25519"),
+        pytest.param(mldsa.MLDSA44PrivateKey.generate().public_key(), id="ML-DSA-44"),
+        pytest.param(rsa.generate_private_key(65537, 1024).public_key(), id="RSA-1024"),
+    ],
+)
+def test_no_other_kind_signs(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey) -> None:
+    with pytest.raises(Invalid, match="LM1602"):
+        algorithm_of(key)
+    with pytest.raises(Invalid, match="LM1203"):
+        parse_leaf_key(der(key), set(KeyAlgorithm))
+
+
+@given(st.binary(max_size=120))
+def test_any_bytes_are_a_private_key_or_refused(data: bytes) -> None:
+    with pytest.raises(Invalid, match="LM1604"):
+        private_from_der(data, "a")
+
+
+def test_a_private_key_of_another_kind_is_refused() -> None:
+    found = ed25519.Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    with pytest.raises(Invalid, match="LM1604"):
+        private_from_der(found, "a")
+
+
+def test_a_key_does_not_show_itself() -> None:
+    assert repr(SigningKey(KEY)) == "SigningKey()"
