@@ -20,7 +20,7 @@ import grpc
 import uvicorn
 from fastapi import FastAPI
 
-from limen import lifecycle
+from limen import lifecycle, tlsport
 from limen.api.local import local_api
 from limen.api.peer import PeerProtocol
 from limen.api.public import public_api
@@ -75,11 +75,12 @@ async def _serve(app: App, state: pathlib.Path, listen: str) -> None:
         _remember_ports(state, {"tls": tls_socket.getsockname()[1], "node": node_port})
         address = f"https://{host}:{tls_socket.getsockname()[1]}"
         app.locate(url=address, node_api=f"{host}:{node_port}")
+        tls = tlsport.TlsPort(tlsport.context_of(*app.server_pem()))
         local_socket = _listen_unix(path)
         metrics = telemetry.serve_metrics()
         doors = [
             (_uvicorn(local_api(app, worker), protocol=PeerProtocol), local_socket),
-            (_uvicorn(public_api(app, worker), context=_server_context(app)), tls_socket),
+            (_uvicorn(public_api(app, worker), context=tls.context), tls_socket),
         ]
         async with asyncio.TaskGroup() as group:
             for door, found in doors:
@@ -130,20 +131,6 @@ def _uvicorn(
     config.load()
     config.ssl = context
     return _Server(config)
-
-
-def _server_context(app: App) -> ssl.SSLContext:
-    """TLS with the pinned server key; the key reaches OpenSSL through memory, never a disk."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    key_pem, certificate_pem = app.server_pem()
-    handle = os.memfd_create("limen-server", os.MFD_CLOEXEC)
-    try:
-        os.write(handle, key_pem + certificate_pem)
-        context.load_cert_chain(f"/proc/self/fd/{handle}")
-    finally:
-        os.close(handle)
-    return context
 
 
 async def _node_server(app: App, worker: Executor, host: str, known: int = 0) -> tuple[grpc.aio.Server, int]:
