@@ -1,0 +1,1 @@
+"""Authorities above ours: who signs an issuing certificate, and how what comes back is checked."""
