@@ -10,6 +10,7 @@ import pytest
 
 LIBRARIES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so")
 PIN = "87654321"
+_OURS: list[pathlib.Path] = []
 
 
 def library() -> str:
@@ -22,7 +23,8 @@ def library() -> str:
 def make_token(folder: pathlib.Path, label: str) -> str:
     """Make a token; return its URI. The library reads its settings once in a process, so they stay."""
     module = library()
-    if "SOFTHSM2_CONF" not in os.environ:
+    if not _OURS:
+        _OURS.append(folder)
         (folder / "tokens").mkdir()
         settings = folder / "softhsm2.conf"
         settings.write_text(
