@@ -1,4 +1,4 @@
-"""The authority's tables: wrapped keys, authorities, what was issued, join tokens and nodes.
+"""The authority's tables: wrapped keys, authorities, and what was issued.
 
 Functions take a connection; the caller holds the transaction. A serial number is in the table before its
 certificate leaves the process, so that no crash can lead to issuing it twice.
@@ -34,20 +34,6 @@ ISSUED = sa.Table(
     sa.Column("rule", sa.String),
     sa.Column("issued", sa.String),
     sa.Column("not_after", sa.String),
-)
-TOKENS = sa.Table(
-    "ca_tokens",
-    _METADATA,
-    sa.Column("id", sa.String, primary_key=True),
-    sa.Column("expires", sa.String),
-    sa.Column("used", sa.String),
-)
-NODES = sa.Table(
-    "ca_nodes",
-    _METADATA,
-    sa.Column("name", sa.String, primary_key=True),
-    sa.Column("joined", sa.String),
-    sa.Column("spki_sha256", sa.String),
 )
 
 
@@ -123,28 +109,3 @@ def valid_issuances(connection: sa.Connection, now: dt.datetime) -> list[Issuanc
         )
         for row in rows
     ]
-
-
-def put_token(connection: sa.Connection, token_id: str, expires: dt.datetime) -> None:
-    """Remember a join token by the hash that names it."""
-    connection.execute(sa.insert(TOKENS).values(id=token_id, expires=format_time(expires), used=None))
-
-
-def use_token(connection: sa.Connection, token_id: str, now: dt.datetime) -> bool:
-    """Use a token up: True once for a known token that has not expired, False for ever after."""
-    result = connection.execute(
-        sa.update(TOKENS)
-        .where(TOKENS.c.id == token_id, TOKENS.c.used.is_(None), TOKENS.c.expires > format_time(now))
-        .values(used=format_time(now))
-    )
-    return result.rowcount == 1
-
-
-def put_node(connection: sa.Connection, name: str, spki_sha256: str, now: dt.datetime) -> None:
-    """Remember a node that joined."""
-    connection.execute(sa.insert(NODES).values(name=name, joined=format_time(now), spki_sha256=spki_sha256))
-
-
-def has_node(connection: sa.Connection, name: str) -> bool:
-    """Whether a node of this name joined."""
-    return connection.execute(sa.select(NODES.c.name).where(NODES.c.name == name)).first() is not None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import os
 import pathlib
 import secrets
@@ -17,22 +16,23 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import structlog
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.spool import Spool
-from enforcer import guard, nodestate
+from enforcer import agentmetrics, guard
 from enforcer.callers import Callers
 from enforcer.control import Conversation
 from enforcer.control import listen as listen_control
 from enforcer.delivery import Delivery
 from enforcer.holders import is_complete
-from enforcer.identity import half_life, new_ask, read_issued
+from enforcer.identity import new_ask, read_issued
+from enforcer.membership import Attest, Membership
 from enforcer.node import Node, pause
 from enforcer.nodestate import NodeState
 from enforcer.orders import read_order
 from enforcer.process import read_process
 from enforcer.release import Releases
+from enforcer.skew import ServerClock
 from enforcer.sockdiag import SockDiag
 from enforcer.workload import Feed, Workload
 from enforcer.workloadapi import WorkloadApi
@@ -51,14 +51,26 @@ class Agent:
     """One host's agent, joined to one trust domain."""
 
     def __init__(
-        self, folder: pathlib.Path, node_state: NodeState, wrapping: WrappingKey, *, clock: Clock, advertise: str | None
+        self,
+        folder: pathlib.Path,
+        node_state: NodeState,
+        wrapping: WrappingKey,
+        *,
+        clock: Clock,
+        advertise: str | None,
+        attest: Attest | None = None,
     ) -> None:
         self._folder, self._node_state, self._wrapping = folder, node_state, wrapping
         self._clock, self._advertise = clock, advertise
         self._domain = TrustDomain.parse(node_state.trust_domain)
         self._bundle = parse_bundle(self._domain, node_state.bundle)
         self._releases = Releases(folder / "agent", node_state, wrapping)
-        self._node = Node(node_state)
+        # when to renew is decided by the server's time, as far as it is known
+        self._time = ServerClock(clock)
+        self._node = Node(node_state, self._time)
+        self._membership = Membership(
+            folder / "agent", node_state, wrapping, api=self._node, clock=self._time, attest=attest
+        )
         record_key = Ed25519PrivateKey.from_private_bytes(node_state.record_key)
         self._delivery = Delivery(
             Spool(folder / "spool"), record_key, node_state.spiffe_id, record_key.sign(b"limen/audit/mask/1")[:32]
@@ -66,7 +78,6 @@ class Agent:
         self._diag = SockDiag()
         self._endpoints: list[pb.Endpoint] = []
         self._rotation = self._rules = -1
-        self._node_renew_at = half_life(clock.now(), _ends(node_state))
         self._workloads: dict[int, Workload] = {}
         self._numbers = iter(range(1, sys.maxsize))
         self._ended = asyncio.Condition()
@@ -80,7 +91,7 @@ class Agent:
             node_facts=self._node_facts,
             own_bundles=self.bundles,
             delivery=self._delivery,
-            clock=clock,
+            clock=self._time,
             source=f"agent:{node_state.name}",
         )
         self._api = WorkloadApi(self._callers, folder / "agent.sock", folder / "run" / "api")
@@ -141,11 +152,13 @@ class Agent:
                 async for update in self._node.watch(self._releases.epoch):
                     failures = 0
                     self.is_connected = True
+                    self._membership.trust()
                     await self._take(update)
                     ready.set()
             except Unavailable as problem:
                 if failures == 0:
                     self._log.warning("server out of reach", reason=str(problem))
+                self._membership.doubt()
             self.is_connected = False
             failures += 1
             await pause(failures, self._stop)
@@ -167,12 +180,7 @@ class Agent:
         self._releases.take_candidate(bytes(update.candidate))
         if before is not self._releases.active or candidate != self._releases.candidate:
             self._tell(self._releases.message())
-        bundle = parse_bundle(self._domain, bytes(update.bundle))
-        if bundle != self._bundle:
-            self._bundle = bundle
-            for workload in self._workloads.values():
-                if workload.identity is not None:
-                    workload.identify(workload.identity)
+        await self._take_bundle(bytes(update.bundle))
         self._endpoints = list(update.endpoints)
         self._tell(self._endpoints_message())
         if self._rotation not in {-1, update.rotation}:
@@ -184,6 +192,15 @@ class Agent:
             self._callers.forget()
         await self._callers.announce()
         await self._send_endpoints()
+
+    async def _take_bundle(self, data: bytes) -> None:
+        bundle = parse_bundle(self._domain, data)
+        if bundle != self._bundle:
+            self._bundle = bundle
+            for workload in self._workloads.values():
+                if workload.identity is not None:
+                    workload.identify(workload.identity)
+            await self._callers.announce()
 
     def _tell(self, message: Message) -> None:
         for workload in self._workloads.values():
@@ -221,10 +238,10 @@ class Agent:
     async def _renew(self) -> None:
         """Renew what is at half its life, the node's own SVID first."""
         while not self._stop.is_set():
-            now = self._clock.now()
+            if await self._membership.keep():
+                await self._take_bundle(self._node_state.bundle)
+            now = self._time.now()
             with contextlib.suppress(Problem):
-                if now >= self._node_renew_at:
-                    await self._renew_node()
                 due = [
                     found
                     for found in self._workloads.values()
@@ -235,14 +252,13 @@ class Agent:
                     await self._callers.announce()
                 if self._callers.forget_due():
                     await self._callers.announce()
+            self._measure()
             await self._nap(TICK_S)
 
-    async def _renew_node(self) -> None:
-        chain, key, bundle = await self._node.renew()
-        self._node_state.chain, self._node_state.key, self._node_state.bundle = chain, key, bundle
-        nodestate.save(self._folder / "agent", self._node_state, self._wrapping)
-        self._node_renew_at = half_life(self._clock.now(), _ends(self._node_state))
-        await self._node.adopt()
+    def _measure(self) -> None:
+        agentmetrics.CLOCK_SKEW.set(self._time.skew.total_seconds())
+        ends = [found.identity.svid.not_after for found in self._workloads.values() if found.identity is not None]
+        agentmetrics.SVID_EXPIRY.set(min(ends).timestamp() if ends else 0)
 
     async def _reissue(self, workloads: Sequence[Workload]) -> None:
         """Ask for SVIDs of launched workloads in one batch, and hand them to their sidecars."""
@@ -257,13 +273,14 @@ class Agent:
         for found in await self._node.issue(asks):
             workload, key = keys[found.ref]
             try:
-                workload.identify(read_issued(found, key, self._clock.now()))
+                workload.identify(read_issued(found, key, self._time.now()))
             except Problem as problem:
                 self._log.warning("no identity", workload=workload.name, reason=str(problem))
         await self._send_endpoints()
 
     def _node_facts(self) -> tuple[tuple[str, str], ...]:
-        return (("node:id", self._node_state.name),)
+        # for who asks here; the server puts in what it knows itself
+        return self._node_state.facts or (("node:id", self._node_state.name),)
 
     async def _deliver(self) -> None:
         failures = 0
@@ -354,6 +371,9 @@ class Agent:
             "type": "status",
             "node": self._node_state.spiffe_id,
             "connected": self.is_connected,
+            "not_after": format_time(self._membership.ends),
+            "clock_skew_s": self._time.skew.total_seconds() if self._time.is_known else None,
+            "problem": str(self._membership.problem) if self._membership.problem is not None else None,
             "epoch": self._releases.epoch,
             "snapshot": self._releases.active.hash if self._releases.active is not None else None,
             "left_out": self.left_out(),
@@ -462,7 +482,3 @@ class Agent:
             records=self._delivery.take,
             flows=self._delivery.take_flows,
         )
-
-
-def _ends(state: NodeState) -> dt.datetime:
-    return x509.load_der_x509_certificate(state.chain[0]).not_valid_after_utc

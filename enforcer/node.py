@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import datetime as dt
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -23,19 +25,24 @@ from cryptography.hazmat.primitives.serialization import (
 
 from enforcer.join import SERVER_NAME
 from enforcer.nodestate import NodeState
+from enforcer.skew import ServerClock
+from mesh.clock import SystemClock, parse_time
 from mesh.problems import Unavailable
 from mesh.proto import node_pb2 as pb
 from mesh.proto import node_pb2_grpc
 
 CALL_WITHIN_S = 15.0
+TIME_METADATA = "limen-time"
 BACKOFF_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class Node:
     """Calls to the server. Every method raises Unavailable LM3444 when the server cannot be reached."""
 
-    def __init__(self, state: NodeState) -> None:
+    def __init__(self, state: NodeState, clock: ServerClock | None = None) -> None:
         self._state = state
+        self._clock = clock or ServerClock(SystemClock())
+        self.refused = False
         self._channel = self._open()
 
     def _open(self) -> grpc.aio.Channel:
@@ -63,16 +70,14 @@ class Node:
         """Close the channel."""
         await self._channel.close()
 
-    async def renew(self) -> tuple[tuple[bytes, ...], bytes, bytes]:
-        """Renew the node's SVID with a fresh key; return chain, key (PKCS#8 DER) and bundle document.
+    async def renew(self, key: ec.EllipticCurvePrivateKey) -> tuple[tuple[bytes, ...], bytes]:
+        """Have the node's next key certified; return chain and bundle document.
 
         `adopt` makes the channel use them.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
         spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         answer = await self._call("Renew", pb.RenewRequest(spki=spki))
-        der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        return tuple(bytes(item) for item in answer.chain), der, bytes(answer.bundle)
+        return tuple(bytes(item) for item in answer.chain), bytes(answer.bundle)
 
     async def adopt(self) -> None:
         """Open a channel with the state's present SVID; calls on the old one end."""
@@ -103,10 +108,13 @@ class Node:
     async def watch(self, epoch: int) -> AsyncIterator[pb.Update]:
         """The server's full state, now and after every change, until the stream breaks (then Unavailable)."""
         try:
-            async for update in self._stub.Watch(pb.WatchRequest(epoch=epoch), wait_for_ready=True):
+            before = self._clock.local()
+            call = self._stub.Watch(pb.WatchRequest(epoch=epoch), wait_for_ready=True)
+            self._hear(await call.initial_metadata(), before)
+            async for update in call:
                 yield update
         except grpc.aio.AioRpcError as err:
-            raise _unavailable(self._state.node_api, err) from err
+            raise self._unavailable(err) from err
         except asyncio.CancelledError as err:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -116,13 +124,26 @@ class Node:
 
     async def _call(self, name: str, request: object) -> Any:  # noqa: ANN401  the answer of the method that is named
         try:
-            return await getattr(self._stub, name)(request, timeout=CALL_WITHIN_S)
+            before = self._clock.local()
+            call = getattr(self._stub, name)(request, timeout=CALL_WITHIN_S)
+            self._hear(await call.initial_metadata(), before)
+            return await call
         except grpc.aio.AioRpcError as err:
-            raise _unavailable(self._state.node_api, err) from err
+            raise self._unavailable(err) from err
 
+    def _hear(self, metadata: grpc.aio.Metadata | None, before: dt.datetime) -> None:
+        """Take the server's time, which stands before every answer."""
+        after = self._clock.local()
+        for name, value in metadata or ():
+            if name == TIME_METADATA:
+                with contextlib.suppress(ValueError):
+                    self._clock.heard(parse_time(str(value)), before, after)
 
-def _unavailable(address: str, err: grpc.aio.AioRpcError) -> Unavailable:
-    return Unavailable("LM3444", address=address, reason=f"{err.code().name}: {err.details()}")
+    def _unavailable(self, err: grpc.aio.AioRpcError) -> Unavailable:
+        if err.code() is grpc.StatusCode.UNAUTHENTICATED:
+            # the server knows this node no more: whoever holds the membership comes back by the other door
+            self.refused = True
+        return Unavailable("LM3444", address=self._state.node_api, reason=f"{err.code().name}: {err.details()}")
 
 
 def _pem(der: bytes) -> bytes:

@@ -12,10 +12,14 @@ import json
 import os
 import pathlib
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
+
 from mesh.problems import Invalid
 from mesh.wrapping import WrappingKey
 
 _FILE = "node.json"
+_PENDING = "pending.key"
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -36,6 +40,7 @@ class NodeState:
     epoch: int = 0
     snapshot: str = ""
     reviewers: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
@@ -61,6 +66,7 @@ def save(folder: pathlib.Path, state: NodeState, wrapping: WrappingKey) -> None:
         "epoch": state.epoch,
         "snapshot": state.snapshot,
         "reviewers": list(state.reviewers),
+        "facts": [list(pair) for pair in state.facts],
     }
     replace_file(folder / _FILE, json.dumps(row).encode())
 
@@ -90,9 +96,30 @@ def load(folder: pathlib.Path, wrapping: WrappingKey) -> NodeState | None:
             epoch=int(row["epoch"]),
             snapshot=str(row["snapshot"]),
             reviewers=tuple(str(item) for item in row["reviewers"]),
+            facts=tuple((str(name), str(value)) for name, value in row.get("facts", [])),
         )
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise Invalid("LM3440", path=str(path)) from err
+
+
+def pending_key(folder: pathlib.Path, wrapping: WrappingKey, *, other_than: bytes = b"") -> ec.EllipticCurvePrivateKey:
+    """The key to be certified next: on the disk, wrapped, before anybody hears of it.
+
+    The same one again until `save` has it as the state's key (``other_than``), so that a node that was killed before
+    it had the server's answer asks once more for the same. One that cannot be read is replaced: nothing hangs on it.
+    """
+    path = folder / _PENDING
+    try:
+        der = wrapping.unwrap("pending", path.read_bytes())
+        found = load_der_private_key(der, password=None)
+        if der != other_than and isinstance(found, ec.EllipticCurvePrivateKey):
+            return found
+    except (OSError, ValueError, Invalid):
+        pass
+    key = ec.generate_private_key(ec.SECP256R1())
+    der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    replace_file(path, wrapping.wrap("pending", der, os.urandom(12)))
+    return key
 
 
 def save_snapshot(folder: pathlib.Path, name: str, content: bytes) -> None:

@@ -7,11 +7,10 @@ Longer than most: every door calls it, and each method is one short step between
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,20 +21,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from audit import log as audit_log
 from audit.record import read_record, record, to_bytes
 from audit.spool import batch_digest, verify_batch
-from ca import issuance
+from ca import issuance, nodestore
 from ca import store as ca_store
-from ca.attestation.token import check_token, make_token
+from ca.attestation.token import make_token
 from ca.authority import Authority
 from ca.registration import Refusal
 from limen import store
 from limen.agents import Agents
+from limen.nodes import Nodes
 from limen.rulesfile import RulesFile
 from limen.values import Ask, Endpoint, Issued, State
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock, format_time
 from mesh.database import transaction
 from mesh.problems import Conflict, Forbidden, NotFound, Problem
-from mesh.x509svid import verify_x509_svid
 from policyengine import dsse, reviewing
 from policyengine import store as policy_store
 from policyengine.model import policy_set_from_json
@@ -69,6 +68,14 @@ class App:
         self._flow_connections = 0
         with transaction(engine) as connection:
             self._flow_connections = store.count_flows(connection)
+        self.nodes = Nodes(
+            engine=engine,
+            authority=authority,
+            clock=clock,
+            random=random,
+            record=self._record,
+            answer=self._admission,
+        )
         self._rules.refresh()
 
     def close(self) -> None:
@@ -92,6 +99,10 @@ class App:
     def roots_pem(self) -> bytes:
         """The trust domain's authorities, PEM."""
         return _pem(self._authority.bundle.x509_authorities)
+
+    def time(self) -> str:
+        """The time here; from any thread."""
+        return format_time(self._clock.now())
 
     # -- changes
 
@@ -145,59 +156,39 @@ class App:
                 ttl=dt.timedelta(seconds=ttl_s),
                 random=self._random(16),
             )
-            ca_store.put_token(connection, made.id, made.expires)
+            nodestore.put_token(connection, made.id, made.expires)
         self._record("ca", actor, event="token", token_id=made.id, expires=format_time(made.expires))
         return {"token": made.text, "expires": format_time(made.expires), "url": self._url}
 
-    def join(self, token: str, spki: bytes) -> Json:
-        """Let a node join with a token.
-
-        1. The token is ours and has not expired; it is used up, and a second use refuses.
-        2. The node gets a name of the token's, and an SVID.
-        3. It is recorded; only then the answer goes out.
-
-        Raises Forbidden LM1208, Invalid LM1203.
-        """
-        now = self._clock.now()
-        # (1)
-        name_of_token = check_token(token, self._authority.server_key.public_key(), now)
+    def _admission(self) -> Mapping[str, Json]:
+        """What a node that is let in is told beside its own chain."""
         with transaction(self._engine) as connection:
-            if not ca_store.use_token(connection, name_of_token, now):
-                raise Forbidden("LM1208", reason="it was used before")
             reviewers = [json.dumps(item.to_json()) for item in reviewing.chain_of(connection)[1]]
-        # (2)
-        node = f"node-{name_of_token[:12]}"
-        issued = issuance.issue_node(self._authority, name=node, spki=spki, now=now)
-        with transaction(self._engine) as connection:
-            ca_store.put_node(connection, node, hashlib.sha256(spki).hexdigest(), now)
-        # (3)
-        self._record("agent", node, event="join", serial=f"{issued.serial:x}", not_after=format_time(issued.not_after))
-        return {
-            "chain": [base64.b64encode(der).decode() for der in issued.chain],
-            "bundle": self.bundle().to_json().decode(),
-            "node_api": self._node_api,
-            "trust_domain": str(self._domain),
-            "reviewers": reviewers,
-        }
+        return {"node_api": self._node_api, "reviewers": reviewers}
+
+    def join(self, token: str, spki: bytes) -> Json:
+        """Let a node join with a token."""
+        return self.nodes.join(token, spki)
 
     def authenticate_node(self, chain: Sequence[bytes]) -> str:
-        """The name of the node whose chain a peer proved to hold.
+        """The name of the node whose chain a peer proved to hold."""
+        return self.nodes.authenticate(chain)[0]
 
-        Raises Invalid as the verifier does, Forbidden LM5230 for an identity that is no node's of ours.
-        """
-        verified = verify_x509_svid(chain, {self._domain: self.bundle()}, self._clock.now())
-        path = verified.spiffe_id.path
-        name = path.removeprefix(_AGENT_PATH)
-        with transaction(self._engine) as connection:
-            if not path.startswith(_AGENT_PATH) or not ca_store.has_node(connection, name):
-                raise Forbidden("LM5230", spiffe_id=str(verified.spiffe_id))
-        return name
-
-    def renew_node(self, node: str, spki: bytes) -> tuple[bytes, ...]:
+    def renew_node(self, node: str, spki: bytes, proven: str | None = None) -> tuple[bytes, ...]:
         """Renew a node's SVID."""
-        issued = issuance.issue_node(self._authority, name=node, spki=spki, now=self._clock.now())
-        self._record("issuance", node, spiffe_id=str(issued.spiffe_id), serial=f"{issued.serial:x}")
-        return issued.chain
+        return self.nodes.renew(node, spki, proven)
+
+    def pins(self) -> Json:
+        """What an agent pins that attests itself without a join token."""
+        with transaction(self._engine) as connection:
+            reviewers = reviewing.judges_of(connection).hash
+        return {"server": self._authority.server_pin, "reviewers": reviewers, "url": self._url}
+
+    def ban_node(self, node: str, *, reason: str, actor: str) -> Json:
+        """Ban a node; its watches end now."""
+        found = self.nodes.ban(node, reason=reason, actor=actor)
+        self._changed()
+        return found
 
     def issue(self, node: str, asks: Sequence[Ask]) -> list[Issued]:
         """Issue SVIDs for what a node attested; one record per certificate."""
@@ -208,8 +199,10 @@ class App:
         facts: dict[str, tuple[str, ...]] = {}
         for name, value in ask.facts:
             facts[name] = (*facts.get(name, ()), value)
-        # a node speaks of itself with its own name, whatever it says
-        facts["node:id"] = (node,)
+        # what a node is, its attestation says, whatever the node says
+        facts = {name: values for name, values in facts.items() if not name.startswith("node:")}
+        for name, value in self.nodes.facts_of(node):
+            facts[name] = (*facts.get(name, ()), value)
         try:
             issued = issuance.issue_workload(
                 self._authority, self._rules.rules, facts=facts, spki=ask.spki, node=node, now=self._clock.now()

@@ -24,6 +24,9 @@ from mesh.proto import node_pb2_grpc
 
 T = TypeVar("T")
 MAX_STREAMS_PER_NODE = 4
+UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
+"""The status of a peer that is no node of ours, or none any more: its agent attests itself again."""
+TIME_METADATA = "limen-time"
 _STATUS: tuple[tuple[type[Problem], grpc.StatusCode], ...] = (
     (NotFound, grpc.StatusCode.NOT_FOUND),
     (Conflict, grpc.StatusCode.ABORTED),
@@ -43,8 +46,8 @@ class NodeService(node_pb2_grpc.NodeServicer):
 
     async def Renew(self, request: pb.RenewRequest, context: grpc.aio.ServicerContext) -> pb.RenewResponse:
         """Renew the calling node's SVID."""
-        node = await self._node(context)
-        chain = await self._call(context, lambda: self._app.renew_node(node, bytes(request.spki)))
+        node, proven = await self._peer(context)
+        chain = await self._call(context, lambda: self._app.renew_node(node, bytes(request.spki), proven))
         bundle = await self._call(context, lambda: self._app.bundle().to_json())
         return pb.RenewResponse(chain=list(chain), bundle=bundle)
 
@@ -77,6 +80,8 @@ class NodeService(node_pb2_grpc.NodeServicer):
                 yield _update_pb(state)
                 epoch = state.epoch
                 await changed.wait()
+                # a banned node's watch ends with its ban
+                await self._call(context, lambda: self._app.nodes.require(node), kind=UNAUTHENTICATED)
         finally:
             forget()
             self._watchers[node] -= 1
@@ -135,6 +140,11 @@ class NodeService(node_pb2_grpc.NodeServicer):
 
     async def _node(self, context: grpc.aio.ServicerContext) -> str:
         """The name of the node whose SVID the peer proved to hold."""
+        return (await self._peer(context))[0]
+
+    async def _peer(self, context: grpc.aio.ServicerContext) -> tuple[str, str]:
+        """The same, with the hash of its key. Every answer says what time it is here."""
+        await self._tell_time(context)
         found = context.auth_context()
         # the leaf stands by itself; the chain may or may not repeat it
         text = b"".join([*found.get("x509_pem_cert", []), *found.get("x509_pem_cert_chain", [])])
@@ -143,15 +153,24 @@ class NodeService(node_pb2_grpc.NodeServicer):
         except ValueError:
             ders = []
         ders = list(dict.fromkeys(ders))
-        return await self._call(context, lambda: self._app.authenticate_node(ders))
+        return await self._call(context, lambda: self._app.nodes.authenticate(ders), kind=UNAUTHENTICATED)
 
-    async def _call(self, context: grpc.aio.ServicerContext, work: Callable[[], T]) -> T:
-        """Run work on the one worker thread and answer its Problems as gRPC statuses."""
+    async def _tell_time(self, context: grpc.aio.ServicerContext) -> None:
+        await context.send_initial_metadata(((TIME_METADATA, self._app.time()),))
+
+    async def _call(
+        self,
+        context: grpc.aio.ServicerContext,
+        work: Callable[[], T],
+        *,
+        kind: grpc.StatusCode | None = None,
+    ) -> T:
+        """Run work on the one worker thread and answer its Problems as gRPC statuses, or as the one that is given."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._worker, work)
         except Problem as problem:
-            status = next((code for kind, code in _STATUS if isinstance(problem, kind)), grpc.StatusCode.UNKNOWN)
-            await context.abort(status, str(problem))
+            status = next((code for found, code in _STATUS if isinstance(problem, found)), grpc.StatusCode.UNKNOWN)
+            await context.abort(kind or status, str(problem))
             raise
 
 

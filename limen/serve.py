@@ -125,6 +125,8 @@ def _uvicorn(
         http=protocol or "httptools",
         server_header=False,
         date_header=False,
+        # no proxy stands before these doors: an address is the peer's own, whatever its headers say
+        proxy_headers=False,
         h11_max_incomplete_event_size=65536,
         timeout_graceful_shutdown=int(_GRACE_S),
     )
@@ -139,9 +141,9 @@ async def _node_server(app: App, worker: Executor, host: str, known: int = 0) ->
         maximum_concurrent_rpcs=2048,
     )
     node_pb2_grpc.add_NodeServicer_to_server(NodeService(app, worker), server)  # type: ignore[no-untyped-call]  # generated
-    key_pem, certificate_pem = app.server_pem()
-    credentials = grpc.ssl_server_credentials(
-        [(key_pem, certificate_pem)], root_certificates=app.roots_pem(), require_client_auth=True
+    fence = _Fence(app)
+    credentials = grpc.dynamic_ssl_server_credentials(
+        fence.configuration(), fence.changed, require_client_authentication=True
     )
     try:
         port = server.add_secure_port(f"{host}:{known}", credentials)
@@ -150,6 +152,29 @@ async def _node_server(app: App, worker: Executor, host: str, known: int = 0) ->
         port = server.add_secure_port(f"{host}:0", credentials)
     await server.start()
     return server, port
+
+
+class _Fence:
+    """The node API's outer fence: the roots of now, asked for at every handshake, on gRPC's own threads."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._pair = app.server_pem()
+        self._roots = self._given = app.roots_pem()
+        app.on_change(self._look)
+
+    def _look(self) -> None:
+        # on the worker's thread: nothing else may ask the authority
+        self._roots = self._app.roots_pem()
+
+    def configuration(self) -> object:
+        """The server's key and the roots."""
+        self._given = self._roots
+        return grpc.ssl_server_certificate_configuration([self._pair], root_certificates=self._given)
+
+    def changed(self) -> object | None:
+        """The same if the roots changed since it was last asked for, None otherwise."""
+        return self.configuration() if self._roots != self._given else None
 
 
 def _known_ports(state: pathlib.Path) -> dict[str, int]:

@@ -87,3 +87,8 @@ def put_progress(connection: sa.Connection, node: str, progress: Progress) -> No
     done = connection.execute(sa.update(BATCHES).where(BATCHES.c.node == node).values(**values))
     if done.rowcount == 0:
         connection.execute(sa.insert(BATCHES).values(node=node, **values))
+
+
+def forget_progress(connection: sa.Connection, node: str) -> None:
+    """Let a node's batches begin again, with another key."""
+    connection.execute(sa.delete(BATCHES).where(BATCHES.c.node == node))

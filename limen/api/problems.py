@@ -5,8 +5,11 @@ from __future__ import annotations
 import secrets
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
 
@@ -41,6 +44,20 @@ def mount(app: FastAPI) -> None:
         del request
         status = next((found for kind, found in _STATUS if isinstance(problem, kind)), 422)
         return JSONResponse(problem_json(problem), status)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_malformed(request: Request, malformed: RequestValidationError) -> JSONResponse:
+        del request
+        # where and by which rule, never what stood there: a body may hold secrets
+        found = {f"{'.'.join(str(part) for part in row['loc'])}: {row['type']}" for row in malformed.errors()}
+        reason = ", ".join(sorted(found))[:500]
+        return JSONResponse(problem_json(Invalid("LM1256", reason=reason)), 422)
+
+    @app.exception_handler(HTTPException)
+    async def on_refused(request: Request, refused: HTTPException) -> Response:
+        if refused.status_code != 400:
+            return await http_exception_handler(request, refused)
+        return JSONResponse(problem_json(Invalid("LM1256", reason="it is no JSON")), 422)
 
     @app.exception_handler(Exception)
     async def on_bug(request: Request, bug: Exception) -> JSONResponse:

@@ -26,6 +26,22 @@ class JoinBody(Body):
     spki: str = Field(max_length=4096)
 
 
+class ReadmitBody(Body):
+    """What an agent comes back with: name, nonce, new and last public key, and the last one's signature."""
+
+    node: str = Field(max_length=63)
+    nonce: str = Field(max_length=200)
+    spki: str = Field(max_length=4096)
+    key: str = Field(max_length=4096)
+    signature: str = Field(max_length=4096)
+
+
+class BanBody(Body):
+    """Why a node is banned."""
+
+    reason: str = Field(default="", max_length=400)
+
+
 class ExplainBody(Body):
     """The attested facts of a process; a key may repeat."""
 

@@ -29,9 +29,7 @@ def agent(url: str, token: str | None, advertise: str | None) -> None:
 
 
 async def _run(state: pathlib.Path, *, url: str, token: str | None, advertise: str | None) -> None:
-    from cryptography import x509  # noqa: PLC0415  heavy imports only for the process that needs them
-
-    from enforcer import nodestate  # noqa: PLC0415
+    from enforcer import nodestate  # noqa: PLC0415  heavy imports only for the process that needs them
     from enforcer.agent import Agent  # noqa: PLC0415
     from enforcer.join import join  # noqa: PLC0415
     from mesh import telemetry  # noqa: PLC0415
@@ -46,16 +44,12 @@ async def _run(state: pathlib.Path, *, url: str, token: str | None, advertise: s
     key_file = os.environ.get("LIMEN_KEY_FILE")
     wrapping = load_wrapping_key(state / "agent", pathlib.Path(key_file) if key_file else None)
     found = nodestate.load(state / "agent", wrapping)
-    ends = x509.load_der_x509_certificate(found.chain[0]).not_valid_after_utc if found is not None else None
-    if found is None or (ends is not None and ends <= clock.now() and token is not None):
+    if found is None:
         if token is None:
             raise Invalid("LM3445")
-        joined = await asyncio.to_thread(join, url, token)
-        if found is not None and found.server_pin == joined.server_pin:
-            # the same server: what was seen of releases still binds
-            joined.epoch, joined.snapshot, joined.reviewers = found.epoch, found.snapshot, found.reviewers
-            joined.reviewers_pin = found.reviewers_pin
-        found = joined
+        # saved before it is sent: killed in between, the same key uses the same token again
+        key = nodestate.pending_key(state / "agent", wrapping)
+        found = await asyncio.to_thread(join, url, token, key)
         nodestate.save(state / "agent", found, wrapping)
     elif found.url != url:
         found.url = url

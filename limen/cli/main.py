@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("limen.cli.run", "run", "Launch a program as a workload with its sidecar."),
     "env": ("limen.cli.env", "env", "Print the environment that points programs at the Workload API."),
     "token": ("limen.cli.token", "token", "Make join tokens."),
+    "node": ("limen.cli.node", "node", "List, ban and allow nodes."),
     "check": ("limen.cli.check", "check", "Check this installation and what it can guard."),
     "status": ("limen.cli.status", "status", "Show what runs and what it applies."),
     "can": ("limen.cli.can", "can", "Ask whether SOURCE may call SERVICE, and why."),

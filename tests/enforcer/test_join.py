@@ -1,9 +1,8 @@
 import pytest
 
-from enforcer.join import join, pin_of
+from enforcer.join import join
 from mesh.problems import Invalid, Unavailable
 from tests.mesh.test_jointoken import token
-from tests.pki import Pki
 
 
 @pytest.mark.parametrize(
@@ -22,10 +21,3 @@ def test_a_token_that_is_none_is_refused_before_anything_is_sent() -> None:
 def test_nobody_there_is_unavailable() -> None:
     with pytest.raises(Unavailable, match="LM3443"):
         join("https://127.0.0.1:1", token())
-
-
-def test_the_pin_is_of_the_key_and_not_of_the_certificate() -> None:
-    pki = Pki()
-    one, two = pki.leaf(), pki.leaf()
-    again = pki.leaf(key=one.key)
-    assert pin_of(one.der) == pin_of(again.der) != pin_of(two.der)

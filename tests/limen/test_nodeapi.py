@@ -1,19 +1,30 @@
 import asyncio
+import dataclasses
+import datetime as dt
 import pathlib
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from ca.authority import Authority, open_authority
 from enforcer.identity import new_ask
-from enforcer.join import join
+from enforcer.join import join, key_der, readmit
 from enforcer.node import Node
+from enforcer.skew import ServerClock
+from limen import tlsport
 from limen.api.public import public_api
-from limen.serve import _listen, _node_server, _server_context, _uvicorn
+from limen.serve import _listen, _node_server, _uvicorn
+from mesh.bundle import TrustBundle
+from mesh.clock import ManualClock
+from mesh.database import open_database
 from mesh.problems import Forbidden, Invalid, Unavailable
 from mesh.proto import node_pb2 as pb
-from tests.world import RULES, World
+from mesh.spiffe import TrustDomain
+from mesh.wrapping import WrappingKey
+from tests.world import DOMAIN, RULES, World
 
 
 class Doors:
@@ -28,7 +39,9 @@ class Doors:
         sock = _listen("127.0.0.1", 0)
         self.url = f"https://127.0.0.1:{sock.getsockname()[1]}"
         self.world.app.locate(url=self.url, node_api=f"127.0.0.1:{port}")
-        self.tls = _uvicorn(public_api(self.world.app, self.worker), context=_server_context(self.world.app))
+        self.tls = _uvicorn(
+            public_api(self.world.app, self.worker), context=tlsport.context_of(*self.world.app.server_pem())
+        )
         self.task = asyncio.ensure_future(self.tls.serve(sockets=[sock]))
         async with asyncio.timeout(10):
             while not self.tls.started:
@@ -77,8 +90,9 @@ def test_an_agent_joins_is_known_and_gets_what_it_asks_for(world_now: World) -> 
             assert issued[0].spiffe_id == "spiffe://world.test/user/1000"
             update = await anext(aiter_of(node))
             assert update.releases == []
-            chain, key, bundle = await node.renew()
-            state.chain, state.key = chain, key
+            key = ec.generate_private_key(ec.SECP256R1())
+            chain, bundle = await node.renew(key)
+            state.chain, state.key = chain, key_der(key)
             await node.adopt()
             assert (await node.issue([ask]))[0].code == ""
             assert bundle
@@ -130,3 +144,114 @@ def test_another_server_than_the_pinned_one_is_refused(world_now: World, tmp_pat
 
     asyncio.run(run())
     other.app.close()
+
+
+def test_every_answer_says_what_time_it_is_at_the_server(world_now: World) -> None:
+    async def run() -> None:
+        async with Doors(world_now) as doors:
+            state = await asyncio.to_thread(join, doors.url, doors.token())
+            here = ManualClock(world_now.clock.now() + dt.timedelta(minutes=4))
+            clock = ServerClock(here)
+            node = Node(state, clock)
+            await node.report_endpoints([])
+            assert (clock.is_known, clock.skew) == (True, dt.timedelta(minutes=4))
+            here.advance(dt.timedelta(minutes=-9))
+            await anext(aiter_of(node))
+            assert clock.skew == dt.timedelta(minutes=-5)
+            await node.close()
+
+    asyncio.run(run())
+
+
+def test_a_ban_ends_a_watch_and_every_call_and_the_way_back(world_now: World) -> None:
+    async def run() -> None:
+        async with Doors(world_now) as doors:
+            state = await asyncio.to_thread(join, doors.url, doors.token())
+            node = Node(state)
+            watch = aiter_all(node)
+            await anext(watch)
+            await asyncio.get_running_loop().run_in_executor(
+                doors.worker, lambda: world_now.app.ban_node(state.name, reason="stolen", actor="test")
+            )
+            with pytest.raises(Unavailable, match="LM1243"):
+                while True:
+                    await anext(watch)
+            assert node.refused
+            with pytest.raises(Unavailable, match="LM1243"):
+                await node.report_endpoints([])
+            key = ec.generate_private_key(ec.SECP256R1())
+            with pytest.raises(Forbidden, match="LM1243"):
+                await asyncio.to_thread(readmit, state, key)
+            world_now.app.nodes.allow(state.name, actor="test")
+            await asyncio.to_thread(readmit, state, key)
+            await node.close()
+
+    asyncio.run(run())
+
+
+async def aiter_all(node: Node) -> AsyncIterator[pb.Update]:
+    async for update in node.watch(0):
+        yield update
+
+
+def test_the_fence_follows_the_roots_under_live_agents(world_now: World) -> None:
+    """Another authority takes over while an agent is connected: it stays, and a node of the new roots comes in."""
+
+    async def run() -> None:
+        async with Doors(world_now) as doors:
+            app = world_now.app
+            state = await asyncio.to_thread(join, doors.url, doors.token())
+            node = Node(state)
+            await node.report_endpoints([])
+            old = app._authority
+            new = swap_authority(world_now, keep=old.bundle.x509_authorities)
+            fresh = await asyncio.to_thread(join, doors.url, doors.token())
+            assert new.bundle.x509_authorities[-1] not in old.bundle.x509_authorities
+            newcomer = Node(fresh)
+            await newcomer.report_endpoints([])
+            # the connection from before lives, and so does a new one with the old root's SVID
+            await node.report_endpoints([])
+            again = Node(state)
+            await again.report_endpoints([])
+            # the old root is gone: its nodes are refused at the fence, and come back by the other door
+            swap_authority(world_now, keep=())
+            outside = Node(state)
+            with pytest.raises(Unavailable, match="LM3444"):
+                await outside.report_endpoints([])
+            key = ec.generate_private_key(ec.SECP256R1())
+            admission = await asyncio.to_thread(readmit, state, key)
+            admission.into(state)
+            await outside.adopt()
+            await outside.report_endpoints([])
+            for item in (node, newcomer, again, outside):
+                await item.close()
+
+    asyncio.run(run())
+
+
+def swap_authority(world: World, keep: tuple[bytes, ...]) -> Authority:
+    """Give the server an authority with other roots; the server's own key and the rest stay."""
+    engine = open_database("sqlite://")
+    made = open_authority(
+        engine, WrappingKey(bytes(32), beside_state=False), trust_domain=TrustDomain(DOMAIN), now=world.clock.now()
+    )
+    old = world.app._authority
+    roots = (*keep, *made.bundle.x509_authorities)
+    swapped = Swapped(made, old, roots)
+    world.app._authority = world.app.nodes._authority = swapped  # type: ignore[assignment]
+    world.app._changed()
+    return swapped  # type: ignore[return-value]
+
+
+class Swapped:
+    """An authority's X.509 half with another one's server key."""
+
+    def __init__(self, made: Authority, old: Authority, roots: tuple[bytes, ...]) -> None:
+        self._made, self._old, self._roots = made, old, roots
+
+    @property
+    def bundle(self) -> TrustBundle:
+        return dataclasses.replace(self._made.bundle, x509_authorities=self._roots)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._old if name.startswith("server") else self._made, name)

@@ -1,0 +1,98 @@
+"""The routes of nodes: on the TLS port to join, attest and come back; on `server.sock` to list, ban and allow.
+
+What strangers send is bounded before it is read, and counted by their address before anything is computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+from fastapi import Depends, FastAPI, Request
+
+from limen.api.schemas import BanBody, JoinBody, ReadmitBody
+from limen.app import App
+from limen.limits import PeerLimits
+from mesh.problems import Invalid, Unavailable
+
+T = TypeVar("T")
+Json = Any
+MAX_BODY_BYTES = 65_536
+# a rack behind one address may start at once; whoever asks more waits a little
+_RATE, _BURST = 5.0, 100.0
+
+
+def mount_public(api: FastAPI, app: App, worker: Executor) -> None:
+    """Mount what agents use before they have an SVID."""
+    limits = PeerLimits(rate=_RATE, burst=_BURST)
+
+    async def run(work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(worker, work)
+
+    async def bounded(request: Request) -> None:
+        _count(limits, request)
+
+    @api.post("/v1/node/join", dependencies=[Depends(bounded)])
+    async def join(body: JoinBody) -> Json:
+        spki = decoded(body.spki)
+        return await run(lambda: app.join(body.token, spki))
+
+    @api.post("/v1/node/nonce", dependencies=[Depends(bounded)])
+    async def nonce() -> Json:
+        # no state and no database: not worth a turn of the worker
+        return app.nodes.nonce()
+
+    @api.post("/v1/node/readmit", dependencies=[Depends(bounded)])
+    async def readmit(body: ReadmitBody) -> Json:
+        spki, key, signature = decoded(body.spki), decoded(body.key), decoded(body.signature)
+        return await run(
+            lambda: app.nodes.readmit(body.node, nonce=body.nonce, spki=spki, key=key, signature=signature)
+        )
+
+
+def mount_local(api: FastAPI, app: App, run: Callable[[Callable[[], Json]], Any]) -> None:
+    """Mount what people on the server's host use."""
+
+    @api.get("/v1/nodes")
+    async def nodes() -> Json:
+        return await run(app.nodes.list)
+
+    @api.get("/v1/pins")
+    async def pins() -> Json:
+        return await run(app.pins)
+
+    @api.post("/v1/nodes/{node}/ban")
+    async def ban(node: str, body: BanBody, request: Request) -> Json:
+        actor = str(request.state.peer)
+        return await run(lambda: app.ban_node(node, reason=body.reason, actor=actor))
+
+    @api.post("/v1/nodes/{node}/allow")
+    async def allow(node: str, request: Request) -> Json:
+        actor = str(request.state.peer)
+        return await run(lambda: app.nodes.allow(node, actor=actor))
+
+
+def decoded(text: str) -> bytes:
+    """Read base64.
+
+    Raises Invalid LM5213.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as err:
+        raise Invalid("LM5213") from err
+
+
+def _count(limits: PeerLimits, request: Request) -> None:
+    """Count a request against its peer's address.
+
+    Raises Unavailable LM1241.
+    """
+    peer = request.client.host if request.client is not None else ""
+    if not limits.take(peer, time.monotonic()):
+        raise Unavailable("LM1241")

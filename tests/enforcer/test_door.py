@@ -1,0 +1,27 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enforcer.door import Door, pin_of, time_of
+from mesh.problems import Forbidden, Unavailable
+from tests.pki import Pki
+
+
+def test_the_pin_is_of_the_key_and_not_of_the_certificate() -> None:
+    pki = Pki()
+    one, two = pki.leaf(), pki.leaf()
+    again = pki.leaf(key=one.key)
+    assert pin_of(one.der) == pin_of(again.der) != pin_of(two.der)
+    assert pin_of(b"x") == ""
+
+
+@given(st.dictionaries(st.text(), st.recursive(st.none() | st.text() | st.integers(), st.lists)))
+def test_any_refusal_is_a_problem(told: dict[str, object]) -> None:
+    door = Door("https://127.0.0.1:1", "sha256:0")
+    with pytest.raises((Forbidden, Unavailable)):
+        door._refuse(told)
+
+
+@pytest.mark.parametrize("answer", [{}, {"time": 7}, {"time": "soon"}], ids=str)
+def test_an_answer_may_say_no_time(answer: dict[str, object]) -> None:
+    assert time_of(answer) is None

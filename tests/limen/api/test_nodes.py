@@ -1,0 +1,62 @@
+"""The routes of nodes, with the callers that nobody knows."""
+
+import asyncio
+import base64
+import pathlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from limen.api.public import public_api
+from tests.world import World, make_world
+
+
+@pytest.fixture
+def world(tmp_path: pathlib.Path) -> Iterator[World]:
+    found = make_world(tmp_path / "state")
+    yield found
+    found.app.close()
+
+
+def post(world: World, path: str, *bodies: bytes) -> list[httpx2.Response]:
+    async def run() -> list[httpx2.Response]:
+        with ThreadPoolExecutor(1) as worker:
+            transport = httpx2.ASGITransport(app=public_api(world.app, worker))
+            async with httpx2.AsyncClient(transport=transport, base_url="https://x") as client:
+                headers = {"content-type": "application/json"}
+                return [await client.post(path, content=body, headers=headers) for body in bodies]
+
+    return asyncio.run(run())
+
+
+def test_one_address_gets_so_many_tries(world: World) -> None:
+    found = [answer.status_code for answer in post(world, "/v1/node/nonce", *[b""] * 120)]
+    assert found[0] == 200
+    assert found[-1] == 503
+    assert found.count(200) <= 105
+
+
+def test_nobody_leaves_a_row_without_a_proof(world: World) -> None:
+    spki = base64.b64encode(world.spki()).decode()
+    body = f'{{"node": "n", "nonce": "AA==", "spki": "{spki}", "key": "{spki}", "signature": "AA=="}}'.encode()
+    (answer,) = post(world, "/v1/node/readmit", body)
+    assert (answer.status_code, answer.json()["problem"]["code"]) == (403, "LM1240")
+    assert world.app.nodes.list() == []
+    assert world.app.status()["records"] == 0
+
+
+def test_a_large_body_is_refused_unread(world: World) -> None:
+    (answer,) = post(world, "/v1/node/join", b'{"token": "' + b"x" * 70_000)
+    assert (answer.status_code, answer.json()["problem"]["code"]) == (413, "LM1258")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["join", "nonce", "readmit"]), st.binary(max_size=200) | st.text().map(str.encode))
+def test_no_bytes_are_a_bug(world: World, route: str, body: bytes) -> None:
+    (answer,) = post(world, f"/v1/node/{route}", body)
+    assert answer.status_code in ({200} if route == "nonce" else {403, 422})
+    assert route == "nonce" or answer.json()["problem"]["code"] == "LM1256"
