@@ -102,6 +102,7 @@ class Entitlement:
     hint: str
     direct: bool
     container_bound: bool
+    federates_with: tuple[TrustDomain, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +160,7 @@ class RuleSet:
             hint=rule.hint,
             direct=rule.direct,
             container_bound=rule.is_container_bound,
+            federates_with=rule.federates_with,
         )
 
     def explain(self, facts: Facts) -> tuple[RuleVerdict, ...]:

@@ -28,8 +28,10 @@ from ca.authority import Authority
 from ca.registration import Refusal
 from limen import store
 from limen.agents import Agents
+from limen.federations import Federations
 from limen.nodes import Nodes
 from limen.rulesfile import RulesFile
+from limen.serversvid import ServerSvid
 from limen.values import Ask, Endpoint, Issued, State
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock, format_time
@@ -77,6 +79,16 @@ class App:
             answer=self._admission,
         )
         self._rules.refresh()
+        self.svid = ServerSvid(authority=authority, clock=clock, record=self._record)
+        self.federations = Federations(
+            engine=engine,
+            own=self.bundle,
+            clock=clock,
+            random=random,
+            record=self._record,
+            changed=self._changed,
+            rules=lambda: self._rules.rules,
+        )
 
     def close(self) -> None:
         """Close the database and the log."""
@@ -117,8 +129,9 @@ class App:
             listener()
 
     def tick(self) -> None:
-        """Once in a while: see a changed identities.yaml."""
+        """Once in a while: see a changed identities.yaml, renew the server's own SVID."""
         self._refresh_rules()
+        self.svid.renew()
 
     def _refresh_rules(self) -> None:
         if self._rules.refresh():
@@ -231,6 +244,7 @@ class App:
             direct=entitled.direct,
             hint=entitled.hint,
             container_bound=entitled.container_bound,
+            federates_with=tuple(str(found) for found in entitled.federates_with),
         )
 
     def identities(self) -> Json:
@@ -298,7 +312,8 @@ class App:
             epoch=activations[-1].epoch if activations else since,
             candidate=candidate.to_bytes() if candidate is not None else b"",
             reviewers=reviewers,
-            endpoints=self._agents.endpoints(),
+            endpoints=(*self._agents.endpoints(), *self.federations.endpoints()),
+            federated=self.federations.bundles(),
             rotation=self._rotation,
             identity_rules=self._rules.version,
         )

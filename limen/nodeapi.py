@@ -190,6 +190,7 @@ def _issued_pb(found: Issued) -> pb.IssuedSvid:
         direct=found.direct,
         hint=found.hint,
         container_bound=found.container_bound,
+        federates_with=found.federates_with,
     )
 
 
@@ -205,4 +206,5 @@ def _update_pb(state: State) -> pb.Update:
         ],
         rotation=state.rotation,
         identity_rules=state.identity_rules,
+        federated=dict(state.federated),
     )

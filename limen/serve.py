@@ -1,7 +1,8 @@
 """The server process: wires `limen.app.App` to its doors and runs them until a signal.
 
-Doors: `server.sock` (HTTP, this host, peer credentials), one TLS port (joining; the standards' public documents), and
-the node API (gRPC, mutual TLS). All work on `App` runs on one thread; this module decides nothing.
+Doors: `server.sock` (HTTP, this host, peer credentials), one TLS port (joining; the standards' public documents), one
+more that shows an X.509-SVID (the bundle, for https_spiffe), and the node API (gRPC, mutual TLS). All work on `App`
+runs on one thread; this module decides nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import grpc
 import uvicorn
 from fastapi import FastAPI
 
+from ca.federation import WELL_KNOWN
 from limen import lifecycle, tlsport
 from limen.api.local import local_api
 from limen.api.peer import PeerProtocol
 from limen.api.public import public_api
+from limen.api.wellknown import Documents, check_issuer, wellknown_api
 from limen.app import App
+from limen.federations import keep_polling
 from limen.nodeapi import NodeService
 from limen.opening import open_app
 from mesh import telemetry
@@ -45,24 +49,36 @@ class _Server(uvicorn.Server):
 
 
 def run(
-    state: pathlib.Path, *, trust_domain: str, listen: str, database: str | None, reviewers: pathlib.Path | None
+    state: pathlib.Path,
+    *,
+    trust_domain: str,
+    listen: str,
+    database: str | None,
+    reviewers: pathlib.Path | None,
+    web: tuple[bytes, bytes] | None = None,
+    jwt_issuer: str | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Raises Conflict when another server runs on this state, Invalid for an address that cannot be listened on.
+    ``web`` is a web certificate for the public port: key and chain, PEM. ``jwt_issuer`` makes this an OIDC issuer.
+
+    Raises Conflict when another server runs on this state, Invalid for an address that cannot be listened on, LM1515
+    for an issuer and LM1516 for a certificate that cannot be used.
     """
     with lifecycle.only_one(state, "server"):
         lifecycle.die_with_parent()
         telemetry.configure()
         prepare_state(state)
+        shown = None if web is None else tlsport.web_context(*web)
+        issuer = None if jwt_issuer is None else check_issuer(jwt_issuer)
         app = open_app(state, trust_domain=trust_domain, database=database, reviewers=reviewers)
         try:
-            asyncio.run(_serve(app, state, listen))
+            asyncio.run(_serve(app, state, listen, shown, issuer))
         finally:
             app.close()
 
 
-async def _serve(app: App, state: pathlib.Path, listen: str) -> None:
+async def _serve(app: App, state: pathlib.Path, listen: str, web: ssl.SSLContext | None, issuer: str | None) -> None:
     stop = lifecycle.stop_event(asyncio.get_running_loop())
     host, _, port = listen.partition(":")
     path = state / "server.sock"
@@ -72,25 +88,34 @@ async def _serve(app: App, state: pathlib.Path, listen: str) -> None:
         known = _known_ports(state)
         tls_socket = _listen_again(host, int(port or 0), known.get("tls", 0))
         node_server, node_port = await _node_server(app, worker, host, known.get("node", 0))
-        _remember_ports(state, {"tls": tls_socket.getsockname()[1], "node": node_port})
+        federation_socket = _listen_again(host, 0, known.get("federation", 0))
+        federation_port = federation_socket.getsockname()[1]
+        _remember_ports(state, {"tls": tls_socket.getsockname()[1], "node": node_port, "federation": federation_port})
         address = f"https://{host}:{tls_socket.getsockname()[1]}"
         app.locate(url=address, node_api=f"{host}:{node_port}")
         tls = tlsport.TlsPort(tlsport.context_of(*app.server_pem()))
+        if web is not None:
+            tls.serve_default(web)
+        app.svid.renew()
+        documents = Documents(app.bundle, issuer)
         local_socket = _listen_unix(path)
         metrics = telemetry.serve_metrics()
         doors = [
             (_uvicorn(local_api(app, worker), protocol=PeerProtocol), local_socket),
-            (_uvicorn(public_api(app, worker), context=tls.context), tls_socket),
+            (_uvicorn(wellknown_api(documents, worker, public_api(app, worker)), context=tls.context), tls_socket),
+            (_uvicorn(wellknown_api(documents, worker), context=app.svid.context), federation_socket),
         ]
         async with asyncio.TaskGroup() as group:
             for door, found in doors:
                 group.create_task(door.serve(sockets=[found]))
             group.create_task(_keep(app, worker, stop))
+            group.create_task(keep_polling(app.federations, worker, stop))
             lifecycle.announce(
                 state,
                 "server",
                 {
                     "tls": address,
+                    "federation": f"https://{host}:{federation_port}{WELL_KNOWN}",
                     "node": f"{host}:{node_port}",
                     "socket": str(path),
                     "metrics": f"http://127.0.0.1:{metrics}/metrics",

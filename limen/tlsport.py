@@ -12,7 +12,10 @@ import os
 import ssl
 from collections.abc import Iterable
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+
+from mesh.problems import Invalid
 
 SERVER_NAME = "limen-server"
 # Mozilla "intermediate" (Federation §5.2.1.1 and §5.2.2.1 ask for no less); TLS 1.3's own suites are always on
@@ -87,10 +90,25 @@ def harden(context: ssl.SSLContext) -> None:
     context.options |= ssl.OP_NO_COMPRESSION
 
 
+def web_context(key_pem: bytes, chain_pem: bytes) -> ssl.SSLContext:
+    """A server's context that shows a web certificate that somebody configured.
+
+    Raises Invalid LM1516 for a key or chain that cannot be read or do not belong together.
+    """
+    try:
+        return context_of(key_pem, chain_pem)
+    except TypeError as err:
+        raise Invalid("LM1516", reason="the key is locked by a passphrase") from err
+    except (ValueError, UnsupportedAlgorithm) as err:
+        raise Invalid("LM1516", reason="the key cannot be read") from err
+    except ssl.SSLError as err:
+        raise Invalid("LM1516", reason=err.reason or "they do not belong together") from err
+
+
 def context_of(key_pem: bytes, chain_pem: bytes) -> ssl.SSLContext:
     """A server's context that shows this chain, leaf first.
 
-    Raises ValueError or ssl.SSLError for a key or chain that cannot be read or do not belong together.
+    Raises TypeError, ValueError or ssl.SSLError for a key or chain that cannot be read or do not belong together.
     """
     # a key that is locked would make OpenSSL ask for a passphrase on the terminal
     serialization.load_pem_private_key(key_pem, None)

@@ -28,6 +28,7 @@ class Issued:
     direct: bool = False
     hint: str = ""
     container_bound: bool = False
+    federates_with: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,3 +53,4 @@ class State:
     endpoints: tuple[Endpoint, ...]
     rotation: int
     identity_rules: int
+    federated: Mapping[str, bytes] = dataclasses.field(default_factory=dict)

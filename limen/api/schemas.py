@@ -42,6 +42,27 @@ class BanBody(Body):
     reason: str = Field(default="", max_length=400)
 
 
+class RelationshipBody(Body):
+    """A relationship with another trust domain; ``bundle`` is the first one, a SPIFFE document or PEM."""
+
+    trust_domain: str = Field(max_length=300)
+    url: str = Field(max_length=2048)
+    profile: str = Field(max_length=80)
+    endpoint_id: str | None = Field(default=None, max_length=2100)
+    web_roots: str = Field(default="", max_length=4 << 20)
+    bundle: str | None = Field(default=None, max_length=4 << 20)
+    replace: bool = False
+
+
+class ReachBody(Body):
+    """Where a service of another trust domain is reached."""
+
+    spiffe_id: str = Field(max_length=2100)
+    address: str = Field(max_length=64)
+    port: int = Field(ge=1, le=65535)
+    is_gone: bool = False
+
+
 class ExplainBody(Body):
     """The attested facts of a process; a key may repeat."""
 

@@ -18,5 +18,4 @@ def _later(name: str) -> click.Command:
     return command
 
 
-federation = _later("federation")
 install = _later("install")

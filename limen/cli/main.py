@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "flows": ("limen.cli.flows", "flows", "Show flows."),
     "learn": ("limen.cli.learn", "learn", "Propose policies from traffic."),
     "audit": ("limen.cli.audit", "audit", "Read, verify and export the audit log."),
-    "federation": ("limen.cli.later", "federation", "Exchange bundles with other trust domains (not yet)."),
+    "federation": ("limen.cli.federation", "federation", "Believe identities of other trust domains."),
     "install": ("limen.cli.later", "install", "Print installation files (not yet)."),
 }
 

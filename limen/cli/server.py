@@ -7,6 +7,7 @@ import pathlib
 import click
 
 from limen.cli import context
+from mesh.problems import Invalid
 
 
 @click.command()
@@ -19,8 +20,52 @@ from limen.cli import context
     default=None,
     help="The first reviewer set; one local key by default.",
 )
-def server(trust_domain: str, listen: str, database: str | None, reviewers: pathlib.Path | None) -> None:
+@click.option(
+    "--tls-cert",
+    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    default=None,
+    help="A web certificate for the public port: PEM chain, leaf first.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    default=None,
+    help="The private key of `--tls-cert`, PEM.",
+)
+@click.option("--jwt-issuer", default=None, help="URL of the OIDC issuer that JWT-SVIDs name.")
+def server(
+    trust_domain: str,
+    listen: str,
+    database: str | None,
+    reviewers: pathlib.Path | None,
+    tls_cert: pathlib.Path | None,
+    tls_key: pathlib.Path | None,
+    jwt_issuer: str | None,
+) -> None:
     """Run the server in the foreground until SIGTERM."""
     from limen import serve  # noqa: PLC0415  heavy imports only for the process that needs them
 
-    serve.run(context.state(), trust_domain=trust_domain, listen=listen, database=database, reviewers=reviewers)
+    serve.run(
+        context.state(),
+        trust_domain=trust_domain,
+        listen=listen,
+        database=database,
+        reviewers=reviewers,
+        web=_web(tls_cert, tls_key),
+        jwt_issuer=jwt_issuer,
+    )
+
+
+def _web(certificate: pathlib.Path | None, key: pathlib.Path | None) -> tuple[bytes, bytes] | None:
+    """The key and the chain of the public port.
+
+    Raises Invalid LM1516 when only one is given, or a file cannot be read.
+    """
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise Invalid("LM1516", reason="one of both is missing")
+    try:
+        return key.read_bytes(), certificate.read_bytes()
+    except OSError as err:
+        raise Invalid("LM1516", reason=f"`{err.filename}`: {err.strerror}") from err

@@ -164,6 +164,7 @@ class IssuedSvid(_message.Message):
     DIRECT_FIELD_NUMBER: _builtins.int
     HINT_FIELD_NUMBER: _builtins.int
     CONTAINER_BOUND_FIELD_NUMBER: _builtins.int
+    FEDERATES_WITH_FIELD_NUMBER: _builtins.int
     ref: _builtins.str
     code: _builtins.str
     """empty, or why there is no SVID (LMnnnn)"""
@@ -182,6 +183,10 @@ class IssuedSvid(_message.Message):
     def chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """DER, leaf first"""
 
+    @_builtins.property
+    def federates_with(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """trust domains whose bundles the workload is given"""
+
     def __init__(
         self,
         *,
@@ -194,10 +199,11 @@ class IssuedSvid(_message.Message):
         direct: _builtins.bool = ...,
         hint: _builtins.str = ...,
         container_bound: _builtins.bool = ...,
+        federates_with: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "code", b"code", "container_bound", b"container_bound", "direct", b"direct", "facts", b"facts", "hint", b"hint", "ref", b"ref", "rule", b"rule", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "code", b"code", "container_bound", b"container_bound", "direct", b"direct", "facts", b"facts", "federates_with", b"federates_with", "hint", b"hint", "ref", b"ref", "rule", b"rule", "spiffe_id", b"spiffe_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

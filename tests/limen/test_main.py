@@ -19,7 +19,7 @@ def test_a_problem_exits_with_the_status_of_its_class(
 ) -> None:
     assert run(["--state", str(tmp_path), "status"]) == 3
     assert "LM5201" in capsys.readouterr().err
-    assert run(["federation", "list"]) == 2
+    assert run(["install", "kubernetes"]) == 2
     assert "LM0001" in capsys.readouterr().err
     assert run(["explain", "LM9999"]) == 2
 

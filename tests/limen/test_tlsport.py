@@ -9,7 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from limen import tlsport
-from limen.tlsport import SERVER_NAME, TlsPort, context_of
+from limen.tlsport import SERVER_NAME, TlsPort, context_of, web_context
+from mesh.problems import Problem
 
 _CA = trustme.CA()
 
@@ -93,6 +94,16 @@ def test_a_locked_key_is_refused_without_asking_anybody() -> None:
     )
     with pytest.raises(TypeError):
         context_of(locked, issued.cert_chain_pems[0].bytes())
+
+
+@pytest.mark.parametrize("key", [b"", b"-----BEGIN PRIVATE KEY-----", b"x"], ids=["empty", "cut", "no-pem"])
+def test_a_configured_certificate_that_cannot_be_used_is_refused_with_a_code(key: bytes) -> None:
+    with pytest.raises(Problem, match="LM1516"):
+        web_context(key, b"")
+    with pytest.raises(Problem, match="LM1516"):
+        web_context(
+            _CA.issue_cert("a.test").private_key_pem.bytes(), _CA.issue_cert("b.test").cert_chain_pems[0].bytes()
+        )
 
 
 def test_a_key_of_another_certificate_is_refused() -> None:

@@ -12,8 +12,11 @@ import pytest
         (("--database", "mysql://x"), "LM5003"),
         (("--reviewers", "/none"), "LM2403"),
         (("--listen", "203.0.113.1"), "LM5212"),
+        (("--jwt-issuer", "http://x"), "LM1515"),
+        (("--tls-cert", "/none"), "LM1516"),
+        (("--tls-cert", "/none", "--tls-key", "/none"), "LM1516"),
     ],
-    ids=["trust-domain", "database", "reviewers", "listen"],
+    ids=["trust-domain", "database", "reviewers", "listen", "issuer", "no-key", "no-file"],
 )
 def test_settings_that_do_not_fit_are_refused_with_a_code(
     arguments: tuple[str, ...], code: str, tmp_path: object
