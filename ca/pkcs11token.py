@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pkcs11
 
 _T = TypeVar("_T")
+_TIDY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _CURVES = {KeyAlgorithm.P256: "secp256r1", KeyAlgorithm.P384: "secp384r1"}
 _BITS = {KeyAlgorithm.RSA_2048: 2048, KeyAlgorithm.RSA_3072: 3072, KeyAlgorithm.RSA_4096: 4096}
 
@@ -161,10 +163,13 @@ class Token:
         )
         with self._lock, self._reported():
             try:
-                return act(self._open())
-            except gone:
-                self._session = None
-                return act(self._open())
+                try:
+                    return act(self._open())
+                except gone:
+                    self._session = None
+                    return act(self._open())
+            finally:
+                _forget_errors()
 
     def _open(self) -> pkcs11.Session:
         if self._session is not None and self._process == os.getpid():
@@ -199,3 +204,14 @@ class Token:
         except (self._pkcs11.PKCS11Error, RuntimeError) as err:
             reason = f"{type(err).__name__} {err}".strip()[:200]
             raise Unavailable("LM1603", source=f"pkcs11:{self.uri.module}", reason=reason) from err
+
+
+def _forget_errors() -> None:
+    """Empty this thread's queue of OpenSSL errors.
+
+    A token's library may use the same OpenSSL as Python's `ssl`. What it leaves in the queue, SoftHSM's "no such
+    engine" for one, would be reported as the failure of the next certificate that `ssl` loads. Every attempt to load
+    a chain, this one too, begins with an empty queue.
+    """
+    with contextlib.suppress(OSError):
+        _TIDY.load_cert_chain("")

@@ -98,6 +98,18 @@ def test_a_forked_process_begins_anew(token: Token) -> None:
     assert made.sign(b"parent")
 
 
+def test_errors_that_the_library_leaves_behind_are_not_pythons(token: Token) -> None:
+    import ssl
+
+    from tests.ca.upstream.chains import root
+
+    library = pkcs11.lib(str(token.uri.module))
+    token.close()
+    library.reinitialize()
+    token.labels()
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=root().der)
+
+
 def test_a_wrong_pin_is_tried_once(tmp_path: pathlib.Path) -> None:
     text = make_token(tmp_path, "locked")
     pin = tmp_path / "pin-locked"
