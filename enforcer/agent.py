@@ -24,8 +24,9 @@ from enforcer.callers import Callers
 from enforcer.control import Conversation
 from enforcer.control import listen as listen_control
 from enforcer.delivery import Delivery
+from enforcer.federated import Federated
 from enforcer.holders import is_complete
-from enforcer.identity import new_ask, read_issued
+from enforcer.identity import Identity, new_ask, read_issued
 from enforcer.membership import Attest, Membership
 from enforcer.node import Node, pause
 from enforcer.nodestate import NodeState
@@ -65,6 +66,7 @@ class Agent:
         self._domain = TrustDomain.parse(node_state.trust_domain)
         self._bundle = parse_bundle(self._domain, node_state.bundle)
         self._releases = Releases(folder / "agent", node_state, wrapping)
+        self._federated = Federated(folder / "agent", self._domain)
         # when to renew is decided by the server's time, as far as it is known
         self._time = ServerClock(clock)
         self._node = Node(node_state, self._time)
@@ -181,6 +183,10 @@ class Agent:
         if before is not self._releases.active or candidate != self._releases.candidate:
             self._tell(self._releases.message())
         await self._take_bundle(bytes(update.bundle))
+        if self._federated.take({name: bytes(data) for name, data in update.federated.items()}) or (
+            before is not self._releases.active and self._federated.every()
+        ):
+            self._reidentify()
         self._endpoints = list(update.endpoints)
         self._tell(self._endpoints_message())
         if self._rotation not in {-1, update.rotation}:
@@ -197,10 +203,14 @@ class Agent:
         bundle = parse_bundle(self._domain, data)
         if bundle != self._bundle:
             self._bundle = bundle
-            for workload in self._workloads.values():
-                if workload.identity is not None:
-                    workload.identify(workload.identity)
+            self._reidentify()
             await self._callers.announce()
+
+    def _reidentify(self) -> None:
+        """Tell every sidecar its bundles again: what they vouch for no longer, it closes."""
+        for workload in self._workloads.values():
+            if workload.identity is not None:
+                workload.identify(workload.identity)
 
     def _tell(self, message: Message) -> None:
         for workload in self._workloads.values():
@@ -222,7 +232,10 @@ class Agent:
             for address, port, _ in found.ports.inbound
         ]
         key = sorted((item.spiffe_id, item.address, item.port) for item in mine)
-        known = sorted((item.spiffe_id, item.address, item.port) for item in self._endpoints)
+        ours = f"{self._domain.id}/"
+        known = sorted(
+            (item.spiffe_id, item.address, item.port) for item in self._endpoints if item.spiffe_id.startswith(ours)
+        )
         if not set(key) <= set(known) or self._stale(known, key):
             with contextlib.suppress(Unavailable):
                 await self._node.report_endpoints(mine)
@@ -471,14 +484,20 @@ class Agent:
             self._log.error("application ports are not guarded", reason=str(problem))
 
     def bundles(self) -> dict[str, TrustBundle]:
-        """The bundles by trust domain name."""
-        return {self._domain.name: self._bundle}
+        """All bundles by trust domain name."""
+        return {**self._federated.every(), self._domain.name: self._bundle}
+
+    def _given(self, identity: Identity) -> dict[str, TrustBundle]:
+        """The bundles that the sidecar of an identity is given."""
+        active = self._releases.active
+        policies = active.policies if active is not None else None
+        return {**self._federated.given(identity, policies), self._domain.name: self._bundle}
 
     def _feed(self) -> Feed:
         return Feed(
             policy=self._releases.message,
             endpoints=self._endpoints_message,
-            bundles=self.bundles,
+            bundles=self._given,
             records=self._delivery.take,
             flows=self._delivery.take_flows,
         )

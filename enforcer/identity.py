@@ -29,6 +29,7 @@ class Identity:
     hint: str
     direct: bool
     renew_at: dt.datetime
+    federates_with: tuple[str, ...] = ()
 
 
 Facts = Sequence[tuple[str, str]]
@@ -63,6 +64,7 @@ def read_issued(found: pb.IssuedSvid, key: bytes, now: dt.datetime) -> Identity:
         hint=found.hint,
         direct=found.direct,
         renew_at=half_life(now, not_after),
+        federates_with=tuple(found.federates_with),
     )
 
 

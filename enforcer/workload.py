@@ -59,7 +59,7 @@ class Feed:
 
     policy: Callable[[], Message]
     endpoints: Callable[[], Message]
-    bundles: Callable[[], Mapping[str, TrustBundle]]
+    bundles: Callable[[Identity], Mapping[str, TrustBundle]]
     records: Callable[[Sequence[Mapping[str, object]]], Awaitable[None]]
     flows: Callable[[Sequence[Mapping[str, object]]], None]
 
@@ -134,7 +134,7 @@ class Workload:
             "key": wire.bytes_to_text(svid.key_pkcs8_der),
             "bundles": {
                 domain: [wire.bytes_to_text(der) for der in bundle.x509_authorities]
-                for domain, bundle in self._feed.bundles().items()
+                for domain, bundle in self._feed.bundles(self.identity).items()
             },
             "not_after": format_time(svid.not_after),
         }

@@ -23,6 +23,7 @@ from typing import Protocol
 
 import grpc
 
+from enforcer.federated import given_to
 from enforcer.identity import Identity
 from enforcer.process import read_stat
 from mesh.bundle import TrustBundle
@@ -193,8 +194,8 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         try:
             while True:
                 seen = self._identities.version
-                await self._entitled(caller, context)
-                bundles = self._identities.bundles()
+                identities = await self._entitled(caller, context)
+                bundles = given_to(identities, self._identities.bundles())
                 message = pb.X509BundlesResponse(
                     bundles={f"spiffe://{name}": b"".join(found.x509_authorities) for name, found in bundles.items()}
                 )
@@ -240,7 +241,7 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         raise AssertionError("abort raises")
 
     def _x509_message(self, identities: list[Identity]) -> pb.X509SVIDResponse:
-        bundles = self._identities.bundles()
+        bundles = given_to(identities, self._identities.bundles())
         svids = []
         hints: set[str] = set()
         for found in identities:

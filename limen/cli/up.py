@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -25,7 +25,27 @@ from mesh.problems import first_problem
     default=None,
     help="The first reviewer set; one local key by default.",
 )
-def up(trust_domain: str, listen: str, reviewers: pathlib.Path | None) -> None:
+@click.option(
+    "--tls-cert",
+    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    default=None,
+    help="A web certificate for the public port: PEM chain, leaf first.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    default=None,
+    help="The private key of `--tls-cert`, PEM.",
+)
+@click.option("--jwt-issuer", default=None, help="URL of the OIDC issuer that JWT-SVIDs name.")
+def up(
+    trust_domain: str,
+    listen: str,
+    reviewers: pathlib.Path | None,
+    tls_cert: pathlib.Path | None,
+    tls_key: pathlib.Path | None,
+    jwt_issuer: str | None,
+) -> None:
     """Run a server and an agent on this machine, in the foreground, until SIGTERM."""
     state = context.state()
     with lifecycle.only_one(state, "up"):
@@ -36,17 +56,26 @@ def up(trust_domain: str, listen: str, reviewers: pathlib.Path | None) -> None:
                     state,
                     trust_domain=trust_domain,
                     listen=listen,
-                    reviewers=reviewers.absolute() if reviewers else None,
+                    extra=_given(
+                        {"--reviewers": reviewers, "--tls-cert": tls_cert, "--tls-key": tls_key},
+                        {"--jwt-issuer": jwt_issuer},
+                    ),
                 )
             )
 
 
-async def run_up(state: pathlib.Path, *, trust_domain: str, listen: str, reviewers: pathlib.Path | None) -> None:
+def _given(files: Mapping[str, pathlib.Path | None], texts: Mapping[str, str | None]) -> list[str]:
+    """The options of the server that were given, as words."""
+    found = {name: str(path.absolute()) for name, path in files.items() if path is not None}
+    found |= {name: text for name, text in texts.items() if text is not None}
+    return [word for pair in found.items() for word in pair]
+
+
+async def run_up(state: pathlib.Path, *, trust_domain: str, listen: str, extra: Sequence[str] = ()) -> None:
     """Run both parts until a signal; the agent joins with a token that only this process sees."""
     stop = lifecycle.stop_event(asyncio.get_running_loop())
 
     async def server_arguments() -> tuple[Sequence[str], dict[str, str]]:
-        extra = ["--reviewers", str(reviewers)] if reviewers is not None else []
         return ["--state", str(state), "server", "--trust-domain", trust_domain, "--listen", listen, *extra], {}
 
     async def agent_arguments() -> tuple[Sequence[str], dict[str, str]]:

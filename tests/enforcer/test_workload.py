@@ -23,7 +23,7 @@ async def take(rows: Sequence[Mapping[str, object]]) -> None:
 FEED = Feed(
     policy=lambda: {"type": "policy", "epoch": 0, "active": None, "candidate": None},
     endpoints=lambda: {"type": "endpoints", "endpoints": []},
-    bundles=dict,
+    bundles=lambda identity: {},
     records=take,
     flows=lambda rows: None,
 )

@@ -53,7 +53,9 @@ class Provider:
             key_pkcs8_der=leaf.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
             not_after=leaf.certificate.not_valid_after_utc,
         )
-        return Identity(svid=svid, rule="r", hint=hint, direct=True, renew_at=svid.not_after)
+        return Identity(
+            svid=svid, rule="r", hint=hint, direct=True, renew_at=svid.not_after, federates_with=("other.test",)
+        )
 
     async def identities_of(self, caller: Caller) -> list[Identity]:
         self.callers.append(caller)
