@@ -15,7 +15,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.utils import CryptographyDeprecationWarning
 
 from mesh import canonicaljson
@@ -152,7 +152,7 @@ def _first_certificate(element: dict[str, Any]) -> bytes | None:
 
 
 def _public_jwk(der: bytes) -> dict[str, str]:
-    """The JWK parameters of a certificate's key (RFC 7518 §6, RFC 8037)."""
+    """The JWK parameters of a certificate's key (RFC 7518 §6, RFC 8037, and AKP of draft-ietf-cose-dilithium)."""
     key = x509.load_der_x509_certificate(der).public_key()
     if isinstance(key, ec.EllipticCurvePublicKey):
         size = (key.curve.key_size + 7) // 8
@@ -170,6 +170,8 @@ def _public_jwk(der: bytes) -> dict[str, str]:
         return {"kty": "RSA", "n": _b64url(_minimal(public.n)), "e": _b64url(_minimal(public.e))}
     if isinstance(key, ed25519.Ed25519PublicKey):
         return {"kty": "OKP", "crv": "Ed25519", "x": _b64url(key.public_bytes_raw())}
+    if isinstance(key, mldsa.MLDSA65PublicKey):
+        return {"kty": "AKP", "alg": "ML-DSA-65", "pub": _b64url(key.public_bytes_raw())}
     return {"kty": "AKP"}
 
 

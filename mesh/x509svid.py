@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
@@ -291,7 +291,7 @@ def _is_strong(subject: x509.Certificate, issuer: x509.Certificate) -> bool:
         elif isinstance(key, ec.EllipticCurvePublicKey):
             if key.curve.name not in _CURVES:
                 return False
-        elif not isinstance(key, ed25519.Ed25519PublicKey):
+        elif not isinstance(key, ed25519.Ed25519PublicKey | mldsa.MLDSA65PublicKey):
             return False
     try:
         algorithm = subject.signature_hash_algorithm
