@@ -146,7 +146,7 @@ def read_admission(door: Door, answer: Mapping[str, Any], key: ec.EllipticCurveP
             key=key,
             time=time_of(answer),
         )
-    except (KeyError, ValueError, TypeError, IndexError, x509.ExtensionNotFound) as err:
+    except (KeyError, ValueError, TypeError, IndexError, x509.ExtensionNotFound, x509.InvalidVersion) as err:
         raise Unavailable("LM3443", url=door.url, reason="its answer cannot be read") from err
     if leaf.public_key() != key.public_key():
         raise Forbidden("LM3451", url=door.url, reason="it certifies another key")

@@ -28,6 +28,8 @@ from ca.authority import Authority
 from ca.registration import Refusal
 from limen import store
 from limen.agents import Agents
+from limen.attestation import Attestation
+from limen.attestorsfile import AttestorsFile
 from limen.federations import Federations
 from limen.nodes import Nodes
 from limen.rulesfile import RulesFile
@@ -57,6 +59,7 @@ class App:
         authority: Authority,
         log: audit_log.Log,
         rules: RulesFile,
+        attestors: AttestorsFile,
         clock: Clock,
         random: Callable[[int], bytes],
     ) -> None:
@@ -78,6 +81,10 @@ class App:
             record=self._record,
             answer=self._admission,
         )
+        self.attestation = Attestation(
+            nodes=self.nodes, file=attestors, server_pin=authority.server_pin, clock=clock, random=random
+        )
+        self.attestation.refresh()
         self._rules.refresh()
         self.svid = ServerSvid(authority=authority, clock=clock, record=self._record)
         self.federations = Federations(
@@ -129,8 +136,10 @@ class App:
             listener()
 
     def tick(self) -> None:
-        """Once in a while: see a changed identities.yaml, renew the server's own SVID."""
+        """Once in a while: see a changed identities.yaml or attestors.yaml, renew the server's own SVID."""
         self._refresh_rules()
+        if self.attestation.refresh():
+            self._record("policy", "server", event="attestors", attestors=self.attestation.list())
         self.svid.renew()
 
     def _refresh_rules(self) -> None:

@@ -83,21 +83,36 @@ class Nodes:
         # (4)
         return self._let_in(node, spki, now, event="join")
 
-    def admit(self, node: str, *, attestor: str, facts: nodestore.Facts, spki: bytes, is_fresh: bool) -> Json:
+    def admit(
+        self,
+        node: str,
+        *,
+        attestor: str,
+        facts: nodestore.Facts,
+        spki: bytes,
+        is_fresh: bool,
+        proof: tuple[str, int] | None = None,
+    ) -> Json:
         """Let a node in that an attestor vouches for; ``is_fresh`` when its agent begins with an empty state.
 
-        Raises Invalid LM1203, Forbidden LM1243.
+        A ``proof`` that bears itself (its id, and when it ends) works with the first key that it came with alone.
+        Raises Invalid LM1203, Forbidden LM1243 and LM1260.
         """
         now = self._clock.now()
         keys.parse_spki(spki)
+        digest = hashlib.sha256(spki).hexdigest()
         with transaction(self._engine) as connection:
+            if proof is not None:
+                expires = dt.datetime.fromtimestamp(proof[1], tz=dt.UTC)
+                if not nodestore.bind_proof(connection, proof[0], digest, expires=expires, now=now):
+                    raise Forbidden("LM1260", attestor=attestor)
             self._refuse_banned(nodestore.get_node(connection, node))
             nodestore.admit_node(
                 connection,
                 node,
                 attestor=attestor,
                 facts=facts,
-                spki_sha256=hashlib.sha256(spki).hexdigest(),
+                spki_sha256=digest,
                 now=now,
             )
             if is_fresh:

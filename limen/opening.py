@@ -17,6 +17,7 @@ from ca import store as ca_store
 from ca.authority import open_authority
 from ca.keys import key_from_der
 from limen.app import App
+from limen.attestorsfile import AttestorsFile
 from limen.rulesfile import RulesFile
 from mesh.clock import Clock, SystemClock
 from mesh.database import migrate, open_database, sqlite_url, transaction
@@ -66,6 +67,7 @@ def open_app(
         authority=authority,
         log=log,
         rules=RulesFile(state / "identities.yaml"),
+        attestors=AttestorsFile(state / "attestors.yaml"),
         clock=clock,
         random=secrets.token_bytes,
     )

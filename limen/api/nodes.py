@@ -10,13 +10,14 @@ import base64
 import binascii
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request
 
-from limen.api.schemas import BanBody, JoinBody, ReadmitBody
+from limen.api.schemas import AttestBody, BanBody, ChallengeBody, JoinBody, ReadmitBody
 from limen.app import App
+from limen.attestation import Evidence
 from limen.limits import PeerLimits
 from mesh.problems import Invalid, Unavailable
 
@@ -25,6 +26,7 @@ Json = Any
 MAX_BODY_BYTES = 65_536
 # a rack behind one address may start at once; whoever asks more waits a little
 _RATE, _BURST = 5.0, 100.0
+_MAX_FETCHES = 32
 
 
 def mount_public(api: FastAPI, app: App, worker: Executor) -> None:
@@ -54,6 +56,40 @@ def mount_public(api: FastAPI, app: App, worker: Executor) -> None:
             lambda: app.nodes.readmit(body.node, nonce=body.nonce, spki=spki, key=key, signature=signature)
         )
 
+    # issuers that hang hold up nothing but each other
+    fetching = ThreadPoolExecutor(2, "jwks")
+    turns = asyncio.Semaphore(_MAX_FETCHES)
+
+    @api.post("/v1/node/challenge", dependencies=[Depends(bounded)])
+    async def challenge(body: ChallengeBody) -> Json:
+        ek, ak, certificate = decoded(body.ek), decoded(body.ak), decoded(body.certificate)
+        return await run(lambda: app.attestation.challenge(body.attestor, ek=ek, ak=ak, certificate=certificate))
+
+    @api.post("/v1/node/attest", dependencies=[Depends(bounded)])
+    async def attest(body: AttestBody) -> Json:
+        evidence = _evidence(body)
+        if turns.locked():
+            raise Unavailable("LM1241")
+        async with turns:
+            keys = await asyncio.get_running_loop().run_in_executor(
+                fetching, lambda: app.attestation.keys_for(evidence)
+            )
+        return await run(lambda: app.attestation.attest(evidence, keys))
+
+
+def _evidence(body: AttestBody) -> Evidence:
+    proof = body.proof
+    names = ("signature", "ek", "ak", "certificate", "secret", "quote")
+    return Evidence(
+        attestor=body.attestor,
+        nonce=body.nonce,
+        spki=decoded(body.spki),
+        is_fresh=body.fresh,
+        token=proof.token,
+        chain=tuple(decoded(item) for item in proof.chain),
+        parts={name: decoded(getattr(proof, name)) for name in names},
+    )
+
 
 def mount_local(api: FastAPI, app: App, run: Callable[[Callable[[], Json]], Any]) -> None:
     """Mount what people on the server's host use."""
@@ -61,6 +97,10 @@ def mount_local(api: FastAPI, app: App, run: Callable[[Callable[[], Json]], Any]
     @api.get("/v1/nodes")
     async def nodes() -> Json:
         return await run(app.nodes.list)
+
+    @api.get("/v1/attestors")
+    async def attestors() -> Json:
+        return await run(app.attestation.list)
 
     @api.get("/v1/pins")
     async def pins() -> Json:

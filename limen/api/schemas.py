@@ -36,6 +36,38 @@ class ReadmitBody(Body):
     signature: str = Field(max_length=4096)
 
 
+class ChallengeBody(Body):
+    """What a TPM shows: its endorsement and attestation key, and the first one's certificate; base64."""
+
+    attestor: str = Field(max_length=64)
+    ek: str = Field(max_length=4096)
+    ak: str = Field(max_length=4096)
+    certificate: str = Field(default="", max_length=32_768)
+
+
+class ProofBody(Body):
+    """The parts of a proof, as its attestor asks for them; base64, but for a token."""
+
+    token: str = Field(default="", max_length=16_384)
+    chain: list[Annotated[str, Field(max_length=32_768)]] = Field(default=[], max_length=6)
+    signature: str = Field(default="", max_length=4096)
+    ek: str = Field(default="", max_length=4096)
+    ak: str = Field(default="", max_length=4096)
+    certificate: str = Field(default="", max_length=32_768)
+    secret: str = Field(default="", max_length=200)
+    quote: str = Field(default="", max_length=8192)
+
+
+class AttestBody(Body):
+    """What a node attests itself with; ``fresh`` when its agent begins with an empty state."""
+
+    attestor: str = Field(max_length=64)
+    nonce: str = Field(max_length=200)
+    spki: str = Field(max_length=4096)
+    fresh: bool
+    proof: ProofBody
+
+
 class BanBody(Body):
     """Why a node is banned."""
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
 import os
 import pathlib
+import re
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,26 +16,88 @@ from limen import lifecycle
 from limen.cli import context
 from mesh.problems import Invalid, first_problem
 
+if TYPE_CHECKING:  # heavy imports only for the process that needs them
+    from enforcer.nodestate import NodeState
+    from mesh.wrapping import WrappingKey
+
+_PIN = re.compile(r"sha256:[0-9a-f]{64}\Z")
+
 
 @click.command()
 @click.option("--join", "url", required=True, help="The server's address, https://HOST:PORT.")
-@click.option("--token", envvar="LIMEN_TOKEN", default=None, help="A join token; needed for the first time.")
+@click.option("--token", envvar="LIMEN_TOKEN", default=None, help="A join token; for the first time.")
+@click.option(
+    "--attest", "method", default=None, help="How this host proves what it is: x509pop:cert=FILE,key=FILE, tpm, …"
+)
+@click.option("--server-key", default=None, help="The pin of the server's key, sha256:…; needed with --attest.")
+@click.option("--reviewers", default=None, help="The pin of the reviewer set, sha256:…; needed with --attest.")
 @click.option("--advertise", default=None, help="The address at which other hosts reach listeners on all addresses.")
-def agent(url: str, token: str | None, advertise: str | None) -> None:
-    """Run this host's agent in the foreground until SIGTERM."""
+def agent(
+    url: str,
+    token: str | None,
+    method: str | None,
+    server_key: str | None,
+    reviewers: str | None,
+    advertise: str | None,
+) -> None:
+    """Run this host's agent in the foreground until SIGTERM.
+
+    \b
+    --attest takes one of:
+      x509pop:cert=FILE,key=FILE     a certificate of a CA that the server trusts for this
+      tpm                            this host's TPM 2.0, through tpm2-tools
+      k8s:token=FILE                 a projected service account token
+      oidc:token=FILE, oidc:env=NAME the token of a CI job
+    and `,name=NAME` when the server has several attestors of that type. `limen node pins` prints the pins.
+    """  # noqa: D301  click wants the character itself
     # nothing that this process starts has a use for the token
     os.environ.pop("LIMEN_TOKEN", None)
+    ways = Ways(token=token, method=method, server_pin=server_key, reviewers_pin=reviewers)
     state = context.state()
     with lifecycle.only_one(state, "agent"):
         lifecycle.die_with_parent()
         with first_problem():
-            asyncio.run(_run(state, url=url, token=token, advertise=advertise))
+            asyncio.run(_run(state, url=url, ways=ways, advertise=advertise))
 
 
-async def _run(state: pathlib.Path, *, url: str, token: str | None, advertise: str | None) -> None:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """How a host may be let in: with a join token, which carries the pins, or by attestation, with pins beside it."""
+
+    token: str | None = dataclasses.field(repr=False)
+    method: str | None
+    server_pin: str | None
+    reviewers_pin: str | None
+
+
+def _first_time(state: pathlib.Path, url: str, ways: Ways, wrapping: WrappingKey) -> NodeState:
+    """Join, or attest this host, for the first time.
+
+    Raises Invalid LM3445 without a way to, LM3452 for an attestation without pins.
+    """
+    from enforcer import join, nodestate, proof  # noqa: PLC0415
+    from enforcer.door import Door  # noqa: PLC0415
+
+    if ways.method is None:
+        if ways.token is None:
+            raise Invalid("LM3445")
+        # saved before it is sent: killed in between, the same key uses the same token again
+        return join.join(url, ways.token, nodestate.pending_key(state / "agent", wrapping))
+    method = proof.Method.parse(ways.method)
+    pins = (ways.server_pin, ways.reviewers_pin)
+    for pin in pins:
+        if pin is None or not _PIN.match(pin):
+            raise Invalid("LM3452")
+    server_pin, reviewers_pin = str(ways.server_pin), str(ways.reviewers_pin)
+    key = nodestate.pending_key(state / "agent", wrapping)
+    admission = proof.attest(method, Door(url, server_pin), key, is_fresh=True)
+    return join.begin(url, server_pin, reviewers_pin, admission)
+
+
+async def _run(state: pathlib.Path, *, url: str, ways: Ways, advertise: str | None) -> None:
     from enforcer import nodestate  # noqa: PLC0415  heavy imports only for the process that needs them
     from enforcer.agent import Agent  # noqa: PLC0415
-    from enforcer.join import join  # noqa: PLC0415
+    from enforcer.proof import Method, attest_again  # noqa: PLC0415
     from mesh import telemetry  # noqa: PLC0415
     from mesh.clock import SystemClock  # noqa: PLC0415
     from mesh.settings import prepare_state  # noqa: PLC0415
@@ -45,19 +111,16 @@ async def _run(state: pathlib.Path, *, url: str, token: str | None, advertise: s
     wrapping = load_wrapping_key(state / "agent", pathlib.Path(key_file) if key_file else None)
     found = nodestate.load(state / "agent", wrapping)
     if found is None:
-        if token is None:
-            raise Invalid("LM3445")
-        # saved before it is sent: killed in between, the same key uses the same token again
-        key = nodestate.pending_key(state / "agent", wrapping)
-        found = await asyncio.to_thread(join, url, token, key)
+        found = await asyncio.to_thread(_first_time, state, url, ways, wrapping)
         nodestate.save(state / "agent", found, wrapping)
     elif found.url != url:
         found.url = url
-    if token is not None:
+    if ways.token is not None:
         # the server's ports may be new ones since the last time; the pinned key is what matters
         found.node_api = await asyncio.to_thread(_node_api, state, found.node_api)
     ready = asyncio.Event()
-    agent = Agent(state, found, wrapping, clock=clock, advertise=advertise)
+    attest = functools.partial(attest_again, Method.parse(ways.method)) if ways.method is not None else None
+    agent = Agent(state, found, wrapping, clock=clock, advertise=advertise, attest=attest)
     metrics = telemetry.serve_metrics()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(agent.run(stop, ready))

@@ -13,6 +13,8 @@ def test_the_pin_is_of_the_key_and_not_of_the_certificate() -> None:
     again = pki.leaf(key=one.key)
     assert pin_of(one.der) == pin_of(again.der) != pin_of(two.der)
     assert pin_of(b"x") == ""
+    # version 4
+    assert pin_of(one.der[:12].replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03") + b"\x03" + one.der[13:]) == ""
 
 
 @given(st.dictionaries(st.text(), st.recursive(st.none() | st.text() | st.integers(), st.lists)))

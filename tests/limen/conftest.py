@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.doors import at_present
 from tests.world import World, make_world
 
 
@@ -13,3 +14,8 @@ def world(tmp_path: pathlib.Path) -> Iterator[World]:
     found = make_world(tmp_path / "state")
     yield found
     found.app.close()
+
+
+@pytest.fixture
+def world_now(world: World) -> World:
+    return at_present(world)

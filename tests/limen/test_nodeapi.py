@@ -3,8 +3,6 @@ import dataclasses
 import datetime as dt
 import pathlib
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Self
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -14,9 +12,6 @@ from enforcer.identity import new_ask
 from enforcer.join import join, key_der, readmit
 from enforcer.node import Node
 from enforcer.skew import ServerClock
-from limen import tlsport
-from limen.api.public import public_api
-from limen.serve import _listen, _node_server, _uvicorn
 from mesh.bundle import TrustBundle
 from mesh.clock import ManualClock
 from mesh.database import open_database
@@ -24,59 +19,8 @@ from mesh.problems import Forbidden, Invalid, Unavailable
 from mesh.proto import node_pb2 as pb
 from mesh.spiffe import TrustDomain
 from mesh.wrapping import WrappingKey
+from tests.doors import Doors
 from tests.world import DOMAIN, RULES, World
-
-
-class Doors:
-    """The real doors of a world: TLS and the node API on loopback."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.worker = ThreadPoolExecutor(1)
-
-    async def __aenter__(self) -> Self:
-        self.server, port = await _node_server(self.world.app, self.worker, "127.0.0.1")
-        sock = _listen("127.0.0.1", 0)
-        self.url = f"https://127.0.0.1:{sock.getsockname()[1]}"
-        self.world.app.locate(url=self.url, node_api=f"127.0.0.1:{port}")
-        self.tls = _uvicorn(
-            public_api(self.world.app, self.worker), context=tlsport.context_of(*self.world.app.server_pem())
-        )
-        self.task = asyncio.ensure_future(self.tls.serve(sockets=[sock]))
-        async with asyncio.timeout(10):
-            while not self.tls.started:
-                await asyncio.sleep(0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.server.stop(0.1)
-        self.tls.should_exit = True
-        await self.task
-        self.worker.shutdown()
-
-    def token(self) -> str:
-        return str(self.world.app.create_token(ttl_s=60, actor="test")["token"])
-
-
-@pytest.fixture
-def world_now(world: World) -> World:
-    """The world's clock at the present: TLS on both sides looks at the real one."""
-    from mesh.clock import SystemClock
-
-    world.clock.advance(SystemClock().now() - world.clock.now())
-    world.app.close()
-    import shutil
-
-    from limen.opening import open_app
-
-    for name in ("server", "audit", "ca"):
-        shutil.rmtree(world.state / name)
-    from mesh.settings import prepare_state
-
-    prepare_state(world.state)
-    reviewers = next(world.state.glob("reviewers-*.json"))
-    world.app = open_app(world.state, trust_domain="world.test", database=None, reviewers=reviewers, clock=world.clock)
-    return world
 
 
 def test_an_agent_joins_is_known_and_gets_what_it_asks_for(world_now: World) -> None:

@@ -1,0 +1,57 @@
+"""The real doors of a world: TLS and the node API on loopback, at the present time, which TLS looks at."""
+
+import asyncio
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self
+
+from limen import tlsport
+from limen.api.public import public_api
+from limen.opening import open_app
+from limen.serve import _listen, _node_server, _uvicorn
+from mesh.clock import SystemClock
+from mesh.settings import prepare_state
+from tests.world import World
+
+
+class Doors:
+    """The real doors of a world: TLS and the node API on loopback."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.worker = ThreadPoolExecutor(1)
+
+    async def __aenter__(self) -> Self:
+        self.server, port = await _node_server(self.world.app, self.worker, "127.0.0.1")
+        sock = _listen("127.0.0.1", 0)
+        self.url = f"https://127.0.0.1:{sock.getsockname()[1]}"
+        self.world.app.locate(url=self.url, node_api=f"127.0.0.1:{port}")
+        self.tls = _uvicorn(
+            public_api(self.world.app, self.worker), context=tlsport.context_of(*self.world.app.server_pem())
+        )
+        self.task = asyncio.ensure_future(self.tls.serve(sockets=[sock]))
+        async with asyncio.timeout(10):
+            while not self.tls.started:
+                await asyncio.sleep(0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.server.stop(0.1)
+        self.tls.should_exit = True
+        await self.task
+        self.worker.shutdown()
+
+    def token(self) -> str:
+        return str(self.world.app.create_token(ttl_s=60, actor="test")["token"])
+
+
+def at_present(world: World) -> World:
+    """The world begun anew at the present: TLS on both sides looks at the real clock."""
+    world.clock.advance(SystemClock().now() - world.clock.now())
+    world.app.close()
+    for name in ("server", "audit", "ca"):
+        shutil.rmtree(world.state / name)
+    prepare_state(world.state)
+    reviewers = next(world.state.glob("reviewers-*.json"))
+    world.app = open_app(world.state, trust_domain="world.test", database=None, reviewers=reviewers, clock=world.clock)
+    return world
