@@ -8,6 +8,7 @@ import json
 import click
 
 from limen.checks import host
+from limen.checks.federation import relationships
 from limen.checks.result import Result
 from limen.cli import context, render
 from limen.client import Client
@@ -39,7 +40,9 @@ def _running() -> list[Result]:
 
     group = "running"
     try:
-        status = Client(context.state() / "server.sock").call("GET", "/v1/status")
+        server = Client(context.state() / "server.sock")
+        status = server.call("GET", "/v1/status")
+        federated = relationships(server.call("GET", "/v1/federation"))
     except Unavailable as problem:
         return [warned(group, problem.message, problem.code, problem.help)]
     except (Problem, json.JSONDecodeError) as problem:
@@ -65,7 +68,7 @@ def _running() -> list[Result]:
         for service in status["services"]
         if service["mode"] == "observe"
     ]
-    return found
+    return [*found, *federated]
 
 
 def _show(found: list[Result]) -> None:
