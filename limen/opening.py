@@ -19,6 +19,7 @@ from ca.keys import key_from_der
 from limen.app import App
 from limen.attestorsfile import AttestorsFile
 from limen.rulesfile import RulesFile
+from limen.sources import open_key_source, open_upstream
 from mesh.clock import Clock, SystemClock
 from mesh.database import migrate, open_database, sqlite_url, transaction
 from mesh.problems import Invalid
@@ -36,6 +37,8 @@ def open_app(
     database: str | None,
     reviewers: pathlib.Path | None,
     clock: Clock | None = None,
+    upstream: str = "own",
+    key_source: str = "database",
 ) -> App:
     """Open a server's state, or begin it: database, authority, reviewer set, log.
 
@@ -52,6 +55,10 @@ def open_app(
     engine = open_database(database or sqlite_url(state / "server" / "limen.sqlite"))
     for room in ("ca", "policyengine", "limen"):
         migrate(engine, room)
+    keys = open_key_source(key_source, engine=engine, wrapping=wrapping, clock=clock)
+    above = open_upstream(upstream, trust_domain=domain, state=state, clock=clock)
+    if above is not None or keys.name != "database":
+        raise Invalid("LM1619", given=upstream if above is not None else key_source)
     authority = open_authority(engine, wrapping, trust_domain=domain, now=now)
     with transaction(engine) as connection:
         reviewing.begin(connection, _first_reviewers(connection, state, domain, reviewers))

@@ -57,6 +57,8 @@ def run(
     reviewers: pathlib.Path | None,
     web: tuple[bytes, bytes] | None = None,
     jwt_issuer: str | None = None,
+    upstream: str = "own",
+    key_source: str = "database",
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -71,7 +73,14 @@ def run(
         prepare_state(state)
         shown = None if web is None else tlsport.web_context(*web)
         issuer = None if jwt_issuer is None else check_issuer(jwt_issuer)
-        app = open_app(state, trust_domain=trust_domain, database=database, reviewers=reviewers)
+        app = open_app(
+            state,
+            trust_domain=trust_domain,
+            database=database,
+            reviewers=reviewers,
+            upstream=upstream,
+            key_source=key_source,
+        )
         try:
             asyncio.run(_serve(app, state, listen, shown, issuer))
         finally:

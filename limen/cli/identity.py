@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from limen import client
-from limen.cli import context, render
+from limen.cli import context, render, upstream
 from mesh.problems import Invalid, Problem
 
 
@@ -78,3 +78,4 @@ def _later(name: str) -> click.Command:
 
 for _name in ("show", "issue", "rotate", "taint", "revoke", "prove"):
     identity.add_command(_later(_name))
+identity.add_command(upstream.upstream)

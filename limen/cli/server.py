@@ -32,6 +32,18 @@ from mesh.problems import Invalid
     default=None,
     help="The private key of `--tls-cert`, PEM.",
 )
+@click.option(
+    "--upstream",
+    default="own",
+    show_default=True,
+    help="Who signs issuing certificates: own, offline, disk:…, step-ca:… or spire:… (docs/guides/upstream.md).",
+)
+@click.option(
+    "--key-source",
+    default="database",
+    show_default=True,
+    help="Where signing keys are kept: database, memory, disk:DIR or a PKCS#11 URI.",
+)
 @click.option("--jwt-issuer", default=None, help="URL of the OIDC issuer that JWT-SVIDs name.")
 def server(
     trust_domain: str,
@@ -41,6 +53,8 @@ def server(
     tls_cert: pathlib.Path | None,
     tls_key: pathlib.Path | None,
     jwt_issuer: str | None,
+    upstream: str,
+    key_source: str,
 ) -> None:
     """Run the server in the foreground until SIGTERM."""
     from limen import serve  # noqa: PLC0415  heavy imports only for the process that needs them
@@ -53,6 +67,8 @@ def server(
         reviewers=reviewers,
         web=_web(tls_cert, tls_key),
         jwt_issuer=jwt_issuer,
+        upstream=upstream,
+        key_source=key_source,
     )
 
 

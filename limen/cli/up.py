@@ -37,6 +37,8 @@ from mesh.problems import first_problem
     default=None,
     help="The private key of `--tls-cert`, PEM.",
 )
+@click.option("--upstream", default=None, help="Who signs issuing certificates, as for `limen server`.")
+@click.option("--key-source", default=None, help="Where signing keys are kept, as for `limen server`.")
 @click.option("--jwt-issuer", default=None, help="URL of the OIDC issuer that JWT-SVIDs name.")
 def up(
     trust_domain: str,
@@ -45,6 +47,8 @@ def up(
     tls_cert: pathlib.Path | None,
     tls_key: pathlib.Path | None,
     jwt_issuer: str | None,
+    upstream: str | None,
+    key_source: str | None,
 ) -> None:
     """Run a server and an agent on this machine, in the foreground, until SIGTERM."""
     state = context.state()
@@ -58,7 +62,7 @@ def up(
                     listen=listen,
                     extra=_given(
                         {"--reviewers": reviewers, "--tls-cert": tls_cert, "--tls-key": tls_key},
-                        {"--jwt-issuer": jwt_issuer},
+                        {"--jwt-issuer": jwt_issuer, "--upstream": upstream, "--key-source": key_source},
                     ),
                 )
             )

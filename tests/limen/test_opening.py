@@ -59,3 +59,10 @@ def test_the_stolen_issuer_is_the_genuine_one(world_state: pathlib.Path) -> None
 def world_state(state: pathlib.Path) -> pathlib.Path:
     open_app(state, trust_domain="a.test", database=None, reviewers=None).close()
     return state
+
+
+def test_an_upstream_or_a_key_source_that_would_not_be_used_is_refused(state: pathlib.Path) -> None:
+    assert code_of(state, upstream="offline") == "LM1619"
+    assert code_of(state, key_source="memory") == "LM1619"
+    assert code_of(state, upstream="nobody") == "LM1610"
+    assert code_of(state, key_source="nowhere") == "LM1620"
