@@ -10,11 +10,10 @@ import dataclasses
 import datetime as dt
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ca.keys import PrivateKey, PublicKey, hash_for
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, TrustDomain
 
@@ -28,22 +27,22 @@ class Issuer:
     """A signing certificate with its key."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey = dataclasses.field(repr=False)
+    key: PrivateKey = dataclasses.field(repr=False)
 
 
 def mint_root(
-    trust_domain: TrustDomain, key: ec.EllipticCurvePrivateKey, *, serial: int, now: dt.datetime, life: dt.timedelta
+    trust_domain: TrustDomain, key: PrivateKey, *, serial: int, now: dt.datetime, life: dt.timedelta
 ) -> bytes:
     """Mint a self-signed root with the trust domain's own SPIFFE ID, without a path (X-4 to X-9)."""
     name = _name(f"Limen root of {trust_domain}")
     builder = _base(name, name, key.public_key(), serial, now - BACKDATING, now + life)
     builder = _signing(builder, trust_domain, path_length=None)
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    return builder.sign(key, hash_for(key)).public_bytes(Encoding.DER)
 
 
 def mint_intermediate(
     trust_domain: TrustDomain,
-    public_key: ec.EllipticCurvePublicKey,
+    public_key: PublicKey,
     issuer: Issuer,
     *,
     serial: int,
@@ -66,12 +65,12 @@ def mint_intermediate(
         builder = builder.add_extension(
             x509.NameConstraints(permitted_subtrees=own, excluded_subtrees=None), critical=True
         )
-    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.DER)
+    return builder.sign(issuer.key, hash_for(issuer.key)).public_bytes(Encoding.DER)
 
 
 def mint_svid(
     spiffe_id: SpiffeId,
-    public_key: ec.EllipticCurvePublicKey,
+    public_key: PublicKey,
     issuer: Issuer,
     *,
     serial: int,
@@ -101,10 +100,10 @@ def mint_svid(
         .add_extension(x509.ExtendedKeyUsage(_BOTH), critical=False)
         .add_extension(_authority_id(issuer), critical=False)
     )
-    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.DER)
+    return builder.sign(issuer.key, hash_for(issuer.key)).public_bytes(Encoding.DER)
 
 
-def mint_server(key: ec.EllipticCurvePrivateKey, *, serial: int, now: dt.datetime, life: dt.timedelta) -> bytes:
+def mint_server(key: PrivateKey, *, serial: int, now: dt.datetime, life: dt.timedelta) -> bytes:
     """Mint the server's long-lived self-signed certificate: its key is pinned, no authority vouches for it."""
     name = _name(SERVER_NAME)
     builder = (
@@ -114,7 +113,7 @@ def mint_server(key: ec.EllipticCurvePrivateKey, *, serial: int, now: dt.datetim
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     )
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    return builder.sign(key, hash_for(key)).public_bytes(Encoding.DER)
 
 
 def _window(issuer: Issuer, now: dt.datetime, life: dt.timedelta) -> tuple[dt.datetime, dt.datetime]:
@@ -135,7 +134,7 @@ def _name(text: str) -> x509.Name:
 def _base(
     issuer: x509.Name,
     subject: x509.Name,
-    public_key: ec.EllipticCurvePublicKey,
+    public_key: PublicKey,
     serial: int,
     begin: dt.datetime,
     end: dt.datetime,

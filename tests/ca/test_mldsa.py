@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
-from ca.keys import KeyAlgorithm, SigningKey, generate, parse_leaf_key, private_to_der, spki_der
+from ca.keys import KeyAlgorithm, SigningKey, generate, parse_leaf_key, spki_der
 from ca.upstream.chain import accept, build_csr
 from ca.upstream.local import LocalUpstream, own_root
 from mesh.bundle import TrustBundle, parse_bundle
@@ -21,6 +21,7 @@ from mesh.clock import SystemClock
 from mesh.problems import Problem
 from mesh.spiffe import TrustDomain
 from mesh.x509svid import verify_x509_svid
+from tests.ca.test_interop import read_by_py_spiffe
 from tests.ca.upstream.chains import DAY, DOMAIN, Made, make
 
 NOW = SystemClock().now().replace(microsecond=0)
@@ -167,11 +168,8 @@ def test_py_spiffe_reads_such_an_svid_and_pythons_ssl_does_not(world: World, tmp
     """What docs/adr/0018-ml-dsa.md says of clients."""
     import ssl
 
-    from spiffe import X509Svid
-
     made = world.leaf(NAME, PQ)
-    found = X509Svid.parse_raw(made.der + world.chain[0], private_to_der(made.key.key))
-    assert str(found.spiffe_id) == NAME
+    assert read_by_py_spiffe(tmp_path, made.der + world.chain[0], made.key) == NAME
     (tmp_path / "pair.pem").write_bytes(made.pem + pem(made.key))
     with pytest.raises(ssl.SSLError):
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(str(tmp_path / "pair.pem"))
