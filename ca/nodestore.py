@@ -129,6 +129,15 @@ def get_node(connection: sa.Connection, name: str) -> Node | None:
     return None if row is None else _node(row)
 
 
+def forget_nodes(connection: sa.Connection, attestor: str, before: dt.datetime) -> None:
+    """Forget the nodes of an attestor that were last heard of before a moment, and are not banned."""
+    connection.execute(
+        sa.delete(NODES).where(
+            NODES.c.attestor == attestor, NODES.c.banned.is_(None), NODES.c.renewed < format_time(before)
+        )
+    )
+
+
 def list_nodes(connection: sa.Connection) -> list[Node]:
     """All nodes by name."""
     return [_node(row) for row in connection.execute(sa.select(NODES).order_by(NODES.c.name))]

@@ -41,6 +41,7 @@ class Method:
 
     type: str
     options: Mapping[str, str]
+    secret: str = dataclasses.field(default="", repr=False)
 
     @property
     def attestor(self) -> str:
@@ -62,6 +63,12 @@ class Method:
         if frozenset(options) - {"name"} not in known:
             raise Invalid("LM3448", given=text[:200], shapes=_SHAPES)
         return cls(type=kind, options=options)
+
+    def settle(self) -> Method:
+        """The same with its token taken out of the environment: nothing that this process starts has a use for it."""
+        if "env" not in self.options:
+            return self
+        return dataclasses.replace(self, secret=os.environ.pop(self.options["env"], ""))
 
 
 def attest(method: Method, door: Door, key: ec.EllipticCurvePrivateKey, *, is_fresh: bool) -> Admission:
@@ -133,7 +140,7 @@ def _prove_tpm(method: Method, door: Door, spki: bytes) -> dict[str, object]:
 
 def _token(method: Method) -> str:
     if "env" in method.options:
-        found = os.environ.get(method.options["env"], "")
+        found = method.secret or os.environ.get(method.options["env"], "")
         place = f"${method.options['env']}"
     else:
         place = method.options["token"]

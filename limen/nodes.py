@@ -29,6 +29,7 @@ from mesh.problems import Forbidden, NotFound
 from mesh.x509svid import verify_x509_svid
 
 _AGENT_PATH = "/limen/agent/"
+JOBS_KEPT = dt.timedelta(days=7)
 Json = Any
 Answer = Callable[[], Mapping[str, Json]]
 
@@ -106,6 +107,8 @@ class Nodes:
                 expires = dt.datetime.fromtimestamp(proof[1], tz=dt.UTC)
                 if not nodestore.bind_proof(connection, proof[0], digest, expires=expires, now=now):
                     raise Forbidden("LM1260", attestor=attestor)
+                # each job is a node of its own, and none of them comes back
+                nodestore.forget_nodes(connection, attestor, now - JOBS_KEPT)
             self._refuse_banned(nodestore.get_node(connection, node))
             nodestore.admit_node(
                 connection,

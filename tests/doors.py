@@ -1,6 +1,7 @@
 """The real doors of a world: TLS and the node API on loopback, at the present time, which TLS looks at."""
 
 import asyncio
+import datetime as dt
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
@@ -45,9 +46,9 @@ class Doors:
         return str(self.world.app.create_token(ttl_s=60, actor="test")["token"])
 
 
-def at_present(world: World) -> World:
-    """The world begun anew at the present: TLS on both sides looks at the real clock."""
-    world.clock.advance(SystemClock().now() - world.clock.now())
+def at_present(world: World, ago: dt.timedelta = dt.timedelta(0)) -> World:
+    """The world begun anew at the present, or some time ago: TLS on both sides looks at the real clock."""
+    world.clock.advance(SystemClock().now() - ago - world.clock.now())
     world.app.close()
     for name in ("server", "audit", "ca"):
         shutil.rmtree(world.state / name)

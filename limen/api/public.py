@@ -16,5 +16,5 @@ def public_api(app: App, worker: Executor) -> FastAPI:
     api = FastAPI(title="Limen", docs_url=None, redoc_url=None, openapi_url=None)
     problems.mount(api)
     nodes.mount_public(api, app, worker)
-    api.add_middleware(BoundedBodies, prefix="/v1/node/", limit=nodes.MAX_BODY_BYTES)
+    api.add_middleware(BoundedBodies, prefix="/v1/node/", limit=nodes.MAX_BODY_BYTES, admits=nodes.admits())
     return api

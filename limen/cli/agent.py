@@ -18,6 +18,7 @@ from mesh.problems import Invalid, first_problem
 
 if TYPE_CHECKING:  # heavy imports only for the process that needs them
     from enforcer.nodestate import NodeState
+    from enforcer.proof import Method
     from mesh.wrapping import WrappingKey
 
 _PIN = re.compile(r"sha256:[0-9a-f]{64}\Z")
@@ -52,7 +53,10 @@ def agent(
     """  # noqa: D301  click wants the character itself
     # nothing that this process starts has a use for the token
     os.environ.pop("LIMEN_TOKEN", None)
-    ways = Ways(token=token, method=method, server_pin=server_key, reviewers_pin=reviewers)
+    from enforcer.proof import Method  # noqa: PLC0415
+
+    parsed = Method.parse(method).settle() if method is not None else None
+    ways = Ways(token=token, method=parsed, server_pin=server_key, reviewers_pin=reviewers)
     state = context.state()
     with lifecycle.only_one(state, "agent"):
         lifecycle.die_with_parent()
@@ -65,7 +69,7 @@ class Ways:
     """How a host may be let in: with a join token, which carries the pins, or by attestation, with pins beside it."""
 
     token: str | None = dataclasses.field(repr=False)
-    method: str | None
+    method: Method | None
     server_pin: str | None
     reviewers_pin: str | None
 
@@ -83,21 +87,20 @@ def _first_time(state: pathlib.Path, url: str, ways: Ways, wrapping: WrappingKey
             raise Invalid("LM3445")
         # saved before it is sent: killed in between, the same key uses the same token again
         return join.join(url, ways.token, nodestate.pending_key(state / "agent", wrapping))
-    method = proof.Method.parse(ways.method)
     pins = (ways.server_pin, ways.reviewers_pin)
     for pin in pins:
         if pin is None or not _PIN.match(pin):
             raise Invalid("LM3452")
     server_pin, reviewers_pin = str(ways.server_pin), str(ways.reviewers_pin)
     key = nodestate.pending_key(state / "agent", wrapping)
-    admission = proof.attest(method, Door(url, server_pin), key, is_fresh=True)
+    admission = proof.attest(ways.method, Door(url, server_pin), key, is_fresh=True)
     return join.begin(url, server_pin, reviewers_pin, admission)
 
 
 async def _run(state: pathlib.Path, *, url: str, ways: Ways, advertise: str | None) -> None:
     from enforcer import nodestate  # noqa: PLC0415  heavy imports only for the process that needs them
     from enforcer.agent import Agent  # noqa: PLC0415
-    from enforcer.proof import Method, attest_again  # noqa: PLC0415
+    from enforcer.proof import attest_again  # noqa: PLC0415
     from mesh import telemetry  # noqa: PLC0415
     from mesh.clock import SystemClock  # noqa: PLC0415
     from mesh.settings import prepare_state  # noqa: PLC0415
@@ -119,7 +122,7 @@ async def _run(state: pathlib.Path, *, url: str, ways: Ways, advertise: str | No
         # the server's ports may be new ones since the last time; the pinned key is what matters
         found.node_api = await asyncio.to_thread(_node_api, state, found.node_api)
     ready = asyncio.Event()
-    attest = functools.partial(attest_again, Method.parse(ways.method)) if ways.method is not None else None
+    attest = functools.partial(attest_again, ways.method) if ways.method is not None else None
     agent = Agent(state, found, wrapping, clock=clock, advertise=advertise, attest=attest)
     metrics = telemetry.serve_metrics()
     async with asyncio.TaskGroup() as tasks:

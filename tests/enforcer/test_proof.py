@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -101,3 +102,12 @@ def test_a_host_that_is_taken_for_another_node_stays_what_it_was(monkeypatch: py
     monkeypatch.setattr(proof, "attest", lambda *_, **__: admission)
     with pytest.raises(Forbidden, match=r"LM3451.*vm\.other"):
         attest_again(Method.parse("tpm"), known, admission.key)
+
+
+def test_a_token_of_the_environment_is_taken_out_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ID_TOKEN", "a.b.c")
+    method = Method.parse("oidc:env=ID_TOKEN").settle()
+    assert "ID_TOKEN" not in os.environ
+    assert proof._token(method) == "a.b.c"
+    assert "a.b.c" not in repr(method)
+    assert Method.parse("tpm").settle() == Method.parse("tpm")

@@ -143,3 +143,18 @@ def test_what_a_node_is_its_attestation_says(world: World) -> None:
     # a machine that was set up again counts its batches from one
     world.app.nodes.admit("vm.one", attestor="vm", facts=(), spki=world.spki(), is_fresh=True)
     assert world.app.nodes.facts_of("vm.one") == (("node:id", "vm.one"), ("node:attestor", "vm"))
+
+
+def test_jobs_that_are_over_are_forgotten_and_hosts_are_not(world: World) -> None:
+    def admit(name: str, proof: tuple[str, int] | None) -> None:
+        attestor = name.partition(".")[0]
+        world.app.nodes.admit(name, attestor=attestor, facts=(), spki=world.spki(), is_fresh=True, proof=proof)
+
+    end = int(world.clock.now().timestamp()) + 999_999
+    admit("vm.one", None)
+    for name in ("ci.1", "ci.2"):
+        admit(name, (name, end))
+    world.app.ban_node("ci.2", reason="", actor="test")
+    world.clock.advance(dt.timedelta(days=8))
+    admit("ci.3", ("ci.3", end))
+    assert [row["node"] for row in world.app.nodes.list()] == ["ci.2", "ci.3", "vm.one"]

@@ -48,3 +48,18 @@ def test_what_is_larger_never_arrives(parts: list[bytes]) -> None:
 def test_other_paths_are_left_alone_and_a_caller_may_go() -> None:
     assert ask("/other", b"x" * 11, b"y")[1] == [b"x" * 11]
     assert ask("/v1/node/join") == ([], [])
+
+
+def test_who_is_not_let_through_is_not_read() -> None:
+    sent: list[Message] = []
+
+    async def never(*_: Any) -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    app = BoundedBodies(never, prefix="/v1/node/", limit=10, admits=lambda peer: peer != "10.0.0.1")
+    scope = {"type": "http", "path": "/v1/node/join", "method": "POST", "headers": [], "client": ("10.0.0.1", 1)}
+    asyncio.run(app(scope, never, send))
+    assert sent[0]["status"] == 503
