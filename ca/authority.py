@@ -68,6 +68,8 @@ class Authority:
         self._server_certificate = server_certificate
         self._server_key = server_key
         self._random = random
+        # named by JWT-SVIDs as `iss` when this trust domain is an OIDC issuer
+        self.jwt_issuer: str | None = None
 
     @property
     def bundle(self) -> TrustBundle:

@@ -106,6 +106,10 @@ class App:
         """Say where this server's doors are."""
         self._url, self._node_api = url, node_api
 
+    def use_jwt_issuer(self, url: str) -> None:
+        """Have JWT-SVIDs name an OIDC issuer."""
+        self._authority.jwt_issuer = url
+
     # -- keys that the doors need
 
     def server_pem(self) -> tuple[bytes, bytes]:

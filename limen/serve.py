@@ -31,12 +31,16 @@ from limen.app import App
 from limen.federations import keep_polling
 from limen.nodeapi import NodeService
 from limen.opening import open_app
+from limen.values import Public
+from limen.webcert import WebCertificate
 from mesh import telemetry
 from mesh.problems import Invalid
 from mesh.proto import node_pb2_grpc
 from mesh.settings import check_socket_path, prepare_state
 
 _GRACE_S = 3.0
+# strangers' connections at once; who comes after them is told to come again
+_MOST = 1024
 
 
 class _Server(uvicorn.Server):
@@ -55,14 +59,11 @@ def run(
     listen: str,
     database: str | None,
     reviewers: pathlib.Path | None,
-    web: tuple[bytes, bytes] | None = None,
-    jwt_issuer: str | None = None,
     upstream: str = "own",
     key_source: str = "database",
+    public: Public | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
-
-    ``web`` is a web certificate for the public port: key and chain, PEM. ``jwt_issuer`` makes this an OIDC issuer.
 
     Raises Conflict when another server runs on this state, Invalid for an address that cannot be listened on, LM1515
     for an issuer and LM1516 for a certificate that cannot be used.
@@ -71,8 +72,10 @@ def run(
         lifecycle.die_with_parent()
         telemetry.configure()
         prepare_state(state)
-        shown = None if web is None else tlsport.web_context(*web)
-        issuer = None if jwt_issuer is None else check_issuer(jwt_issuer)
+        public = public or Public()
+        web = None if public.web is None else WebCertificate(*public.web)
+        if public.jwt_issuer is not None:
+            check_issuer(public.jwt_issuer)
         app = open_app(
             state,
             trust_domain=trust_domain,
@@ -82,49 +85,55 @@ def run(
             key_source=key_source,
         )
         try:
-            asyncio.run(_serve(app, state, listen, shown, issuer))
+            asyncio.run(_serve(app, state, listen, public, web))
         finally:
             app.close()
 
 
-async def _serve(app: App, state: pathlib.Path, listen: str, web: ssl.SSLContext | None, issuer: str | None) -> None:
+async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web: WebCertificate | None) -> None:
     stop = lifecycle.stop_event(asyncio.get_running_loop())
-    host, _, port = listen.partition(":")
+    host, port = _split(listen)
+    federation_host, federation_asked = _split(public.federation or host)
     path = state / "server.sock"
     check_socket_path(path)
     with ThreadPoolExecutor(1, "app") as worker:
         # agents remember where they joined: a server that comes back comes back at the same ports
         known = _known_ports(state)
-        tls_socket = _listen_again(host, int(port or 0), known.get("tls", 0))
+        tls_socket = _listen_again(host, port, known.get("tls", 0))
         node_server, node_port = await _node_server(app, worker, host, known.get("node", 0))
-        federation_socket = _listen_again(host, 0, known.get("federation", 0))
+        federation_socket = _listen_again(federation_host, federation_asked, known.get("federation", 0))
         federation_port = federation_socket.getsockname()[1]
         _remember_ports(state, {"tls": tls_socket.getsockname()[1], "node": node_port, "federation": federation_port})
         address = f"https://{host}:{tls_socket.getsockname()[1]}"
         app.locate(url=address, node_api=f"{host}:{node_port}")
         tls = tlsport.TlsPort(tlsport.context_of(*app.server_pem()))
         if web is not None:
-            tls.serve_default(web)
+            tls.serve_default(web.context)
+        if public.jwt_issuer is not None:
+            app.use_jwt_issuer(public.jwt_issuer)
         app.svid.renew()
-        documents = Documents(app.bundle, issuer)
+        documents = Documents(app.bundle, public.jwt_issuer)
         local_socket = _listen_unix(path)
         metrics = telemetry.serve_metrics()
         doors = [
             (_uvicorn(local_api(app, worker), protocol=PeerProtocol), local_socket),
-            (_uvicorn(wellknown_api(documents, worker, public_api(app, worker)), context=tls.context), tls_socket),
-            (_uvicorn(wellknown_api(documents, worker), context=app.svid.context), federation_socket),
+            (
+                _uvicorn(wellknown_api(documents, worker, public_api(app, worker)), context=tls.context, most=_MOST),
+                tls_socket,
+            ),
+            (_uvicorn(wellknown_api(documents, worker), context=app.svid.context, most=_MOST), federation_socket),
         ]
         async with asyncio.TaskGroup() as group:
             for door, found in doors:
                 group.create_task(door.serve(sockets=[found]))
-            group.create_task(_keep(app, worker, stop))
+            group.create_task(_keep(app, worker, stop, tls, web))
             group.create_task(keep_polling(app.federations, worker, stop))
             lifecycle.announce(
                 state,
                 "server",
                 {
                     "tls": address,
-                    "federation": f"https://{host}:{federation_port}{WELL_KNOWN}",
+                    "federation": f"https://{federation_host}:{federation_port}{WELL_KNOWN}",
                     "node": f"{host}:{node_port}",
                     "socket": str(path),
                     "metrics": f"http://127.0.0.1:{metrics}/metrics",
@@ -138,18 +147,26 @@ async def _serve(app: App, state: pathlib.Path, listen: str, web: ssl.SSLContext
         lifecycle.retire(state, "server")
 
 
-async def _keep(app: App, worker: Executor, stop: asyncio.Event) -> None:
-    """Once a second: see a changed identities.yaml, end what has expired."""
+async def _keep(
+    app: App, worker: Executor, stop: asyncio.Event, tls: tlsport.TlsPort, web: WebCertificate | None
+) -> None:
+    """Once a second: see changed files, renew and end what is due."""
     loop = asyncio.get_running_loop()
     while not stop.is_set():
         await loop.run_in_executor(worker, app.tick)
+        if web is not None and (renewed := web.refresh()) is not None:
+            tls.serve_default(renewed)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await stop.wait()
 
 
 def _uvicorn(
-    api: FastAPI, *, protocol: type[asyncio.Protocol] | None = None, context: ssl.SSLContext | None = None
+    api: FastAPI,
+    *,
+    protocol: type[asyncio.Protocol] | None = None,
+    context: ssl.SSLContext | None = None,
+    most: int | None = None,
 ) -> _Server:
     config = uvicorn.Config(
         api,
@@ -163,6 +180,7 @@ def _uvicorn(
         proxy_headers=False,
         h11_max_incomplete_event_size=65536,
         timeout_graceful_shutdown=int(_GRACE_S),
+        limit_concurrency=most,
     )
     config.load()
     config.ssl = context
@@ -224,6 +242,17 @@ def _remember_ports(state: pathlib.Path, ports: dict[str, int]) -> None:
     draft = state / "server" / ".ports.json"
     draft.write_text(json.dumps(ports), "utf-8")
     draft.replace(state / "server" / "ports.json")
+
+
+def _split(listen: str) -> tuple[str, int]:
+    """Read ADDRESS or ADDRESS:PORT; without a port, 0.
+
+    Raises Invalid LM5212 for a port that is none.
+    """
+    host, _, port = listen.partition(":")
+    if port and not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise Invalid("LM5212", address=listen, reason="its port is no number below 65536")
+    return host, int(port or 0)
 
 
 def _listen_again(host: str, asked: int, known: int) -> socket.socket:

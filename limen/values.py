@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Public:
+    """How the server shows itself to strangers.
+
+    ``web`` names the files of a web certificate and its key; ``jwt_issuer`` is the OIDC issuer; ``federation`` is the
+    ADDRESS[:PORT] of the https_spiffe endpoint, by default beside the public port.
+    """
+
+    web: tuple[pathlib.Path, pathlib.Path] | None = None
+    jwt_issuer: str | None = None
+    federation: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,11 @@ from mesh.problems import Invalid
     help="Where signing keys are kept: database, memory, disk:DIR or a PKCS#11 URI.",
 )
 @click.option("--jwt-issuer", default=None, help="URL of the OIDC issuer that JWT-SVIDs name.")
+@click.option(
+    "--federation-listen",
+    default=None,
+    help="ADDRESS, or ADDRESS:PORT, of the https_spiffe bundle endpoint.  [default: beside --listen, any free port]",
+)
 def server(
     trust_domain: str,
     listen: str,
@@ -55,33 +60,32 @@ def server(
     jwt_issuer: str | None,
     upstream: str,
     key_source: str,
+    federation_listen: str | None,
 ) -> None:
     """Run the server in the foreground until SIGTERM."""
     from limen import serve  # noqa: PLC0415  heavy imports only for the process that needs them
+    from limen.values import Public  # noqa: PLC0415
 
+    web = _web(tls_cert, tls_key)
     serve.run(
         context.state(),
         trust_domain=trust_domain,
         listen=listen,
         database=database,
         reviewers=reviewers,
-        web=_web(tls_cert, tls_key),
-        jwt_issuer=jwt_issuer,
         upstream=upstream,
         key_source=key_source,
+        public=Public(web=web, jwt_issuer=jwt_issuer, federation=federation_listen),
     )
 
 
-def _web(certificate: pathlib.Path | None, key: pathlib.Path | None) -> tuple[bytes, bytes] | None:
-    """The key and the chain of the public port.
+def _web(certificate: pathlib.Path | None, key: pathlib.Path | None) -> tuple[pathlib.Path, pathlib.Path] | None:
+    """The files of the public port's certificate.
 
-    Raises Invalid LM1516 when only one is given, or a file cannot be read.
+    Raises Invalid LM1516 when only one is given.
     """
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
         raise Invalid("LM1516", reason="one of both is missing")
-    try:
-        return key.read_bytes(), certificate.read_bytes()
-    except OSError as err:
-        raise Invalid("LM1516", reason=f"`{err.filename}`: {err.strerror}") from err
+    return certificate.absolute(), key.absolute()

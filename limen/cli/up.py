@@ -40,6 +40,11 @@ from mesh.problems import first_problem
 @click.option("--upstream", default=None, help="Who signs issuing certificates, as for `limen server`.")
 @click.option("--key-source", default=None, help="Where signing keys are kept, as for `limen server`.")
 @click.option("--jwt-issuer", default=None, help="URL of the OIDC issuer that JWT-SVIDs name.")
+@click.option(
+    "--federation-listen",
+    default=None,
+    help="ADDRESS, or ADDRESS:PORT, of the https_spiffe bundle endpoint.  [default: beside --listen, any free port]",
+)
 def up(
     trust_domain: str,
     listen: str,
@@ -49,6 +54,7 @@ def up(
     jwt_issuer: str | None,
     upstream: str | None,
     key_source: str | None,
+    federation_listen: str | None,
 ) -> None:
     """Run a server and an agent on this machine, in the foreground, until SIGTERM."""
     state = context.state()
@@ -62,7 +68,12 @@ def up(
                     listen=listen,
                     extra=_given(
                         {"--reviewers": reviewers, "--tls-cert": tls_cert, "--tls-key": tls_key},
-                        {"--jwt-issuer": jwt_issuer, "--upstream": upstream, "--key-source": key_source},
+                        {
+                            "--jwt-issuer": jwt_issuer,
+                            "--federation-listen": federation_listen,
+                            "--upstream": upstream,
+                            "--key-source": key_source,
+                        },
                     ),
                 )
             )

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ca.federation import Relationship
 from limen.federations import Federations, keep_polling, poll_once, refresh
@@ -27,7 +29,29 @@ def bundle(sequence: int | None = 1, pki: Pki | None = None, domain: TrustDomain
     return TrustBundle(trust_domain=domain, x509_authorities=(roots,), sequence=sequence, refresh_hint=60)
 
 
-_PKI = Pki("b.test")
+_PKI, _OTHER = Pki("b.test"), Pki("b.test")
+
+
+_documents = st.builds(
+    lambda sequence, which: bundle(sequence, (_PKI, _OTHER)[which]).to_json(),
+    st.none() | st.integers(0, 12),
+    st.integers(0, 1),
+)
+
+
+def _flip(data: bytes, at: int, by: int) -> bytes:
+    where = at % len(data)
+    return data[:where] + bytes([data[where] ^ by]) + data[where + 1 :]
+
+
+_served = (
+    _documents
+    | st.builds(_flip, _documents, st.integers(0, 10_000), st.integers(1, 255))
+    | st.builds(lambda data, at: data[:at], _documents, st.integers(0, 400))
+    | st.builds(lambda data: data[:-1] + b',"keys":[]}', _documents)
+    | st.builds(lambda data: b" " * (4 << 20) + data, _documents)
+    | st.binary(max_size=200)
+)
 
 
 @dataclasses.dataclass
@@ -279,6 +303,32 @@ def test_a_refresh_says_how_it_went(world: World, monkeypatch: pytest.MonkeyPatc
         assert once(force=False)["is_changed"] is False
         peer.answer = Unavailable("LM1508", url=URL, reason="gone")
         assert once(force=False)["code"] == "LM1508"
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(_served, max_size=8))
+def test_whatever_is_served_the_bundle_is_the_last_good_one(world: World, served: list[bytes]) -> None:
+    """Malformed, oversized, doubled, cut, flipped or rolled back: none of it replaces what is held."""
+    federations = world.app.federations
+    if not federations.every():
+        add(federations)
+    add(federations, replace=True, bundle=bundle(5).to_json())
+    relationship, _ = federations.start("b.test")
+    held = bundle(5)
+    for data in served:
+        answer: TrustBundle | Problem
+        try:
+            answer = parse_bundle(B, data)
+        except Problem as problem:
+            answer = problem
+        federations.take(relationship, answer, actor="server")
+        now = parse_bundle(B, federations.bundles()["b.test"])
+        if now != held:
+            assert now == answer
+            assert now.sequence is not None
+            assert held.sequence is not None
+            assert now.sequence > held.sequence or now.digest == held.digest
+        held = now
 
 
 def test_polling_ends_with_the_server(world: World) -> None:

@@ -13,10 +13,12 @@ import pytest
         (("--reviewers", "/none"), "LM2403"),
         (("--listen", "203.0.113.1"), "LM5212"),
         (("--jwt-issuer", "http://x"), "LM1515"),
+        (("--listen", "127.0.0.1:x"), "LM5212"),
+        (("--federation-listen", "127.0.0.1:70000"), "LM5212"),
         (("--tls-cert", "/none"), "LM1516"),
         (("--tls-cert", "/none", "--tls-key", "/none"), "LM1516"),
     ],
-    ids=["trust-domain", "database", "reviewers", "listen", "issuer", "no-key", "no-file"],
+    ids=["trust-domain", "database", "reviewers", "listen", "issuer", "port", "federation", "no-key", "no-file"],
 )
 def test_settings_that_do_not_fit_are_refused_with_a_code(
     arguments: tuple[str, ...], code: str, tmp_path: object
