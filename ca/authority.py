@@ -104,7 +104,7 @@ class Authority:
     def sign(
         self,
         spiffe_id: SpiffeId,
-        public_key: ec.EllipticCurvePublicKey,
+        public_key: keys.PublicKey,
         *,
         now: dt.datetime,
         life: dt.timedelta,

@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import re
+from collections.abc import Collection
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ca import keys
 from ca.authority import NODE_LIFE, Authority
+from ca.keys import LEAF_ALGORITHMS, KeyAlgorithm
 from ca.registration import Entitlement, Facts, Refusal, RuleSet, is_reserved
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, TrustDomain
@@ -45,11 +47,18 @@ def node_id(trust_domain: TrustDomain, name: str) -> SpiffeId:
 
 
 def issue_workload(
-    authority: Authority, rules: RuleSet, *, facts: Facts, spki: bytes, node: str, now: dt.datetime
+    authority: Authority,
+    rules: RuleSet,
+    *,
+    facts: Facts,
+    spki: bytes,
+    node: str,
+    now: dt.datetime,
+    leaf_algorithms: Collection[KeyAlgorithm] = LEAF_ALGORITHMS,
 ) -> IssuedSvid | Refusal:
     """Issue a workload's SVID.
 
-    1. The public key is P-256 in canonical DER.
+    1. The public key is of a kind that is allowed (P-256, unless somebody opted in to more), in canonical DER.
     2. The rules give exactly one identity for the attested facts; it is not one of Limen's own.
     3. The certificate is minted and recorded (`Authority.sign`).
     4. The finished chain passes the verifier that peers run, and says what was meant and nothing more.
@@ -57,7 +66,7 @@ def issue_workload(
     Raises Invalid LM1203 for (1), LM1204, and Conflict LM1205; a refusal of (2) is a value.
     """
     # (1)
-    public_key = keys.parse_spki(spki)
+    public_key = keys.parse_leaf_key(spki, leaf_algorithms)
     # (2)
     entitled = rules.entitle(facts, authority.trust_domain)
     if isinstance(entitled, Refusal):
@@ -114,8 +123,7 @@ def _checked(
     key = leaf.public_key()
     is_meant = (
         verified.spiffe_id == meant.spiffe_id
-        and isinstance(key, ec.EllipticCurvePublicKey)
-        and keys.spki_der(key) == meant.spki
+        and key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == meant.spki
         and tuple(names.get_values_for_type(x509.DNSName)) == meant.dns_names
         and len(list(names)) == 1 + len(meant.dns_names)
         and verified.not_after <= meant.end

@@ -46,19 +46,27 @@ def pem(*ders: bytes) -> bytes:
     return b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in ders)
 
 
-def chain(root: KeyAlgorithm, issuing: KeyAlgorithm) -> Chain:
-    root_key, issuing_key, leaf_key = generate(root), generate(issuing), generate(P256)
+def chain(root: KeyAlgorithm, issuing: KeyAlgorithm, leaf_kind: KeyAlgorithm = P256) -> Chain:
+    root_key, issuing_key, leaf_key = generate(root), generate(issuing), generate(leaf_kind)
     first = mint.mint_root(DOMAIN, root_key.key, serial=1, now=NOW, life=100 * HOUR)
     above = Issuer(certificate=x509.load_der_x509_certificate(first), key=root_key.key)
     second = mint.mint_intermediate(DOMAIN, issuing_key.public_key, above, serial=2, now=NOW, life=10 * HOUR)
     issuer = Issuer(certificate=x509.load_der_x509_certificate(second), key=issuing_key.key)
-    leaf = mint.mint_svid(NAME, leaf_key.public_key, issuer, serial=3, now=NOW, life=HOUR)  # type: ignore[arg-type]  # a P-256 key
+    leaf = mint.mint_svid(NAME, leaf_key.public_key, issuer, serial=3, now=NOW, life=HOUR)
     return Chain(first, second, leaf, leaf_key)
 
 
 @pytest.fixture(scope="module", params=KINDS, ids="-over-".join)
 def made(request: pytest.FixtureRequest) -> Chain:
     return chain(*request.param)
+
+
+@pytest.mark.parametrize("leaf", [P256, KeyAlgorithm.ML_DSA_65])
+@pytest.mark.parametrize("kinds", [(KeyAlgorithm.ML_DSA_65,) * 2, (P256, KeyAlgorithm.ML_DSA_65)], ids="-over-".join)
+def test_our_own_verifier_accepts_post_quantum_chains(
+    kinds: tuple[KeyAlgorithm, KeyAlgorithm], leaf: KeyAlgorithm
+) -> None:
+    test_our_own_verifier_accepts_it(chain(*kinds, leaf))
 
 
 def test_our_own_verifier_accepts_it(made: Chain) -> None:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authority import NODE_LIFE, Authority
 from ca.issuance import IssuedSvid, issue_node, issue_workload, node_id
-from ca.keys import new_key, spki_der
+from ca.keys import KeyAlgorithm, generate, new_key, spki_der
 from ca.mint import BACKDATING
 from ca.registration import IdentityRule, Refusal, RuleSet, Selector
 from mesh.problems import Invalid
@@ -166,3 +166,20 @@ def test_openssl_accepts_what_is_issued(authority: Authority, now: dt.datetime, 
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("algorithm", [KeyAlgorithm.P384, KeyAlgorithm.RSA_2048, KeyAlgorithm.ML_DSA_65])
+def test_a_leaf_of_another_kind_of_key_is_an_opt_in(
+    authority: Authority, now: dt.datetime, algorithm: KeyAlgorithm
+) -> None:
+    spki = spki_der(generate(algorithm).public_key)
+    facts: dict[str, Any] = {"facts": FACTS, "spki": spki, "node": "n1", "now": now}
+    with pytest.raises(Invalid, match="LM1203"):
+        issue_workload(authority, rules(), **facts)
+    found = issue_workload(authority, rules(), **facts, leaf_algorithms={KeyAlgorithm.P256, algorithm})
+    assert isinstance(found, IssuedSvid)
+    verified = verify_x509_svid(found.chain, {authority.trust_domain: authority.bundle}, now)
+    assert str(verified.spiffe_id) == "spiffe://corp.test/ns/shop/sa/cart"
+    # what the opt-in does not name stays out
+    with pytest.raises(Invalid, match="LM1203"):
+        issue_workload(authority, rules(), **{**facts, "spki": SPKI}, leaf_algorithms={algorithm})
