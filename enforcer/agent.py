@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import structlog
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.spool import Spool
@@ -287,9 +288,18 @@ class Agent:
             workload, key = keys[found.ref]
             try:
                 workload.identify(read_issued(found, key, self._time.now()))
+                self._check_clock(workload)
             except Problem as problem:
                 self._log.warning("no identity", workload=workload.name, reason=str(problem))
         await self._send_endpoints()
+
+    def _check_clock(self, workload: Workload) -> None:
+        """Say both times when a new SVID does not hold by this host's clock: its sidecar will refuse it."""
+        assert workload.identity is not None
+        leaf = x509.load_der_x509_certificate(workload.identity.svid.chain_der[0])
+        problem = self._time.misfit(leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+        if problem is not None:
+            self._log.error("this host's clock is wrong", workload=workload.name, reason=str(problem))
 
     def _node_facts(self) -> tuple[tuple[str, str], ...]:
         # for who asks here; the server puts in what it knows itself

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -30,6 +31,18 @@ from mesh.jointoken import JoinPins, read_pins
 from mesh.problems import Forbidden, Unavailable
 
 __all__ = ["SERVER_NAME", "Admission", "JoinPins", "begin", "join", "pin_of", "readmit", "spki_of"]
+
+_UNREADABLE = (
+    KeyError,
+    ValueError,
+    TypeError,
+    IndexError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +159,10 @@ def read_admission(door: Door, answer: Mapping[str, Any], key: ec.EllipticCurveP
             key=key,
             time=time_of(answer),
         )
-    except (KeyError, ValueError, TypeError, IndexError, x509.ExtensionNotFound, x509.InvalidVersion) as err:
+        is_ours = leaf.public_key() == key.public_key()
+    except _UNREADABLE as err:
         raise Unavailable("LM3443", url=door.url, reason="its answer cannot be read") from err
-    if leaf.public_key() != key.public_key():
+    if not is_ours:
         raise Forbidden("LM3451", url=door.url, reason="it certifies another key")
     return admission
 

@@ -156,17 +156,9 @@ class Membership:
 
     def _check_clock(self) -> None:
         """Say both times when the new SVID does not hold by this host's clock."""
-        here = self._clock.local()
-        if self.begins <= here < self.ends:
-            return
-        self.problem = Unavailable(
-            "LM3446",
-            begin=format_time(self.begins),
-            end=format_time(self.ends),
-            here=format_time(here),
-            server=format_time(self._clock.now()),
-        )
-        self._log.error("this host's clock is wrong", code=self.problem.code, reason=str(self.problem))
+        self.problem = self._clock.misfit(self.begins, self.ends)
+        if self.problem is not None:
+            self._log.error("this host's clock is wrong", code=self.problem.code, reason=str(self.problem))
 
     def _is_waiting(self) -> bool:
         """Whether the pause after a failure still lasts; a clock that went back ends it."""

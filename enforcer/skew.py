@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import datetime as dt
 
-from mesh.clock import Clock
+from mesh.clock import Clock, format_time
+from mesh.problems import Problem, Unavailable
 
 _ZERO = dt.timedelta()
 # a slower answer says nothing that an older one did not say better
@@ -32,6 +33,19 @@ class ServerClock:
     def local(self) -> dt.datetime:
         """The present moment by this host's clock."""
         return self._clock.now()
+
+    def misfit(self, begins: dt.datetime, ends: dt.datetime) -> Problem | None:
+        """What to say of an SVID that was just issued and does not hold by this host's clock: both times."""
+        here = self.local()
+        if begins <= here < ends:
+            return None
+        return Unavailable(
+            "LM3446",
+            begin=format_time(begins),
+            end=format_time(ends),
+            here=format_time(here),
+            server=format_time(self.now()),
+        )
 
     def heard(self, server: dt.datetime, before: dt.datetime, after: dt.datetime) -> None:
         """Take an answer's time; the call began and ended at these moments by this host's clock.
