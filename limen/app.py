@@ -41,7 +41,7 @@ from mesh.database import transaction
 from mesh.problems import Conflict, Forbidden, NotFound, Problem
 from policyengine import dsse, reviewing
 from policyengine import store as policy_store
-from policyengine.model import policy_set_from_json
+from policyengine.model import PolicySet, policy_set_from_json
 from policyengine.review import Activation
 from policyengine.snapshot import Snapshot
 
@@ -95,6 +95,7 @@ class App:
             record=self._record,
             changed=self._changed,
             rules=lambda: self._rules.rules,
+            policies=self._active_policies,
         )
 
     def close(self) -> None:
@@ -513,6 +514,11 @@ class App:
         self._record(kind, actor, event=event, review=review, snapshot=shown["snapshot"], epoch=epoch)
         self._changed()
         return shown
+
+    def _active_policies(self) -> PolicySet | None:
+        with transaction(self._engine) as connection:
+            found = reviewing.active(connection)
+        return None if found is None else found[1].policies
 
     # -- looking
 

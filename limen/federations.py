@@ -28,7 +28,9 @@ from mesh.bundle import TrustBundle
 from mesh.clock import Clock, format_time
 from mesh.database import transaction
 from mesh.problems import Conflict, Invalid, NotFound, Problem
+from mesh.request import Effect
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
+from policyengine.model import PolicySet
 
 Json = Any
 Fetch = Callable[[Relationship, TrustBundle | None, Callable[[], dt.datetime]], Awaitable[TrustBundle]]
@@ -54,9 +56,10 @@ class Federations:
         record: Callable[..., None],
         changed: Callable[[], None],
         rules: Callable[[], RuleSet],
+        policies: Callable[[], PolicySet | None],
     ) -> None:
         self._engine, self._own, self._clock, self._random = engine, own, clock, random
-        self._record, self._changed, self._rules = record, changed, rules
+        self._record, self._changed, self._rules, self._policies = record, changed, rules, policies
         with transaction(engine) as connection:
             self._known = federationstore.load(connection)
             self._endpoints = federationstore.endpoints(connection)
@@ -144,6 +147,7 @@ class Federations:
         hit = {
             "trust_domain": trust_domain,
             "rules": self._federating(relationship.trust_domain),
+            "policies": _naming(self._policies(), relationship.trust_domain),
             "endpoints": [list(row) for row in self._endpoints if _is_of(row[0], relationship.trust_domain)],
             "bundle_digest": standing.bundle.digest if standing.bundle is not None else None,
             "is_removed": not is_rehearsal,
@@ -342,6 +346,26 @@ class Federations:
 
     def _chance(self) -> float:
         return int.from_bytes(self._random(4), "big") / 2**32
+
+
+def _naming(policies: PolicySet | None, trust_domain: TrustDomain) -> list[str]:
+    """The services and allows of the active snapshot that name an identity of a trust domain."""
+    if policies is None:
+        return []
+    found = {
+        f"service {service.name}"
+        for service in policies.services
+        if any(pattern.id.trust_domain == trust_domain for pattern in service.identities)
+    }
+    for policy in policies.policies:
+        for rule in policy.rules:
+            named = policies.expand(rule.from_).patterns
+            if rule.effect is Effect.ALLOW and any(item.id.trust_domain == trust_domain for item in named):
+                found.add(f"policy {policy.name}, rule {rule.id}")
+    for grant in policies.exceptions:
+        if any(item.id.trust_domain == trust_domain for item in policies.expand(grant.from_).patterns):
+            found.add(f"exception {grant.name}")
+    return sorted(found)
 
 
 def _is_of(spiffe_id: str, trust_domain: TrustDomain) -> bool:

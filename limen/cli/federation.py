@@ -127,6 +127,7 @@ def remove(trust_domain: str, output: str, *, dry_run: bool) -> None:
         return
     rules = ", ".join(found["rules"]) or "none"
     rows = [("identity rules that federate with it", rules)]
+    rows += [("named by", name) for name in found["policies"]]
     rows += [("service reached", f"{name} at {address}:{port}") for name, address, port in found["endpoints"]]
     render.table(rows, ("hit", "what"))
     render.say("nothing was changed" if dry_run else f"{trust_domain} is believed nowhere; its connections are closed")

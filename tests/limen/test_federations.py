@@ -17,7 +17,7 @@ from mesh.bundle import TrustBundle, parse_bundle
 from mesh.problems import Problem, Unavailable
 from mesh.spiffe import TrustDomain
 from tests.pki import Pki
-from tests.world import World
+from tests.world import TREE, World
 
 B = TrustDomain.parse("b.test")
 URL = "https://b.test/.well-known/spiffe-bundle"
@@ -229,6 +229,7 @@ def test_removing_says_what_it_hits_and_is_over_at_once(world: World) -> None:
     world.app.on_change(lambda: told.append(None))
     hit = federations.remove("b.test", actor="test", is_rehearsal=True)
     assert hit["rules"] == ["web"]
+    assert hit["policies"] == []
     assert hit["endpoints"] == [["spiffe://b.test/db", "10.0.0.1", 8443]]
     assert told == []
     assert federations.bundles()
@@ -239,6 +240,15 @@ def test_removing_says_what_it_hits_and_is_over_at_once(world: World) -> None:
     for work in (federations.show, federations.bundle, federations.start):
         assert code(lambda work=work: work("b.test")) == "LM1504"  # type: ignore[misc]
     assert code(lambda: federations.remove("b.test", actor="test")) == "LM1504"
+
+
+def test_removing_says_which_policies_name_the_domain(world: World) -> None:
+    text = TREE.replace("spiffe://world.test/ns/shop/sa/cart", "spiffe://b.test/cart")
+    world.publish(text)
+    federations = world.app.federations
+    add(federations)
+    hit = federations.remove("b.test", actor="test", is_rehearsal=True)
+    assert hit["policies"] == ["policy shop-db, rule orders"]
 
 
 def test_an_answer_that_comes_after_the_end_changes_nothing(world: World) -> None:
@@ -278,6 +288,7 @@ def test_a_server_that_begins_again_goes_on_with_what_it_held(world: World) -> N
         record=lambda *_, **__: None,
         changed=lambda: None,
         rules=lambda: world.app._rules.rules,
+        policies=lambda: None,
     )
     assert again.bundles() == world.app.federations.bundles()
     assert again.due() == []

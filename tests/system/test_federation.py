@@ -154,6 +154,7 @@ def test_a_workload_of_one_calls_a_service_of_the_other_until_that_is_ended(
     # the end: the live connection is closed, a new one is refused, and what hung on it is said
     hit = json.loads(b.limen("federation", "remove", "a.limen", "-o", "json"))
     assert hit["rules"] == ["u"]
+    assert hit["policies"] == ["policy p, rule r"]
     until(lambda: ask(client, "same") != 200, 10)
     assert ask(client, "new") != 200
     assert json.loads(b.limen("federation", "list", "-o", "json")) == []
