@@ -32,6 +32,8 @@ _FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "k8s": (("issuer", "audience", "jwks", "cluster", "service_accounts"), ("jwks_ca", "jwks_token", "algorithms")),
     "oidc": (("issuer", "audience", "jwks", "claims"), ("jwks_ca", "jwks_token", "algorithms", "facts")),
 }
+# of an attestor whose type is not known, the fields of any are
+_ANY = tuple(dict.fromkeys((*_COMMON, *(name for both in _FIELDS.values() for names in both for name in names))))
 RESERVED = ("node", "join-token", "limen")
 
 
@@ -109,9 +111,8 @@ class _Reading:
             for field in ("name", "type", *needed)
             if self.node.get(field) is None
         )
-        if kind in _FIELDS:
-            known = (*_COMMON, *needed, *optional)
-            self.found.extend(_unknown(key, known) for key, _ in self.node.pairs if key.scalar not in known)
+        known = (*_COMMON, *needed, *optional) if kind in _FIELDS else _ANY
+        self.found.extend(_unknown(key, known) for key, _ in self.node.pairs if key.scalar not in known)
         name = self.text("name")
         if name is not None and (not _NAME.match(name) or name in RESERVED):
             self.unfit("name", "1 to 15 lower-case letters, digits and dashes, and not `node`, `join-token`, `limen`")

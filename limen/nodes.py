@@ -8,9 +8,10 @@ be alive for that. Works on one thread, like `limen.app`, and verifies nothing i
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,7 +26,7 @@ from limen import store
 from mesh import nodeproof
 from mesh.clock import Clock, format_time
 from mesh.database import transaction
-from mesh.problems import Forbidden, NotFound
+from mesh.problems import Forbidden, NotFound, Unavailable
 from mesh.x509svid import verify_x509_svid
 
 _AGENT_PATH = "/limen/agent/"
@@ -75,7 +76,7 @@ class Nodes:
         # (2)
         name_of_token = check_token(token, self._authority.server_key.public_key(), now)
         node, digest = f"node-{name_of_token[:12]}", hashlib.sha256(spki).hexdigest()
-        with transaction(self._engine) as connection:
+        with _once_more(), transaction(self._engine) as connection:
             if not nodestore.use_token(connection, name_of_token, digest, now):
                 raise Forbidden("LM1208", reason="it was used before")
             # (3)
@@ -102,7 +103,7 @@ class Nodes:
         now = self._clock.now()
         keys.parse_spki(spki)
         digest = hashlib.sha256(spki).hexdigest()
-        with transaction(self._engine) as connection:
+        with _once_more(), transaction(self._engine) as connection:
             if proof is not None:
                 expires = dt.datetime.fromtimestamp(proof[1], tz=dt.UTC)
                 if not nodestore.bind_proof(connection, proof[0], digest, expires=expires, now=now):
@@ -267,3 +268,15 @@ class Nodes:
     def _refuse_banned(self, found: nodestore.Node | None) -> None:
         if found is not None and found.banned is not None:
             raise Forbidden("LM1243", node=found.name, since=format_time(found.banned))
+
+
+@contextlib.contextmanager
+def _once_more() -> Iterator[None]:
+    """Another server wrote the same node at the same moment: the agent asks again.
+
+    Raises Unavailable LM1241.
+    """
+    try:
+        yield
+    except sa.exc.IntegrityError as err:
+        raise Unavailable("LM1241") from err

@@ -25,7 +25,7 @@ T = TypeVar("T")
 Json = Any
 MAX_BODY_BYTES = 65_536
 # a rack behind one address may start at once; whoever asks more waits a little
-_RATE, _BURST = 5.0, 100.0
+_RATE, _BURST = 20.0, 200.0
 _MAX_FETCHES = 32
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 import urllib.parse
 
 import click
 
 from limen import client
 from limen.cli import context, render
+from mesh.problems import Invalid
 
 
 @click.group()
@@ -71,3 +73,36 @@ def pins(output: str) -> None:
         render.data(found)
     else:
         render.line(f"--join {found['url']} --server-key {found['server']} --reviewers {found['reviewers']}")
+
+
+@node.command()
+@context.output_option("table", "json")
+def attestors(output: str) -> None:
+    """List the attestors that let nodes in now."""
+    found = client.call("GET", "/v1/attestors")
+    if output == "json":
+        render.data(found)
+    else:
+        render.table([(row["name"], row["type"], row["node"]) for row in found], ("attestor", "type", "node's name"))
+
+
+@node.command()
+@click.argument("file", type=click.Path(path_type=pathlib.Path, dir_okay=False))
+@context.output_option("table", "json")
+def lint(file: pathlib.Path, output: str) -> int:
+    """Check an attestors.yaml, and that the files which it names can be read; nothing is changed."""
+    from ca.attestorfile import has_errors, load_attestors  # noqa: PLC0415  only this command reads the file itself
+
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        raise Invalid("LM1261", path=str(file), reason=getattr(err, "strerror", None) or "it is not UTF-8") from err
+    made, found = load_attestors(text, str(file), lambda name: (file.parent / name).read_bytes())
+    if output == "json":
+        rows = [{"name": item.name, "type": item.type, "node": item.node} for item in made]
+        render.data({"attestors": rows, "findings": [render.diagnostic_json(item) for item in found]})
+    else:
+        render.diagnostics(found)
+        if not found:
+            render.line(f"{file}: {len(made)} attestors")
+    return 1 if has_errors(found) else 0

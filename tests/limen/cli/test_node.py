@@ -1,3 +1,4 @@
+import pathlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -35,3 +36,18 @@ def test_the_pins_are_those_of_the_server(installation: Any) -> None:
     assert set(found) == {"server", "reviewers", "url"}
     line = installation.limen("node", "pins").stdout
     assert re.search(r"--server-key sha256:[0-9a-f]{64} --reviewers sha256:[0-9a-f]{64}", line)
+
+
+def test_an_attestors_file_is_checked_before_it_counts(installation: Any, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "attestors.yaml"
+    assert "LM1261" in installation.limen("node", "lint", str(file)).stderr
+    file.write_text("attestors:\n- {name: vm, type: x509pop, ca: gone.pem}\n- {naem: b}\n")
+    done = installation.limen("node", "lint", str(file))
+    assert done.returncode == 1
+    for code in ("LM1254", "LM1251", "LM1253"):
+        assert code in done.stdout + done.stderr
+    assert ":3:" in done.stdout + done.stderr
+    file.write_text("attestors:\n- {name: hw, type: tpm, ek_hashes: ['" + "ab" * 32 + "']}\n")
+    found = installation.json("node", "lint", str(file))
+    assert found == {"attestors": [{"name": "hw", "type": "tpm", "node": "{tpm-ek}"}], "findings": []}
+    assert installation.json("node", "attestors") == []
