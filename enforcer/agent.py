@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import pathlib
-import secrets
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -47,6 +46,8 @@ from mesh.wrapping import WrappingKey
 
 Message = dict[str, object]
 TICK_S = 1.0
+# how long a killed agent's guard stands before a successor without workloads removes it
+GUARD_KEPT_S = 30.0
 
 
 class Agent:
@@ -87,7 +88,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._past_handshakes = 0
         self._guard_reason = guard.left_out()
-        self._guard_name = f"limen_{secrets.token_hex(4)}"
+        self._guard_name = guard.table_name(folder)
         self._callers = Callers(
             workloads=self._workloads.values,
             issue=self._node.issue,
@@ -117,6 +118,7 @@ class Agent:
                         self._renew(),
                         self._deliver(),
                         self._report(),
+                        self._disown_guard(),
                     )
                 ]
                 await stop.wait()
@@ -126,6 +128,8 @@ class Agent:
                 for task in kept:
                     task.cancel()
         finally:
+            if not self._workloads:
+                self._write_guard()
             await self._api.stop()
             control.close()
             (self._folder / "control.sock").unlink(missing_ok=True)
@@ -474,6 +478,11 @@ class Agent:
             if message["type"] == "signal" and type(number) is int and 0 < number < 65:
                 workload.signal_program(number)
         workload.signal_program(15)
+
+    async def _disown_guard(self) -> None:
+        """Replace what a killed predecessor guarded, once its programs are gone and ours had time to come back."""
+        await self._nap(GUARD_KEPT_S)
+        self._write_guard()
 
     def _write_guard(self) -> None:
         if self._guard_reason:

@@ -1,13 +1,16 @@
 """Closes the way past the sidecar: with root and nft, only a workload's own sidecar reaches the application's port.
 
-One nftables table per agent, written as a whole on every change and removed at the end. Without root or nft nothing
-is written, and `left_out` says why.
+One nftables table per agent, written as a whole on every change and removed at the end. Its name is the agent's for
+good: what a killed agent left keeps guarding until its successor replaces it, in one transaction. Without root or nft
+nothing is written, and `left_out` says why.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
+import pathlib
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -35,6 +38,11 @@ def left_out() -> str:
     if shutil.which("nft") is None:
         return "the nft command is not installed"
     return ""
+
+
+def table_name(folder: pathlib.Path) -> str:
+    """The name of an agent's table: the same for every run from one state directory, and for no other."""
+    return "limen_" + hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
 
 
 def table(name: str, guarded: Sequence[Guarded]) -> str:

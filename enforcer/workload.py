@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from enforcer import session
 from enforcer.attest import Attested, Launch, attest_connection
 from enforcer.identity import Identity
 from enforcer.launch import Order, launch
@@ -108,13 +109,17 @@ class Workload:
         finally:
             loop.remove_reader(handle)
             os.close(handle)
-        code = self._child.wait()
-        return code if code >= 0 else 128 - code
+        # not reaped before `stop`: its number is the session's
+        found = os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222  it ended: this does not wait
+        assert found is not None
+        return found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
 
     def signal_program(self, number: int) -> None:
         """Send the program a signal."""
-        if self._child is not None and self._child.poll() is None:
-            self._child.send_signal(number)
+        child = self._child
+        # what is not reaped is signalled without harm, even when it ended
+        if child is not None and child.returncode is None:
+            os.kill(child.pid, number)
 
     # -- the identity
 
@@ -278,16 +283,12 @@ class Workload:
             self._writer.write(wire.encode(message))
 
     async def stop(self) -> None:
-        """End the program and the sidecar; both are gone when it returns."""
+        """End the program with all of its session, and the sidecar; the program is gone when it returns."""
         self._is_stopping = True
         child = self._child
-        if child is not None and child.poll() is None:
-            child.terminate()
-            try:
-                await asyncio.to_thread(child.wait, STOP_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                await asyncio.to_thread(child.wait)
+        if child is not None and child.returncode is None:
+            await session.end(child.pid, STOP_WITHIN_S)
+            await asyncio.to_thread(child.wait)
         self.tell({"type": "stop"})
         self._ready.set()
 

@@ -1,6 +1,7 @@
 import ctypes
 import errno
 import os
+import pathlib
 import shutil
 import socket
 import subprocess
@@ -158,3 +159,9 @@ def test_rules_that_the_kernel_refuses_are_a_problem() -> None:
     with pytest.raises(Unavailable, match="LM3702"):
         guard.apply("limen test; flush ruleset", [ITEM])
     assert tables() == ""
+
+
+def test_an_agents_table_keeps_its_name_and_no_other_agent_has_it(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "other").symlink_to(tmp_path)
+    assert guard.table_name(tmp_path) == guard.table_name(tmp_path / "other")
+    assert guard.table_name(tmp_path) != guard.table_name(tmp_path / "x")

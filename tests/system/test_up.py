@@ -204,7 +204,6 @@ def test_a_stop_takes_programs_sidecars_and_every_socket_with_it(
     assert [path for path in installation.state.rglob("*") if path.is_socket()] == []
 
 
-@pytest.mark.xfail(strict=True, reason="the agent ends the program alone, not its session")
 @pytest.mark.timeout(120)
 def test_a_stop_takes_what_a_program_started_with_it(
     make_installation: Callable[..., Any], alive: Callable[[int], bool]
@@ -255,7 +254,6 @@ def own_tables() -> set[str]:
     return {line for line in text.splitlines() if "limen_" in line}
 
 
-@pytest.mark.xfail(strict=True, reason="an agent's table has a name of its own for each run, and outlives a kill")
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("nft") is None, reason="packet filters take root and nft")
 @pytest.mark.timeout(180)
