@@ -184,3 +184,8 @@ def test_a_private_key_of_another_kind_is_refused() -> None:
 
 def test_a_key_does_not_show_itself() -> None:
     assert repr(SigningKey(KEY)) == "SigningKey()"
+
+
+def test_a_public_key_that_is_too_large_is_not_parsed() -> None:
+    with pytest.raises(Invalid, match="LM1203"):
+        parse_leaf_key(SPKI + b"\x00" * 4096, set(KeyAlgorithm))

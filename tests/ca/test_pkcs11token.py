@@ -140,3 +140,41 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(__import__("sys").modules, "pkcs11", None)
     with pytest.raises(Invalid, match="LM1609"):
         Token(parse_token_uri(uri))
+
+
+def test_two_of_us_in_one_process_share_the_login(uri: str) -> None:
+    first, second = Token(parse_token_uri(uri)), Token(parse_token_uri(uri))
+    first.close()
+    kept = first.generate("shared", KeyAlgorithm.P256)
+    found = second.find("shared")
+    assert found is not None
+    assert found.sign(b"data")
+    assert kept.sign(b"data")
+    second.destroy("shared")
+
+
+def test_a_key_of_a_kind_that_no_authority_signs_with_is_refused(token: Token) -> None:
+    session = token._open()
+    # PKCS#11 3.0 §2.3.5: the curve by name, as a PrintableString
+    curve = b"\x13\x0cedwards25519"
+    parameters = session.create_domain_parameters(
+        pkcs11.KeyType.EC_EDWARDS, {pkcs11.Attribute.EC_PARAMS: curve}, local=True
+    )
+    kept = {pkcs11.Attribute.SENSITIVE: True, pkcs11.Attribute.EXTRACTABLE: False}
+    parameters.generate_keypair(
+        mechanism=pkcs11.Mechanism.EC_EDWARDS_KEY_PAIR_GEN, store=True, label="edwards", private_template=kept
+    )
+    with pytest.raises(Invalid, match="LM1604"):
+        token.find("edwards")
+    token.destroy("edwards")
+
+
+def test_a_curve_that_no_authority_uses_is_refused(token: Token) -> None:
+    session = token._open()
+    named = pkcs11.util.ec.encode_named_curve_parameters("secp256k1")
+    curve = session.create_domain_parameters(pkcs11.KeyType.EC, {pkcs11.Attribute.EC_PARAMS: named}, local=True)
+    kept = {pkcs11.Attribute.SENSITIVE: True, pkcs11.Attribute.EXTRACTABLE: False}
+    curve.generate_keypair(store=True, label="koblitz", private_template=kept)
+    with pytest.raises(Invalid, match="LM1602"):
+        token.find("koblitz")
+    token.destroy("koblitz")

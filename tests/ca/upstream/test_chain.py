@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ca.keys import KeyAlgorithm, generate, spki_der
-from ca.upstream.chain import MAX_BYTES, Upstreamed, accept, build_csr, check, read_csr
+from ca.upstream.chain import MAX_BYTES, Upstreamed, accept, build_csr, check, read_csr, spki_of
 from mesh.problems import Invalid
 from tests.ca.upstream.chains import DAY, DOMAIN, NOW, Made, Signs, below, make, root
 
@@ -181,3 +181,16 @@ def test_a_request_that_is_too_large_or_of_another_key_kind_is_refused() -> None
     der = odd.sign(ec.generate_private_key(ec.SECP521R1()), hashes.SHA512()).public_bytes(Encoding.DER)
     with pytest.raises(Invalid, match="LM1617"):
         read_csr(der)
+
+
+def test_a_certificate_of_a_kind_of_key_that_is_none_of_ours_is_for_another_key() -> None:
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    odd = ed25519.Ed25519PrivateKey.generate().public_key()
+    made = make("issuing", odd, ROOT)  # type: ignore[arg-type]  # that is the point
+    assert spki_of(made) == b""
+    with pytest.raises(Invalid, match="LM1611"):
+        accept(
+            Upstreamed(chain=(made.public_bytes(Encoding.DER),), roots=(ROOT.der,)), KEY, DOMAIN, NOW, upstream="test"
+        )

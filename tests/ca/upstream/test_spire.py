@@ -44,6 +44,8 @@ class Agent(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
     ) -> Iterator[workload_pb2.X509SVIDResponse]:
         if ("workload.spiffe.io", "true") not in context.invocation_metadata():
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "security header missing")
+        if self.peers.is_silent:
+            return
         yield self.peers.give()
 
 
@@ -97,6 +99,7 @@ class Peers:
     """Both fakes, running; what they say may change from call to call."""
 
     def __init__(self, folder: pathlib.Path, server_svid: Made) -> None:
+        self.is_silent = False
         self.say: Callable[[bytes], spire_pb2.NewDownstreamX509CAResponse] = good
         self.give: Callable[[], workload_pb2.X509SVIDResponse] = lambda: svids(OURS)
         self.workload_api = f"unix://{folder}/w"
@@ -202,6 +205,13 @@ def test_an_agent_that_gives_something_else_has_its_code(peers: Peers, changed: 
     peers.give = lambda: given
     with pytest.raises(Problem, match=r"LM1614|LM3011"):
         peers.upstream().mint(CSR, NOW)
+
+
+def test_an_agent_that_ends_the_stream_without_a_word_has_its_code(peers: Peers) -> None:
+    peers.is_silent = True
+    with pytest.raises(Unavailable, match="LM1613"):
+        peers.upstream().mint(CSR, NOW)
+    peers.is_silent = False
 
 
 def test_an_svid_of_another_trust_domain_is_refused(peers: Peers) -> None:
