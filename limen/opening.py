@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit import log as audit_log
 from ca import store as ca_store
 from ca.authority import open_authority
-from ca.keys import key_from_der
+from ca.keys import KeyAlgorithm, key_from_der
 from limen.app import App
 from limen.attestorsfile import AttestorsFile
 from limen.rulesfile import RulesFile
@@ -39,6 +39,7 @@ def open_app(
     clock: Clock | None = None,
     upstream: str = "own",
     key_source: str = "database",
+    key_algorithm: str = "p256",
 ) -> App:
     """Open a server's state, or begin it: database, authority, reviewer set, log.
 
@@ -57,8 +58,9 @@ def open_app(
         migrate(engine, room)
     keys = open_key_source(key_source, engine=engine, wrapping=wrapping, clock=clock)
     above = open_upstream(upstream, trust_domain=domain, state=state, clock=clock)
-    if above is not None or keys.name != "database":
-        raise Invalid("LM1619", given=upstream if above is not None else key_source)
+    algorithm = KeyAlgorithm.of(key_algorithm)
+    if above is not None or keys.name != "database" or algorithm is not KeyAlgorithm.P256:
+        raise Invalid("LM1619", given=f"{upstream}, {keys.name}, {algorithm}")
     authority = open_authority(engine, wrapping, trust_domain=domain, now=now)
     with transaction(engine) as connection:
         reviewing.begin(connection, _first_reviewers(connection, state, domain, reviewers))

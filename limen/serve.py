@@ -61,6 +61,7 @@ def run(
     reviewers: pathlib.Path | None,
     upstream: str = "own",
     key_source: str = "database",
+    key_algorithm: str = "p256",
     public: Public | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
@@ -83,6 +84,7 @@ def run(
             reviewers=reviewers,
             upstream=upstream,
             key_source=key_source,
+            key_algorithm=key_algorithm,
         )
         try:
             asyncio.run(_serve(app, state, listen, public, web))

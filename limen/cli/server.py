@@ -44,6 +44,7 @@ from mesh.problems import Invalid
     show_default=True,
     help="Where signing keys are kept: database, memory, disk:DIR or a PKCS#11 URI.",
 )
+@click.option("--key-algorithm", default="p256", show_default=True, help="p256, p384, rsa-2048, … for new authorities.")
 @click.option("--jwt-issuer", default=None, help="URL of the OIDC issuer that JWT-SVIDs name.")
 @click.option(
     "--federation-listen",
@@ -60,6 +61,7 @@ def server(
     jwt_issuer: str | None,
     upstream: str,
     key_source: str,
+    key_algorithm: str,
     federation_listen: str | None,
 ) -> None:
     """Run the server in the foreground until SIGTERM."""
@@ -75,6 +77,7 @@ def server(
         reviewers=reviewers,
         upstream=upstream,
         key_source=key_source,
+        key_algorithm=key_algorithm,
         public=Public(web=web, jwt_issuer=jwt_issuer, federation=federation_listen),
     )
 

@@ -39,6 +39,7 @@ from mesh.problems import first_problem
 )
 @click.option("--upstream", default=None, help="Who signs issuing certificates, as for `limen server`.")
 @click.option("--key-source", default=None, help="Where signing keys are kept, as for `limen server`.")
+@click.option("--key-algorithm", default=None, help="Kind of key of new authorities, as for `limen server`.")
 @click.option("--jwt-issuer", default=None, help="URL of the OIDC issuer that JWT-SVIDs name.")
 @click.option(
     "--federation-listen",
@@ -54,6 +55,7 @@ def up(
     jwt_issuer: str | None,
     upstream: str | None,
     key_source: str | None,
+    key_algorithm: str | None,
     federation_listen: str | None,
 ) -> None:
     """Run a server and an agent on this machine, in the foreground, until SIGTERM."""
@@ -73,6 +75,7 @@ def up(
                             "--federation-listen": federation_listen,
                             "--upstream": upstream,
                             "--key-source": key_source,
+                            "--key-algorithm": key_algorithm,
                         },
                     ),
                 )

@@ -66,3 +66,5 @@ def test_an_upstream_or_a_key_source_that_would_not_be_used_is_refused(state: pa
     assert code_of(state, key_source="memory") == "LM1619"
     assert code_of(state, upstream="nobody") == "LM1610"
     assert code_of(state, key_source="nowhere") == "LM1620"
+    assert code_of(state, key_algorithm="p384") == "LM1619"
+    assert code_of(state, key_algorithm="ed25519") == "LM1602"
