@@ -28,6 +28,9 @@ _MAX_SEQUENCE = 2**63 - 1
 _KEY_TYPES = ("EC", "RSA", "OKP", "AKP")
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521", "secp256k1": "secp256k1"}
 
+# by the size of the public key in bytes (FIPS 204 §4)
+_MLDSA = {1312: "ML-DSA-44", 1952: "ML-DSA-65", 2592: "ML-DSA-87"}
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrustBundle:
@@ -35,6 +38,9 @@ class TrustBundle:
 
     ``x509_authorities`` are DER certificates; ``jwt_authorities`` are JWK objects as canonical JSON bytes, each with
     its ``kid``. ``refresh_hint`` is in seconds, None when the document has none.
+
+    Two fields never stand in the SPIFFE document: ``intermediates`` are the only intermediates that may stand on a
+    path, by the lower-case hex SHA-256 of their DER (None when any may), and ``crls`` are revocation lists in DER.
     """
 
     trust_domain: TrustDomain
@@ -42,6 +48,8 @@ class TrustBundle:
     jwt_authorities: tuple[bytes, ...] = ()
     sequence: int | None = None
     refresh_hint: int | None = None
+    intermediates: frozenset[str] | None = None
+    crls: tuple[bytes, ...] = ()
 
     @property
     def refresh_seconds(self) -> int:
@@ -170,8 +178,9 @@ def _public_jwk(der: bytes) -> dict[str, str]:
         return {"kty": "RSA", "n": _b64url(_minimal(public.n)), "e": _b64url(_minimal(public.e))}
     if isinstance(key, ed25519.Ed25519PublicKey):
         return {"kty": "OKP", "crv": "Ed25519", "x": _b64url(key.public_bytes_raw())}
-    if isinstance(key, mldsa.MLDSA65PublicKey):
-        return {"kty": "AKP", "alg": "ML-DSA-65", "pub": _b64url(key.public_bytes_raw())}
+    if isinstance(key, mldsa.MLDSA44PublicKey | mldsa.MLDSA65PublicKey | mldsa.MLDSA87PublicKey):
+        public_bytes = key.public_bytes_raw()
+        return {"kty": "AKP", "alg": _MLDSA[len(public_bytes)], "pub": _b64url(public_bytes)}
     return {"kty": "AKP"}
 
 
