@@ -107,6 +107,7 @@ CHILD = """
 """
 
 
+@pytest.mark.slow
 def test_a_kill_between_a_key_and_its_record_leaves_nothing_in_the_token(
     keys: TokenKeys, uri: str, tmp_path: pathlib.Path, engine: sa.Engine, now: dt.datetime
 ) -> None:

@@ -125,6 +125,7 @@ CHILD = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before-record", "while-it-signs"])
 def test_a_kill_at_any_moment_leaves_one_request_and_no_orphan(
     tmp_path: pathlib.Path, wrapping: WrappingKey, moment: str
