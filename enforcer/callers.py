@@ -13,7 +13,7 @@ from enforcer.delivery import Delivery
 from enforcer.identity import Facts, Identity, new_ask, read_issued
 from enforcer.process import read_process, read_stat
 from enforcer.workload import Workload
-from enforcer.workloadapi import Caller
+from enforcer.workloadfront import Caller
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock
 from mesh.problems import Forbidden, Invalid, NotFound, Problem, Unavailable
@@ -25,7 +25,7 @@ _Key = tuple[int, int, tuple[int, ...]]
 
 
 class Callers:
-    """The Workload API's view of the agent (`enforcer.workloadapi.Identities`)."""
+    """The Workload API's view of the agent (`enforcer.admission.Identities`)."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from enforcer.delivery import Delivery
 from enforcer.identity import Identity
 from enforcer.process import read_stat
 from enforcer.workload import Feed, Ports, Workload
-from enforcer.workloadapi import Caller
+from enforcer.workloadfront import Caller
 from mesh.clock import ManualClock
 from mesh.problems import Problem
 from mesh.proto import node_pb2 as pb

@@ -15,8 +15,10 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from enforcer.budget import MAX_STREAMS
 from enforcer.identity import Identity
-from enforcer.workloadapi import MAX_CONNECTIONS_PER_USER, MAX_STREAMS_PER_USER, Caller, WorkloadApi
+from enforcer.workloadapi import WorkloadApi
+from enforcer.workloadfront import MAX_CONNECTIONS_PER_USER, Caller
 from mesh.bundle import TrustBundle
 from mesh.problems import Forbidden, Unavailable
 from mesh.proto import workload_pb2 as pb
@@ -225,7 +227,7 @@ def test_one_user_cannot_hold_streams_without_end(tmp_path: pathlib.Path) -> Non
         def ask() -> object:
             return stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER)  # type: ignore[attr-defined]
 
-        held = [ask() for _ in range(MAX_STREAMS_PER_USER)]
+        held = [ask() for _ in range(MAX_STREAMS)]
         for call in held:
             await anext(aiter(call))  # type: ignore[call-overload]
         code, details = await code_of(ask())
@@ -277,7 +279,7 @@ def test_callers_that_are_gone_at_once_leave_nothing_behind(tmp_path: pathlib.Pa
         for _ in range(10):
             process = await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", GONE_AT_ONCE, str(found.path))
             await process.wait()
-        while descriptors() > before or found.api._callers:
+        while descriptors() > before or found.api._front.callers:
             await asyncio.sleep(0)
         assert found.provider.callers == []
 
