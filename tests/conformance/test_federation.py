@@ -6,6 +6,7 @@ The other side is a real TLS endpoint on loopback; our side is the server's own 
 import asyncio
 import datetime as dt
 import pathlib
+import secrets
 import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,8 @@ class Peer:
         self.sequence = 1
 
     def root(self) -> Made:
-        return self.pki.signer(subject="root", **LIFE)
+        # names of their own: OpenSSL, without key identifiers, would take the first of two that are called the same
+        return self.pki.signer(subject=f"root {secrets.token_hex(4)}", **LIFE)
 
     def leaf(self, path: str = "/endpoint", root: int = -1, **details: object) -> Made:
         return self.pki.leaf(path, issuer=self.roots[root], **{**LIFE, **details})
