@@ -15,6 +15,7 @@ HERE = pathlib.Path(__file__).parent
 SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "decide": ((), ()),
     "issuance": ((), ()),
+    "entries": ((), ()),
     "audit": ((), ()),
     "tls_stack": ((), ()),
     "pair": ((), ("wrk",)),

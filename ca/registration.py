@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
+from ca.ruleindex import RuleIndex
+from ca.ruletie import EntangledError, ties
 from mesh.problems import Diagnostic, Span
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
 
@@ -63,7 +65,7 @@ class Selector:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityRule:
-    """One rule. ``ttl`` is how long an SVID of it lives."""
+    """One rule. ``ttl`` is how long an SVID of it lives; ``admin`` marks an identity for the server's API."""
 
     id: str
     match: tuple[Selector, ...]
@@ -72,6 +74,7 @@ class IdentityRule:
     dns_names: tuple[str, ...] = ()
     hint: str = ""
     direct: bool = False
+    admin: bool = False
     federates_with: tuple[TrustDomain, ...] = ()
     span: Span | None = dataclasses.field(default=None, compare=False)
 
@@ -84,11 +87,6 @@ class IdentityRule:
     def is_container_bound(self) -> bool:
         """Whether it names no program: neither a digest nor a launch by the agent (design D7)."""
         return not any(selector.names_program for selector in self.match)
-
-    def may_meet(self, other: IdentityRule) -> bool:
-        """Whether some process could match both. Facts with several values count as if they had one."""
-        mine = {selector.name: selector for selector in self.match}
-        return all(selector.name not in mine or mine[selector.name].overlaps(selector) for selector in other.match)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +101,7 @@ class Entitlement:
     direct: bool
     container_bound: bool
     federates_with: tuple[TrustDomain, ...] = ()
+    admin: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +126,10 @@ class RuleSet:
     """All rules of a file."""
 
     rules: tuple[IdentityRule, ...] = ()
+    _index: RuleIndex = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_index", RuleIndex(self.rules))
 
     def entitle(self, facts: Facts, trust_domain: TrustDomain) -> Entitlement | Refusal:
         """Find the identity that facts give.
@@ -137,7 +140,8 @@ class RuleSet:
            specific takes its place.
         """
         # (1)
-        matching = [rule for rule in self.rules if all(selector.matches(facts) for selector in rule.match)]
+        candidates = [self.rules[place] for place in self._index.candidates(facts)]
+        matching = [rule for rule in candidates if all(selector.matches(facts) for selector in rule.match)]
         if not matching:
             return Refusal(code="LM1210", facts={"count": str(len(self.rules))})
         # (2)
@@ -161,6 +165,7 @@ class RuleSet:
             direct=rule.direct,
             container_bound=rule.is_container_bound,
             federates_with=rule.federates_with,
+            admin=rule.admin,
         )
 
     def explain(self, facts: Facts) -> tuple[RuleVerdict, ...]:
@@ -170,40 +175,20 @@ class RuleSet:
         )
 
     def conflicts(self) -> tuple[Diagnostic, ...]:
-        """Every pair of equally specific rules over the same selectors that some process could match both.
+        """Every pair of equally specific rules that some process could match both, LM1213 at the later one.
 
-        Rules over different selectors are not compared: whether one process can match both is not in the file. When
-        one does, `entitle` refuses.
+        LM1215 for a file that is too entangled to know: then a tie is refused when a process matches it (LM1211).
         """
-        groups: dict[tuple[frozenset[str], tuple[int, int]], list[int]] = {}
-        for place, rule in enumerate(self.rules):
-            names = frozenset(selector.name for selector in rule.match)
-            groups.setdefault((names, rule.specificity), []).append(place)
-        pairs = sorted(pair for places in groups.values() for pair in self._meetings(places))
         found = []
-        for place, later in pairs:
-            rule, other = self.rules[place], self.rules[later]
-            facts: dict[str, object] = {"rule": other.id, "other": rule.id}
-            found.append(Diagnostic(code="LM1213", span=other.span, facts=facts))
+        try:
+            for place, later in sorted(ties(self.rules)):
+                rule, other = self.rules[place], self.rules[later]
+                facts: dict[str, object] = {"rule": other.id, "other": rule.id}
+                found.append(Diagnostic(code="LM1213", span=other.span, facts=facts))
+        except EntangledError:
+            span = self.rules[0].span
+            found.append(Diagnostic(code="LM1215", span=span, facts={"count": len(self.rules)}))
         return tuple(found)
-
-    def _meetings(self, places: list[int]) -> Iterator[tuple[int, int]]:
-        """The pairs that may meet among rules over the same selectors.
-
-        The rules are sorted by the values of the selector that tells most of them apart: whatever begins with a value
-        stands right behind it, so that a file of many rules is not compared pair by pair.
-        """
-        values = [{selector.name: selector for selector in self.rules[place].match} for place in places]
-        if len(values) < 2 or not values[0]:
-            return
-        pivot = max(sorted(values[0]), key=lambda name: len({found[name].value for found in values}))
-        ordered = sorted((found[pivot].value, place) for found, place in zip(values, places, strict=True))
-        for index, (value, place) in enumerate(ordered):
-            for other_value, other in ordered[index + 1 :]:
-                if not other_value.startswith(value):
-                    break
-                if self.rules[place].may_meet(self.rules[other]):
-                    yield min(place, other), max(place, other)
 
 
 def is_reserved(path: str) -> bool:

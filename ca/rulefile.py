@@ -8,18 +8,24 @@ import re
 from collections.abc import Iterator
 
 from ca.registration import DEFAULT_TTL, TEMPLATE, IdentityRule, RuleSet, Selector, is_host_name, is_reserved
+from mesh.interpreters import is_interpreter_name
 from mesh.problems import Diagnostic, Severity, Span
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
 from mesh.yamlio import Node, compose_documents
 
-_FIELDS = ("id", "match", "spiffe_id", "ttl", "dns_names", "hint", "direct", "federates_with")
+_FIELDS = ("id", "match", "spiffe_id", "ttl", "dns_names", "hint", "direct", "admin", "federates_with")
 _NAMES = (
     *(f"unix:{name}" for name in ("uid", "user", "gid", "group", "path", "basename", "sha256")),
+    "unix:supplementary-gid",
+    "unix:supplementary-group",
     *(f"launch:{name}" for name in ("path", "sha256", "script", "script_sha256", "script_basename")),
     "systemd:unit",
     "cgroup:path",
     "k8s:ns",
     "k8s:sa",
+    "k8s:pod-uid",
+    "k8s:pod-name",
+    "k8s:container-name",
     "docker:image",
     "docker:image-digest",
     "node:id",
@@ -29,8 +35,10 @@ _ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _TTL = re.compile(r"([1-9][0-9]{0,5})(s|m|h|d)\Z")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-MIN_TTL, MAX_TTL = dt.timedelta(seconds=30), dt.timedelta(days=30)
+MIN_TTL, MAX_TTL = dt.timedelta(seconds=60), dt.timedelta(days=30)
 MAX_HINT_BYTES = 1024
+# 100,000 rules of some 200 bytes each, twice over
+MAX_FILE_BYTES = 40 << 20
 
 
 def load_rules(text: str, file: str) -> tuple[RuleSet, list[Diagnostic]]:
@@ -38,7 +46,7 @@ def load_rules(text: str, file: str) -> tuple[RuleSet, list[Diagnostic]]:
 
     Returns what could be read and every finding; a rule set with an error among its findings must not be used.
     """
-    documents, found = compose_documents(text, file)
+    documents, found = compose_documents(text, file, limit=MAX_FILE_BYTES)
     rules: list[IdentityRule] = []
     seen: set[str] = set()
     for document in documents:
@@ -52,8 +60,21 @@ def load_rules(text: str, file: str) -> tuple[RuleSet, list[Diagnostic]]:
                 rules.append(rule)
     result = RuleSet(rules=tuple(rules))
     found.extend(result.conflicts())
-    found.extend(_finding("LM1227", rule.span, rule=rule.id) for rule in rules if rule.is_container_bound)
+    for rule in rules:
+        found.extend(_lint(rule))
     return result, sorted(found, key=_place)
+
+
+def _lint(rule: IdentityRule) -> Iterator[Diagnostic]:
+    """What is allowed and ought to be seen."""
+    if rule.is_container_bound:
+        yield _finding("LM1227", rule.span, rule=rule.id)
+    if rule.admin:
+        yield _finding("LM1216", rule.span, rule=rule.id, spiffe_id=rule.spiffe_id)
+    for selector in rule.match:
+        name = selector.value.rsplit("/", 1)[-1]
+        if selector.name in {"unix:path", "unix:basename"} and is_interpreter_name(name):
+            yield _finding("LM1218", rule.span, rule=rule.id, program=name)
 
 
 def has_errors(found: list[Diagnostic]) -> bool:
@@ -116,9 +137,9 @@ def _rule(node: Node, found: list[Diagnostic]) -> IdentityRule | None:
     hint = _text(node, "hint", found) or ""
     if len(hint.encode()) > MAX_HINT_BYTES:
         found.append(_finding("LM1224", _span(node, "hint"), field="hint", reason="at most 1024 bytes"))
-    direct = node.get("direct")
-    if direct is not None and direct.kind != "bool":
-        found.append(_finding("LM1224", direct.span, field="direct", reason="true or false"))
+    is_direct, is_admin = _flag(node, "direct", found), _flag(node, "admin", found)
+    if is_admin and spiffe_id is not None and TEMPLATE.search(spiffe_id):
+        found.append(_finding("LM1217", _span(node, "admin"), rule=rule_id, spiffe_id=spiffe_id))
     federates_with = _domains(node, found)
     if len(found) > before or rule_id is None or spiffe_id is None:
         return None
@@ -129,7 +150,8 @@ def _rule(node: Node, found: list[Diagnostic]) -> IdentityRule | None:
         ttl=ttl,
         dns_names=dns_names,
         hint=hint,
-        direct=direct is not None and direct.scalar is True,
+        direct=is_direct,
+        admin=is_admin,
         federates_with=federates_with,
         span=node.span,
     )
@@ -148,6 +170,13 @@ def _text(node: Node, name: str, found: list[Diagnostic]) -> str | None:
         found.append(_finding("LM1224", value.span, field=name, reason="text"))
         return None
     return str(value.scalar)
+
+
+def _flag(node: Node, name: str, found: list[Diagnostic]) -> bool:
+    value = node.get(name)
+    if value is not None and value.kind != "bool":
+        found.append(_finding("LM1224", value.span, field=name, reason="true or false"))
+    return value is not None and value.scalar is True
 
 
 def _texts(node: Node, name: str, found: list[Diagnostic]) -> tuple[str, ...]:
@@ -219,7 +248,7 @@ def _ttl(node: Node, found: list[Diagnostic]) -> dt.timedelta:
     match = _TTL.match(str(value.scalar)) if value.kind == "text" else None
     ttl = dt.timedelta(seconds=int(match.group(1)) * _UNITS[match.group(2)]) if match else None
     if ttl is None or not MIN_TTL <= ttl <= MAX_TTL:
-        found.append(_finding("LM1224", value.span, field="ttl", reason="30s to 30d, such as `15m` or `1h`"))
+        found.append(_finding("LM1224", value.span, field="ttl", reason="60s to 30d, such as `15m` or `1h`"))
         return DEFAULT_TTL
     return ttl
 

@@ -9,15 +9,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import re
 from collections.abc import Mapping, Sequence
 
+from mesh.interpreters import is_interpreter_name
 from mesh.problems import Invalid
 
-_INTERPRETERS = re.compile(
-    r"(python|pypy)(\d+(\.\d+)*)?|node(js)?|ruby(\d+(\.\d+)*)?|perl(\d+(\.\d+)*)?|php(\d+(\.\d+)*)?|lua(jit)?(\d+(\.\d+)*)?"
-    r"|(b|d|k|z)?a?sh|dash|bash|ksh|zsh|java|deno|bun|tclsh(\d+(\.\d+)*)?|Rscript|guile|gawk|awk|sed\Z"
-)
 # options of Python that take the next word as their value
 _PYTHON_VALUES = frozenset({"-W", "-X", "--check-hash-based-pycs"})
 _MAX_SHEBANG_BYTES = 256
@@ -72,7 +68,7 @@ def resolve(argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> Command:
 
 def is_interpreter(path: str) -> bool:
     """Whether an executable runs what other files say, going by its resolved name."""
-    return _INTERPRETERS.fullmatch(os.path.basename(os.path.realpath(path))) is not None
+    return is_interpreter_name(os.path.basename(os.path.realpath(path)))
 
 
 def _find(name: str, cwd: str, env: Mapping[str, str]) -> str:

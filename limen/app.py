@@ -30,6 +30,7 @@ from limen import store
 from limen.agents import Agents
 from limen.attestation import Attestation
 from limen.attestorsfile import AttestorsFile
+from limen.explanation import explained, marks
 from limen.federations import Federations
 from limen.nodes import Nodes
 from limen.rulesfile import RulesFile
@@ -262,7 +263,8 @@ class App:
         )
 
     def identities(self) -> Json:
-        """Every certificate that is valid now."""
+        """Every certificate that is valid now, with what the rule of its name says today."""
+        rules = {rule.id: rule for rule in self._rules.rules.rules}
         with transaction(self._engine) as connection:
             found = ca_store.valid_issuances(connection, self._clock.now())
         return [
@@ -271,6 +273,7 @@ class App:
                 "serial": item.serial,
                 "node": item.node,
                 "rule": item.rule,
+                **marks(rules.get(item.rule)),
                 "issued": format_time(item.issued),
                 "not_after": format_time(item.not_after),
             }
@@ -280,20 +283,7 @@ class App:
     def explain_identity(self, pairs: Sequence[tuple[str, str]]) -> Json:
         """What the rules say of facts, rule by rule."""
         self._refresh_rules()
-        facts: dict[str, tuple[str, ...]] = {}
-        for name, value in pairs:
-            facts[name] = (*facts.get(name, ()), value)
-        found = self._rules.rules.entitle(facts, self._domain)
-        return {
-            "spiffe_id": None if isinstance(found, Refusal) else str(found.spiffe_id),
-            "rule": None if isinstance(found, Refusal) else found.rule,
-            "code": found.code if isinstance(found, Refusal) else "",
-            "container_bound": not isinstance(found, Refusal) and found.container_bound,
-            "rules": [
-                {"rule": item.rule, "matched": item.matched, "reason": item.reason}
-                for item in self._rules.rules.explain(facts)
-            ],
-        }
+        return explained(self._rules.rules, self._domain, pairs)
 
     def rotate(self, *, actor: str) -> Json:
         """Have every agent renew every workload's SVID now."""

@@ -9,8 +9,6 @@ import structlog
 from ca.registration import RuleSet
 from ca.rulefile import has_errors, load_rules
 
-MAX_FILE_BYTES = 8 << 20
-
 
 class RulesFile:
     """The rules of a file. A file with an error changes nothing; what is wrong is logged once."""

@@ -57,7 +57,7 @@ class Node:
         return self.scalar
 
 
-def compose_documents(text: str, file: str) -> tuple[list[Node], list[Diagnostic]]:
+def compose_documents(text: str, file: str, *, limit: int = MAX_FILE_BYTES) -> tuple[list[Node], list[Diagnostic]]:
     """Read all documents of a file.
 
     1. The text is bounded, printable and has no byte order mark.
@@ -69,8 +69,8 @@ def compose_documents(text: str, file: str) -> tuple[list[Node], list[Diagnostic
     """
     found: list[Diagnostic] = []
     # (1)
-    if len(text) > MAX_FILE_BYTES:
-        return [], [_finding("LM5100", Span(file=file, line=1, column=1), limit=MAX_FILE_BYTES)]
+    if len(text) > limit:
+        return [], [_finding("LM5100", Span(file=file, line=1, column=1), limit=limit)]
     bad = _UNPRINTABLE.search(text) or _DECEPTIVE.search(text)
     if bad is not None:
         line = text.count("\n", 0, bad.start()) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import click
@@ -24,17 +25,22 @@ def list_(output: str) -> None:
     if output == "json":
         render.data(found)
         return
-    rows = [(row["spiffe_id"], row["rule"], row["node"], row["not_after"], row["serial"]) for row in found]
-    render.table(rows, ("identity", "rule", "node", "valid until", "serial"))
+    rows = [(row["spiffe_id"], row["rule"], _marks(row), row["node"], row["not_after"], row["serial"]) for row in found]
+    render.table(rows, ("identity", "rule", "marks", "node", "valid until", "serial"))
 
 
 @identity.command()
 @click.option("--pid", type=click.IntRange(1), required=True, help="A process on this host.")
+@click.option(
+    "--rules",
+    type=click.Path(path_type=pathlib.Path),
+    help="Ask a file of identity rules that is not in force, and change nothing.",
+)
 @context.output_option("table", "json")
-def explain(pid: int, output: str) -> int:
+def explain(pid: int, rules: pathlib.Path | None, output: str) -> int:
     """Say which rule gives a process its identity, or why none does."""
     facts = _facts(pid)
-    found = client.call("POST", "/v1/identities/explain", {"facts": facts})
+    found = client.call("POST", "/v1/identities/explain", {"facts": facts}) if rules is None else _tried(rules, facts)
     if output == "json":
         render.data({"pid": pid, "facts": facts, **found})
     else:
@@ -58,8 +64,30 @@ def _facts(pid: int) -> list[tuple[str, str]]:
     return [(str(key), str(value)) for key, value in facts]
 
 
+def _tried(path: pathlib.Path, facts: list[tuple[str, str]]) -> dict[str, Any]:
+    """What a file that is not in force says of facts; its findings go to stderr."""
+    from limen import explanation  # noqa: PLC0415  only this option reads rules
+    from mesh.spiffe import TrustDomain  # noqa: PLC0415
+
+    rules, findings = explanation.rules_of(path)
+    for finding in findings:
+        click.echo(str(finding), err=True)
+    domain = TrustDomain.parse(client.call("GET", "/v1/status")["trust_domain"])
+    answer = explanation.explained(rules, domain, facts)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def _marks(row: dict[str, Any]) -> str:
+    """What ought to be seen beside an identity."""
+    names = {"admin": "admin", "container_bound": "container-bound"}
+    return ", ".join(text for name, text in names.items() if row.get(name))
+
+
 def _show(pid: int, facts: list[tuple[str, str]], found: dict[str, Any]) -> None:
-    render.line(f"process {pid}: {found['spiffe_id'] or 'no identity'}")
+    render.line(
+        f"process {pid}: {found['spiffe_id'] or 'no identity'}" + (f" ({_marks(found)})" if _marks(found) else "")
+    )
     render.table([(key, value) for key, value in facts], ("fact", "value"))
     rows = [(row["rule"], "yes" if row["matched"] else "no", row["reason"]) for row in found["rules"]]
     render.table(rows, ("rule", "matches", "because"))

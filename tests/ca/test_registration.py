@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ca.registration import Entitlement, Facts, IdentityRule, Refusal, RuleSet, Selector, fill
+from ca.ruletie import may_meet
 from mesh.spiffe import SpiffeId, TrustDomain
 
 DOMAIN = TrustDomain.parse("corp.test")
@@ -184,7 +185,15 @@ def test_a_rule_without_a_program_is_bound_to_its_container(match: dict[str, str
         pytest.param(
             {"unix_path": "/a*", "unix_uid": "1"}, {"unix_path": "/a", "unix_uid": "1*"}, True, id="crosswise"
         ),
-        pytest.param({"unix_uid": "1"}, {"unix_gid": "1"}, False, id="other-selectors-refuse-at-run-time"),
+        pytest.param({"unix_uid": "1"}, {"unix_gid": "1"}, True, id="other-selectors"),
+        pytest.param({"unix_uid": "1", "unix_gid": "1"}, {"unix_uid": "2", "unix_path": "/a"}, False, id="one-apart"),
+        pytest.param({"unix_uid": "1", "unix_gid": "1"}, {"unix_uid": "1", "unix_path": "/a"}, True, id="none-apart"),
+        pytest.param({"unix_supplementary-gid": "1"}, {"unix_supplementary-gid": "2"}, True, id="may-have-both"),
+        pytest.param({"unix_path": "/a/b"}, {"unix_basename": "b"}, True, id="the-path-has-the-name"),
+        pytest.param({"unix_path": "/a/b"}, {"unix_basename": "c"}, False, id="the-path-has-another-name"),
+        pytest.param({"unix_path": "/a/*"}, {"unix_basename": "c*"}, True, id="a-folder-may-hold-the-name"),
+        pytest.param({"systemd_unit": "a.service"}, {"k8s_sa": "a"}, False, id="no-unit-in-a-container"),
+        pytest.param({"unix_uid": "1"}, {"unix_gid": "1", "unix_uid": "1"}, False, id="one-is-more-specific"),
     ],
 )
 def test_overlaps_are_found_when_the_file_is_read(
@@ -199,16 +208,14 @@ _SELECTORS = st.builds(
 ) | st.builds(Selector, name=st.just("y"), value=st.text(alphabet="ab", max_size=2), prefix=st.booleans())
 
 
-@given(st.lists(st.lists(_SELECTORS, min_size=1, max_size=2, unique_by=lambda item: item.name), max_size=8))
+@given(st.lists(st.lists(_SELECTORS, min_size=1, max_size=2, unique_by=lambda item: item.name), max_size=16))
 def test_the_overlaps_found_are_those_that_comparing_all_pairs_finds(matches: list[list[Selector]]) -> None:
     rules = [IdentityRule(id=f"r{place}", match=tuple(match), spiffe_id="/x") for place, match in enumerate(matches)]
     expected = [
         (one.id, other.id)
         for place, one in enumerate(rules)
         for other in rules[place + 1 :]
-        if {item.name for item in one.match} == {item.name for item in other.match}
-        and one.specificity == other.specificity
-        and one.may_meet(other)
+        if one.specificity == other.specificity and may_meet(one, other)
     ]
     found = RuleSet(rules=tuple(rules)).conflicts()
     assert [(item.facts["other"], item.facts["rule"]) for item in found] == expected

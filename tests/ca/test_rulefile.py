@@ -188,3 +188,28 @@ def test_any_shape_is_read_or_found_wrong(value: object) -> None:
     import json
 
     load_rules(json.dumps({"rules": [value]}), "f")
+
+
+def test_admin_is_shown_and_written_out() -> None:
+    assert load(one(admin="true"))[1] == ["LM1216"]
+    assert load(one(admin="true"))[0].rules[0].admin
+    assert errors(one(admin="true", spiffe_id='"/ops/{unix:basename}"')) == ["LM1217"]
+    assert errors(one(admin='"yes"')) == ["LM1224"]
+
+
+@pytest.mark.parametrize(
+    ("match", "codes"),
+    [
+        pytest.param('{"unix:path": /usr/bin/python3}', ["LM1218", "LM1227"], id="path"),
+        pytest.param('{"unix:basename": bash}', ["LM1218", "LM1227"], id="basename"),
+        pytest.param('{"launch:path": /usr/bin/python3}', [], id="launched"),
+        pytest.param('{"unix:path": /opt/python-app}', ["LM1227"], id="a-program"),
+    ],
+)
+def test_a_rule_that_names_an_interpreter_is_a_warning(match: str, codes: list[str]) -> None:
+    assert sorted(load(one(match=match))[1]) == codes
+
+
+@pytest.mark.parametrize(("ttl", "codes"), [("59s", ["LM1224"]), ("60s", []), ("1m", []), ("31d", ["LM1224"])])
+def test_a_life_is_a_minute_at_least(ttl: str, codes: list[str]) -> None:
+    assert errors(one(ttl=ttl)) == codes

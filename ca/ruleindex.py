@@ -1,0 +1,76 @@
+"""Finds the rules that may match some facts without looking at all of them.
+
+Each rule stands under ONE of its selectors, the one that the fewest rules have: an exact selector by its value, a
+prefix by what it begins with. A process's facts are looked up value by value.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ca.registration import IdentityRule, Selector
+
+_Key = tuple[str, str]
+
+
+class RuleIndex:
+    """Where to look for the rules that some facts may match."""
+
+    def __init__(self, rules: Sequence[IdentityRule]) -> None:
+        counts: Counter[tuple[str, str, bool]] = Counter(
+            (item.name, item.value, item.prefix) for rule in rules for item in rule.match
+        )
+
+        def rarity(item: Selector) -> tuple[int, bool, int]:
+            # of equally rare ones an exact one before a prefix, a longer value before a shorter one
+            return counts[item.name, item.value, item.prefix], item.prefix, -len(item.value)
+
+        self._exact: dict[_Key, int | list[int]] = {}
+        self._prefixes: dict[_Key, int | list[int]] = {}
+        lengths: dict[str, set[int]] = {}
+        self._always: list[int] = []
+        for place, rule in enumerate(rules):
+            item = min(rule.match, key=rarity, default=None)
+            if item is None:
+                self._always.append(place)
+            elif item.prefix:
+                _add(self._prefixes, (item.name, item.value), place)
+                lengths.setdefault(item.name, set()).add(len(item.value))
+            else:
+                _add(self._exact, (item.name, item.value), place)
+        self._lengths = {name: sorted(found) for name, found in lengths.items()}
+
+    def candidates(self, facts: Mapping[str, tuple[str, ...]]) -> list[int]:
+        """The places of every rule that may match, each once, in the order of the file."""
+        found = set(self._always)
+        for name, values in facts.items():
+            for value in values:
+                _take(found, self._exact.get((name, value)))
+                for length in self._lengths.get(name, ()):
+                    if length > len(value):
+                        break
+                    _take(found, self._prefixes.get((name, value[:length])))
+        return sorted(found)
+
+
+# most values stand for one rule: a list of one for each would cost more than the rule's place
+def _add(index: dict[_Key, int | list[int]], key: _Key, place: int) -> None:
+    there = index.get(key)
+    if there is None:
+        index[key] = place
+    elif isinstance(there, list):
+        there.append(place)
+    else:
+        index[key] = [there, place]
+
+
+def _take(found: set[int], there: int | list[int] | None) -> None:
+    if there is None:
+        return
+    if isinstance(there, list):
+        found.update(there)
+    else:
+        found.add(there)
