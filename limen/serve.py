@@ -29,6 +29,7 @@ from limen.api.public import public_api
 from limen.api.wellknown import Documents, check_issuer, wellknown_api
 from limen.app import App
 from limen.federations import keep_polling
+from limen.filewatch import FileWatch
 from limen.nodeapi import NodeService
 from limen.opening import open_app
 from limen.values import Public
@@ -128,7 +129,7 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
         async with asyncio.TaskGroup() as group:
             for door, found in doors:
                 group.create_task(door.serve(sockets=[found]))
-            group.create_task(_keep(app, worker, stop, tls, web))
+            group.create_task(_keep(app, worker, stop, tls, web, state))
             group.create_task(keep_polling(app.federations, worker, stop))
             lifecycle.announce(
                 state,
@@ -150,17 +151,32 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
 
 
 async def _keep(
-    app: App, worker: Executor, stop: asyncio.Event, tls: tlsport.TlsPort, web: WebCertificate | None
+    app: App,
+    worker: Executor,
+    stop: asyncio.Event,
+    tls: tlsport.TlsPort,
+    web: WebCertificate | None,
+    state: pathlib.Path,
 ) -> None:
-    """Once a second: see changed files, renew and end what is due."""
+    """Once a second: see changed files, renew and end what is due. Changed rules and attestors are seen at once."""
     loop = asyncio.get_running_loop()
-    while not stop.is_set():
-        await loop.run_in_executor(worker, app.tick)
-        if web is not None and (renewed := web.refresh()) is not None:
-            tls.serve_default(renewed)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await stop.wait()
+    woken = asyncio.Event()
+    watch = FileWatch([state / "identities.yaml", state / "attestors.yaml"], woken.set)
+    try:
+        while not stop.is_set():
+            # before the files are looked at: a change in between must not be missed
+            woken.clear()
+            await loop.run_in_executor(worker, app.tick)
+            if web is not None and (renewed := web.refresh()) is not None:
+                tls.serve_default(renewed)
+            waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(woken.wait())]
+            try:
+                await asyncio.wait(waits, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for found in waits:
+                    found.cancel()
+    finally:
+        watch.close()
 
 
 def _uvicorn(

@@ -1,0 +1,61 @@
+"""A changed identity rule reaches a workload that waits at `agent.sock`, without anybody polling."""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from mesh.proto import workload_pb2 as pb
+from mesh.proto import workload_pb2_grpc
+
+pytestmark = pytest.mark.system
+RULES = """\
+rules:
+- id: me
+  match: {{"unix:uid": "{uid}"}}
+  spiffe_id: "/turn/{turn}"
+"""
+TURNS = int(os.environ.get("LIMEN_TURNS", "20"))
+
+
+def write(installation: Any, turn: object) -> None:
+    """As editors do: whole, and then in the place of the old one."""
+    new = installation.state / "identities.new"
+    new.write_text(RULES.format(uid=os.getuid(), turn=turn), "utf-8")
+    new.rename(installation.state / "identities.yaml")
+
+
+def test_an_open_stream_has_the_new_svid_long_before_anybody_would_have_looked(
+    make_installation: Callable[..., Any],
+) -> None:
+    installation = make_installation()
+    write(installation, "begin")
+    took = []
+    with grpc.insecure_channel(f"unix:{installation.state / 'agent.sock'}") as channel:
+        stub: Any = workload_pb2_grpc.SpiffeWorkloadAPIStub(channel)  # type: ignore[no-untyped-call]
+        end = time.monotonic() + 20
+        while True:
+            stream = stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=(("workload.spiffe.io", "true"),))
+            try:
+                next(stream)
+                break
+            except grpc.RpcError:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+        for turn in range(TURNS):
+            begin = time.perf_counter()
+            write(installation, turn)
+            while next(stream).svids[0].spiffe_id != f"spiffe://test.limen/turn/{turn}":
+                continue
+            took.append(time.perf_counter() - begin)
+        stream.cancel()
+    took.sort()
+    p50, p99 = statistics.median(took) * 1000, took[int(len(took) * 0.99)] * 1000
+    sys.stdout.write(f"write to new SVID on an open stream: p50 {p50:.1f} ms, p99 {p99:.1f} ms, n {len(took)}\n")
+    # looking once a second would take half a second on average
+    assert statistics.median(took) < 0.25, took
