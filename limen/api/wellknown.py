@@ -22,6 +22,7 @@ from mesh import canonicaljson
 from mesh.bundle import TrustBundle
 from mesh.problems import Invalid, NotFound
 
+FRESH_S = 1.0
 _ALGORITHMS = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 Json = Any
 
@@ -88,9 +89,19 @@ def wellknown_api(documents: Documents, worker: Executor, api: FastAPI | None = 
         api = FastAPI(title="Limen", docs_url=None, redoc_url=None, openapi_url=None)
         problems.mount(api)
 
+    known: dict[str, tuple[float, bytes, int, str]] = {}
+
+    async def newest(path: str, work: Callable[[], tuple[bytes, int]]) -> tuple[bytes, int, str]:
+        """The document, at most a second old: however many strangers ask, the worker is asked once a second."""
+        loop = asyncio.get_running_loop()
+        if path not in known or loop.time() >= known[path][0]:
+            document, seconds = await loop.run_in_executor(worker, work)
+            tag = f'"{hashlib.sha256(document).hexdigest()[:32]}"'
+            known[path] = (loop.time() + FRESH_S, document, seconds, tag)
+        return known[path][1:]
+
     async def answer(request: Request, work: Callable[[], tuple[bytes, int]]) -> Response:
-        document, seconds = await asyncio.get_running_loop().run_in_executor(worker, work)
-        tag = f'"{hashlib.sha256(document).hexdigest()[:32]}"'
+        document, seconds, tag = await newest(request.url.path, work)
         headers = {"etag": tag, "cache-control": f"public, max-age={seconds}"}
         if tag in [item.strip().removeprefix("W/") for item in request.headers.get("if-none-match", "").split(",")]:
             return Response(status_code=304, headers=headers)

@@ -21,6 +21,11 @@ def test_a_taken_address_is_refused_with_a_code() -> None:
         _listen("127.0.0.1", taken.getsockname()[1])
 
 
+def test_a_connection_is_known_to_be_tcp_so_that_asyncio_does_not_delay_answers() -> None:
+    with _listen("127.0.0.1", 0) as found:
+        assert found.proto == socket.IPPROTO_TCP
+
+
 @pytest.mark.system
 def test_the_server_shows_strangers_nothing_but_joining_and_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     process = subprocess.Popen(

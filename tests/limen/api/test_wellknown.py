@@ -80,6 +80,24 @@ def test_makes_a_document_once_for_each_change() -> None:
     assert json.loads(documents.spiffe()[0])["spiffe_sequence"] == 8
 
 
+def test_strangers_do_not_keep_the_worker_busy() -> None:
+    asked: list[None] = []
+
+    def bundle() -> TrustBundle:
+        asked.append(None)
+        return BUNDLE
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as worker:
+            transport = httpx2.ASGITransport(app=wellknown_api(Documents(bundle), worker))
+            async with httpx2.AsyncClient(transport=transport, base_url="https://x") as client:
+                for _ in range(20):
+                    assert (await client.get("/.well-known/spiffe-bundle")).status_code == 200
+
+    asyncio.run(run())
+    assert len(asked) <= 3
+
+
 def test_keys_are_of_all_jwt_authorities_with_use_and_algorithm() -> None:
     keys = get("/keys").json()["keys"]
     assert [(item["kid"], item["use"], item["alg"]) for item in keys] == [
