@@ -18,6 +18,7 @@ from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, TrustDomain
 
 BACKDATING = dt.timedelta(seconds=10)
+SERVER_BACKDATING = dt.timedelta(days=1)
 SERVER_NAME = "limen-server"
 _BOTH = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
 
@@ -107,7 +108,8 @@ def mint_server(key: PrivateKey, *, serial: int, now: dt.datetime, life: dt.time
     """Mint the server's long-lived self-signed certificate: its key is pinned, no authority vouches for it."""
     name = _name(SERVER_NAME)
     builder = (
-        _base(name, name, key.public_key(), serial, now - BACKDATING, now + life)
+        # its key is what is trusted, not its time: an agent whose clock is slow must reach even a server of today
+        _base(name, name, key.public_key(), serial, now - SERVER_BACKDATING, now + life)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)

@@ -192,3 +192,8 @@ def test_the_servers_certificate_is_no_part_of_the_trust_domain() -> None:
 
 def test_no_key_shows() -> None:
     assert "key" not in repr(ISSUER)
+
+
+def test_a_server_that_began_just_now_is_reached_by_an_agent_whose_clock_is_slow() -> None:
+    found = load(mint_server(LEAF_KEY, serial=9, now=NOW, life=DAY))
+    assert found.not_valid_before_utc <= NOW - dt.timedelta(hours=12)
