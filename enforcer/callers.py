@@ -75,7 +75,8 @@ class Callers:
         """The identities of a process.
 
         1. A launched workload gets the SVID that its sidecar has, if its rule says `direct` (design D8).
-        2. Any other process is attested now, and the server applies the rules to the facts.
+        2. Any other process is attested now, if it executed nothing since it connected: descriptors outlive an
+           exec, and another process may hold them too. The server applies the rules to the facts.
         3. An identity that a sidecar serves is not given to anybody else, unless its rule says `direct`.
 
         Raises Forbidden, Invalid or NotFound (each recorded as a denial), or Unavailable.
@@ -98,6 +99,8 @@ class Callers:
 
     async def _attest(self, caller: Caller) -> Identity:
         stat = read_stat(caller.pid)
+        if stat.layout != caller.layout:
+            raise Forbidden("LM3404", pid=caller.pid)
         key = (caller.pid, caller.start, stat.layout)
         known = self._known.get(key)
         if known is not None:

@@ -193,7 +193,7 @@ def _record(order: Order, pid: int, executable: _Opened, script: _Opened | None)
         device=process.executable.device,
         inode=process.executable.inode,
         uid=order.uid,
-        facts=(*process.facts(), *_facts(executable, script)),
+        facts=(*process.facts(is_launched=True), *_facts(executable, script)),
     )
 
 

@@ -17,6 +17,8 @@ import stat as st
 import time
 from collections import OrderedDict
 
+from enforcer.cgroup import MAX_BYTES, Cgroup, parse_cgroup
+from mesh.interpreters import is_interpreter_name
 from mesh.problems import Invalid, NotFound
 
 MAX_EXECUTABLE_BYTES = 1 << 30
@@ -63,30 +65,31 @@ class Process:
     gid: int
     groups: tuple[int, ...]
     executable: Executable
-    cgroup: str
+    cgroup: Cgroup
 
-    def facts(self) -> tuple[tuple[str, str], ...]:
-        """What identity rules may match, as selector and value."""
+    def facts(self, *, is_launched: bool = False) -> tuple[tuple[str, str], ...]:
+        """What identity rules may match, as selector and value.
+
+        The digest of an interpreter says nothing of what it runs: it is a fact only of one that the agent launched.
+        """
+        name = os.path.basename(self.executable.path)
         found = [
             ("unix:uid", str(self.uid)),
             ("unix:gid", str(self.gid)),
             ("unix:path", self.executable.path),
-            ("unix:basename", os.path.basename(self.executable.path)),
-            ("unix:sha256", self.executable.sha256),
+            ("unix:basename", name),
         ]
+        if is_launched or not is_interpreter_name(name):
+            found.append(("unix:sha256", self.executable.sha256))
         with contextlib.suppress(KeyError):
             found.append(("unix:user", pwd.getpwuid(self.uid).pw_name))
-        for gid in sorted({self.gid, *self.groups}):
+        with contextlib.suppress(KeyError):
+            found.append(("unix:group", grp.getgrgid(self.gid).gr_name))
+        for gid in sorted(set(self.groups)):
+            found.append(("unix:supplementary-gid", str(gid)))
             with contextlib.suppress(KeyError):
-                found.append(("unix:group", grp.getgrgid(gid).gr_name))
-        if self.cgroup:
-            found.append(("cgroup:path", self.cgroup))
-            unit = next(
-                (part for part in reversed(self.cgroup.split("/")) if part.endswith((".service", ".scope"))), None
-            )
-            if unit is not None:
-                found.append(("systemd:unit", unit))
-        return tuple(found)
+                found.append(("unix:supplementary-group", grp.getgrgid(gid).gr_name))
+        return (*found, *self.cgroup.facts())
 
 
 def read_stat(pid: int) -> Stat:
@@ -175,16 +178,12 @@ def _ids(pid: int) -> tuple[int, int, tuple[int, ...]]:
     return uid, gid, groups
 
 
-def _cgroup(pid: int) -> str:
-    """The path in the unified hierarchy, empty when there is none."""
+def _cgroup(pid: int) -> Cgroup:
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("0::"):
-                    return line[3:].strip()
+            return parse_cgroup(file.read(MAX_BYTES))
     except OSError as err:
         raise NotFound("LM3401", pid=pid) from err
-    return ""
 
 
 def _executable(pid: int) -> Executable:

@@ -31,12 +31,16 @@ _CHUNK = 65536
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """The process that connected. ``pidfd`` cannot come to mean another process; ``start`` is in clock ticks."""
+    """The process that connected. ``pidfd`` cannot come to mean another process; ``start`` is in clock ticks.
+
+    ``layout`` is what it was when the connection was accepted: every exec draws another (ADR 3).
+    """
 
     pid: int
     uid: int
     gid: int
     start: int
+    layout: tuple[int, ...]
     pidfd: int
 
     @property
@@ -149,13 +153,13 @@ def read_caller(sock: socket.socket) -> Caller:
         pidfd = os.pidfd_open(pid)
     try:
         os.set_inheritable(pidfd, False)
-        start = read_stat(pid).start
-        if before not in {None, start}:
+        stat = read_stat(pid)
+        if before not in {None, stat.start}:
             raise Forbidden("LM3401", pid=pid)
     except (OSError, Problem):
         os.close(pidfd)
         raise
-    return Caller(pid=pid, uid=uid, gid=gid, start=start, pidfd=pidfd)
+    return Caller(pid=pid, uid=uid, gid=gid, start=stat.start, layout=stat.layout, pidfd=pidfd)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,6 +1,8 @@
 import asyncio
 import os
 import pathlib
+import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -26,7 +28,10 @@ NAME = "spiffe://corp.test/ns/web/sa/front"
 
 
 def caller(pid: int) -> Caller:
-    return Caller(pid=pid, uid=os.getuid(), gid=os.getgid(), start=read_stat(pid).start, pidfd=os.pidfd_open(pid))
+    stat = read_stat(pid)
+    return Caller(
+        pid=pid, uid=os.getuid(), gid=os.getgid(), start=stat.start, layout=stat.layout, pidfd=os.pidfd_open(pid)
+    )
 
 
 class Setting:
@@ -163,3 +168,27 @@ def test_a_change_wakes_whoever_saw_the_version_before(setting: Setting) -> None
             await setting.callers.changed(seen)
 
     asyncio.run(run())
+
+
+def test_a_process_that_executed_something_since_it_connected_is_refused(setting: Setting) -> None:
+    process = subprocess.Popen(
+        ["sh", "-c", "echo; read x; exec sleep 60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        connected = caller(process.pid)
+        setting.identities(connected)
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.close()
+        while read_stat(process.pid).layout == connected.layout:
+            time.sleep(0.01)
+        assert setting.refused(connected) == "LM3404"
+        # one that connects as what it is now is attested
+        assert setting.identities(caller(process.pid))
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()

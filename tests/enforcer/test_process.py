@@ -42,6 +42,11 @@ def test_this_process_is_who_the_kernel_says() -> None:
     facts = found.facts()
     assert ("unix:uid", str(os.geteuid())) in facts
     assert ("unix:path", str(pathlib.Path(sys.executable).resolve())) in facts
+    assert ("unix:gid", str(os.getegid())) in facts
+    assert [value for name, value in facts if name == "unix:supplementary-gid"] == sorted(
+        {str(gid) for gid in os.getgroups()}, key=int
+    )
+    assert sum(name == "unix:group" for name, _ in facts) <= 1
     assert found.session == os.getsid(0)
     assert len(found.executable.sha256) == 64
 
@@ -173,3 +178,20 @@ def test_an_executable_changed_between_two_runs_has_another_hash_each_time(tmp_p
             hashes.add(read_process(process.pid).executable.sha256)
             process.stdin.close()
     assert len(hashes) == 20
+
+
+def test_an_interpreters_digest_is_a_fact_only_of_a_launched_one(tmp_path: pathlib.Path) -> None:
+    interpreter = read_process(os.getpid())
+    assert "unix:sha256" not in dict(interpreter.facts())
+    assert dict(interpreter.facts(is_launched=True))["unix:sha256"] == interpreter.executable.sha256
+    process = subprocess.Popen([copy_of_cat(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"x\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        found = read_process(process.pid)
+        assert dict(found.facts())["unix:sha256"] == found.executable.sha256
+    finally:
+        end(process)
