@@ -1,45 +1,43 @@
-"""The authority of one trust domain: a root, one issuing intermediate below it, and the server's pinned key.
+"""The authority of one trust domain, as it is loaded: what signs now, what is trusted, and the server's pinned key.
 
-Reads from top to bottom: make or load the keys, then sign. The root's key is used to sign the issuing certificate
-and for nothing else; the server's key is no part of the trust domain, so that an agent whose every known CA has
-expired can still tell its server. Who may have which identity is decided in `ca.issuance`.
+Reads from top to bottom: load the slots, then sign. How slots come and go is `ca.succession`'s; a root's key signs
+issuing certificates and nothing else, and the server's key is no part of the trust domain, so that an agent whose
+every known CA has expired can still tell its server. Who may have which identity is decided in `ca.issuance`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
-import enum
 import hashlib
+import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa
 
-from ca import keys, mint, store
+from ca import keys, mint, slotstore, store
+from ca.jwtmint import JwtSigner, jwt_signer, mint_jwt_svid
+from ca.keys import KeyAlgorithm
+from ca.keysource import DatabaseKeys, KeySource
 from ca.mint import Issuer
+from ca.rotation import AuthorityState, Kind, Slot, find
+from ca.succession import Stand, Succession
+from ca.trustmaking import chain_above
+from ca.upstream.chain import Upstream
+from ca.upstream.request import UpstreamRequests
 from mesh.bundle import TrustBundle
 from mesh.database import migrate, transaction
-from mesh.problems import Conflict
+from mesh.problems import Conflict, NotFound
 from mesh.spiffe import SpiffeId, TrustDomain
+from mesh.truststate import TrustState, parse_payload
 from mesh.wrapping import WrappingKey
 from mesh.x509svid import split_chain
 
-ROOT_LIFE = dt.timedelta(days=3650)
-ISSUING_LIFE = dt.timedelta(days=365)
-SERVER_LIFE = dt.timedelta(days=3650)
 NODE_LIFE = dt.timedelta(hours=1)
-_ROOT, _ISSUING, _SERVER = "root", "issuing", "server"
-
-
-class AuthorityState(enum.StrEnum):
-    """Where a signing authority stands (SPIRE's words)."""
-
-    PREPARED = "prepared"
-    ACTIVE = "active"
-    OLD = "old"
+SERVER_LIFE = dt.timedelta(days=3650)
+SERVER = "server"
 
 
 def new_serial(random: Callable[[int], bytes]) -> int:
@@ -47,48 +45,120 @@ def new_serial(random: Callable[[int], bytes]) -> int:
     return int.from_bytes(random(16), "big") >> 1 or 1
 
 
-class Authority:
-    """One trust domain's keys and chains, loaded into this process."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SvidOrder:
+    """A certificate to sign."""
 
-    def __init__(
-        self,
-        *,
-        trust_domain: TrustDomain,
-        engine: sa.Engine,
-        root: bytes,
-        issuer: Issuer,
-        server_certificate: bytes,
-        server_key: ec.EllipticCurvePrivateKey,
-        random: Callable[[int], bytes],
-    ) -> None:
-        self.trust_domain = trust_domain
-        self._engine = engine
-        self._root = root
-        self._issuer = issuer
-        self._server_certificate = server_certificate
-        self._server_key = server_key
-        self._random = random
+    spiffe_id: SpiffeId
+    public_key: keys.PublicKey
+    life: dt.timedelta
+    node: str
+    rule: str = ""
+    dns_names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JwtOrder:
+    """A JWT-SVID to sign."""
+
+    spiffe_id: SpiffeId
+    audiences: tuple[str, ...]
+    life: dt.timedelta
+    node: str
+    rule: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SignedJwt:
+    """A JWT-SVID, its id, and when it ends."""
+
+    token: str = dataclasses.field(repr=False)
+    jti: str
+    not_after: dt.datetime
+
+
+class Authority:
+    """One trust domain's keys and chains, loaded into this process; `load` reads them again after a change."""
+
+    def __init__(self, stand: Stand, wrapping: WrappingKey) -> None:
+        self.trust_domain = stand.trust_domain
         # named by JWT-SVIDs as `iss` when this trust domain is an OIDC issuer
         self.jwt_issuer: str | None = None
+        self._engine, self._random, self._wrapping = stand.engine, stand.random, wrapping
+        self._upstream = stand.upstream
+        self.succession = Succession(stand, self.load)
+        self.load()
+
+    def load(self) -> None:
+        """Read slots, trust state and the keys that sign now. Raises NotFound LM1600, Invalid LM1201."""
+        with transaction(self._engine) as connection:
+            self._slots = tuple(slotstore.slots(connection))
+            trust = slotstore.get_trust(connection)
+            server = store.get_authority(connection, SERVER)
+            sealed = store.get_key(connection, SERVER)
+        assert trust is not None
+        assert server is not None
+        assert sealed is not None
+        self._trust = parse_payload(trust[1], self.trust_domain)
+        self._server_certificate = server[1]
+        self._server_key = keys.key_from_der(self._wrapping.unwrap(SERVER, sealed))
+        issuing, jwt = self.active(Kind.ISSUING), self.active(Kind.JWT)
+        self._issuer = self.succession.issuer(issuing)
+        signs = self.succession.private_key(jwt)
+        assert not isinstance(signs, mldsa.MLDSA65PrivateKey)
+        self._jwt = jwt_signer(jwt.id, signs, not_after=jwt.not_after)
+        self._intermediates = chain_above(self._slots, issuing)
+        self._signed_trust = self._trust.sign(self._server_key)
+
+    def waiting_keys(self) -> frozenset[str]:
+        """The keys of requests that an upstream has not answered yet."""
+        return frozenset() if self._upstream is None else self._upstream.names()
+
+    # -- what is
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Every authority that is not gone for good, oldest first."""
+        return self._slots
+
+    def active(self, kind: Kind) -> Slot:
+        """The authority of a kind that signs now: there is always exactly one."""
+        (found,) = find(self._slots, kind, AuthorityState.ACTIVE)
+        return found
+
+    @property
+    def trust(self) -> TrustState:
+        """What agents are to hold."""
+        return self._trust
+
+    @property
+    def signed_trust(self) -> bytes:
+        """The same, signed with the server's pinned key."""
+        return self._signed_trust
 
     @property
     def bundle(self) -> TrustBundle:
-        """The trust bundle: the root, with the first sequence number."""
-        return TrustBundle(trust_domain=self.trust_domain, x509_authorities=(self._root,), sequence=1, refresh_hint=300)
+        """The trust bundle with its number, and what our own verifiers need beside it."""
+        return self._trust.bundle
 
     @property
     def issuer(self) -> Issuer:
-        """The issuing certificate with its key."""
+        """The issuing certificate that signs now, with its key."""
         return self._issuer
 
     @property
     def intermediates(self) -> tuple[bytes, ...]:
         """What stands behind a leaf in a chain, DER."""
-        return (self._issuer.certificate.public_bytes(Encoding.DER),)
+        return self._intermediates
+
+    @property
+    def jwt_key(self) -> JwtSigner:
+        """The JWT authority that signs now."""
+        return self._jwt
 
     @property
     def server_key(self) -> ec.EllipticCurvePrivateKey:
-        """The server's long-lived key: TLS, and signatures on join tokens."""
+        """The server's long-lived key: TLS, and signatures on join tokens and trust states."""
         return self._server_key
 
     @property
@@ -101,6 +171,53 @@ class Authority:
         """The hash that agents pin: ``sha256:`` and the hexadecimal hash of the server key's SPKI."""
         return "sha256:" + hashlib.sha256(keys.spki_der(self._server_key.public_key())).hexdigest()
 
+    # -- signing
+
+    def sign_many(self, orders: Sequence[SvidOrder], *, now: dt.datetime) -> list[tuple[bytes, ...]]:
+        """Sign X.509-SVIDs and record them; return their chains, leaf first.
+
+        1. A fresh random serial number each.
+        2. The certificates are minted, in memory.
+        3. They are recorded durably, all or none; a serial number that was ever used refuses.
+        4. Only then are they given out.
+
+        Raises Invalid LM1204 and LM1214, Conflict LM1205.
+        """
+        chains, rows = [], []
+        authority = self.active(Kind.ISSUING).id
+        for order in orders:
+            # (1)
+            serial = new_serial(self._random)
+            # (2)
+            leaf = mint.mint_svid(
+                order.spiffe_id,
+                order.public_key,
+                self._issuer,
+                serial=serial,
+                now=now,
+                life=order.life,
+                dns_names=order.dns_names,
+            )
+            chains.append((leaf, *self._intermediates))
+            rows.append(
+                store.Issuance(
+                    serial=f"{serial:x}",
+                    spiffe_id=str(order.spiffe_id),
+                    node=order.node,
+                    rule=order.rule,
+                    issued=now,
+                    not_after=min(now + order.life, self._issuer.certificate.not_valid_after_utc),
+                    authority=authority,
+                    sha256=hashlib.sha256(leaf).hexdigest(),
+                )
+            )
+        # (3)
+        if rows:
+            with transaction(self._engine) as connection:
+                store.record_issuances(connection, rows)
+        # (4)
+        return chains
+
     def sign(
         self,
         spiffe_id: SpiffeId,
@@ -112,37 +229,55 @@ class Authority:
         rule: str = "",
         dns_names: tuple[str, ...] = (),
     ) -> tuple[bytes, ...]:
-        """Sign an X.509-SVID and record it; return its chain, leaf first.
-
-        1. A fresh random serial number.
-        2. The certificate is minted, in memory.
-        3. It is recorded durably; a serial number that was ever used refuses.
-        4. Only then is it given out.
-
-        Raises Invalid LM1204, Conflict LM1205.
-        """
-        # (1)
-        serial = new_serial(self._random)
-        # (2)
-        leaf = mint.mint_svid(
-            spiffe_id, public_key, self._issuer, serial=serial, now=now, life=life, dns_names=dns_names
+        """Sign one X.509-SVID, as `sign_many` does."""
+        order = SvidOrder(
+            spiffe_id=spiffe_id, public_key=public_key, life=life, node=node, rule=rule, dns_names=dns_names
         )
-        # (3)
-        not_after = x509.load_der_x509_certificate(leaf).not_valid_after_utc
-        with transaction(self._engine) as connection:
-            store.record_issuance(
-                connection,
-                store.Issuance(
-                    serial=f"{serial:x}",
-                    spiffe_id=str(spiffe_id),
-                    node=node,
-                    rule=rule,
-                    issued=now,
-                    not_after=not_after,
-                ),
+        return self.sign_many([order], now=now)[0]
+
+    def sign_jwts(self, orders: Sequence[JwtOrder], *, now: dt.datetime) -> list[SignedJwt]:
+        """Sign JWT-SVIDs and record them, in the same steps.
+
+        Raises Invalid LM1204 and LM1270, Conflict LM1205.
+        """
+        made, rows = [], []
+        for order in orders:
+            jti = self._random(16).hex()
+            token, end = mint_jwt_svid(
+                order.spiffe_id, order.audiences, self._jwt, now=now, life=order.life, jti=jti, issuer=self.jwt_issuer
             )
-        # (4)
-        return (leaf, *self.intermediates)
+            made.append(SignedJwt(token=token, jti=jti, not_after=end))
+            rows.append(
+                store.Issuance(
+                    serial=jti,
+                    spiffe_id=str(order.spiffe_id),
+                    node=order.node,
+                    rule=order.rule,
+                    issued=now,
+                    not_after=end,
+                    authority=self._jwt.kid,
+                    kind="jwt",
+                    sha256=hashlib.sha256(token.encode()).hexdigest(),
+                )
+            )
+        if rows:
+            with transaction(self._engine) as connection:
+                store.record_issuances(connection, rows)
+        return made
+
+    def sign_jwt(
+        self,
+        spiffe_id: SpiffeId,
+        audiences: Sequence[str],
+        *,
+        now: dt.datetime,
+        life: dt.timedelta,
+        node: str,
+        rule: str = "",
+    ) -> SignedJwt:
+        """Sign one JWT-SVID, as `sign_jwts` does."""
+        order = JwtOrder(spiffe_id=spiffe_id, audiences=tuple(audiences), life=life, node=node, rule=rule)
+        return self.sign_jwts([order], now=now)[0]
 
 
 def open_authority(
@@ -152,73 +287,82 @@ def open_authority(
     trust_domain: TrustDomain,
     now: dt.datetime,
     random: Callable[[int], bytes] = secrets.token_bytes,
+    key_source: KeySource | None = None,
+    upstream: Upstream | None = None,
+    algorithm: KeyAlgorithm = KeyAlgorithm.P256,
 ) -> Authority:
-    """Load the authority of a state, or make it when there is none; both in one transaction.
+    """Load the authority of a state, or make it when there is none.
 
-    Raises Conflict LM1206 when the state is another trust domain's, Invalid LM1201 for a wrong wrapping key.
+    1. The server's key, which nothing replaces, and the trust domain that the state is for.
+    2. The first authorities; in a state of the first version, the ones that it has.
+    3. Keys that did not survive a restart get successors at once: what they signed stays valid until it ends.
+
+    Raises Conflict LM1206 when the state is another trust domain's, Invalid LM1201 for a wrong wrapping key, and what
+    the upstream and the key source raise.
     """
     migrate(engine, "ca")
-    with transaction(engine) as connection:
-        root = store.get_authority(connection, _ROOT)
-        if root is None:
-            _create(connection, wrapping, trust_domain, now, random)
-            root = store.get_authority(connection, _ROOT)
-        issuing = store.get_authority(connection, _ISSUING)
-        server = store.get_authority(connection, _SERVER)
-        assert root is not None
-        assert issuing is not None
-        assert server is not None
-        found = split_chain(root[1])[0]
-        expected = x509.load_der_x509_certificate(found).extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        held = expected.value.get_values_for_type(x509.UniformResourceIdentifier)[0]
-        if held != str(trust_domain.id):
-            raise Conflict("LM1206", held=held.removeprefix("spiffe://"), asked=str(trust_domain))
-        return Authority(
-            trust_domain=trust_domain,
-            engine=engine,
-            root=found,
-            issuer=Issuer(
-                certificate=x509.load_der_x509_certificate(split_chain(issuing[1])[0]),
-                key=_load(connection, wrapping, _ISSUING),
-            ),
-            server_certificate=server[1],
-            server_key=_load(connection, wrapping, _SERVER),
-            random=random,
+    database = DatabaseKeys(engine, wrapping, random)
+    source = key_source or database
+    requests = None
+    if upstream is not None:
+        requests = UpstreamRequests(
+            engine=engine, keys=source, upstream=upstream, trust_domain=trust_domain, algorithm=algorithm, random=random
         )
+    stand = Stand(
+        trust_domain=trust_domain,
+        engine=engine,
+        keys=source,
+        root_keys=source if source.is_durable else database,
+        random=random,
+        algorithm=algorithm,
+        upstream=requests,
+    )
+    # (1)
+    _begin_server(engine, wrapping, trust_domain, now, random)
+    # (2)
+    begun = Succession(stand, lambda: None)
+    _take_over_first_version(engine, begun, now)
+    begun.begin(now)
+    # (3)
+    for kind in (Kind.ISSUING, Kind.JWT):
+        (active,) = find(begun.slots(), kind, AuthorityState.ACTIVE)
+        try:
+            begun.private_key(active)
+        except NotFound:
+            reason = "the key was in the memory of a process that ended"
+            for waiting in find(begun.slots(), kind, AuthorityState.PREPARED):
+                begun.withdraw(waiting.id, now, actor="server", reason=reason)
+            made = begun.prepare(kind, now, actor="server", reason=reason)
+            begun.activate(made.id, now, actor="server", reason=reason)
+    return Authority(stand, wrapping)
 
 
-def _create(
-    connection: sa.Connection,
+def _begin_server(
+    engine: sa.Engine,
     wrapping: WrappingKey,
     trust_domain: TrustDomain,
     now: dt.datetime,
     random: Callable[[int], bytes],
 ) -> None:
-    made = {name: keys.new_key() for name in (_ROOT, _ISSUING, _SERVER)}
-    serials = {name: new_serial(random) for name in made}
-    root = mint.mint_root(trust_domain, made[_ROOT], serial=serials[_ROOT], now=now, life=ROOT_LIFE)
-    signer = Issuer(certificate=x509.load_der_x509_certificate(root), key=made[_ROOT])
-    issuing = mint.mint_intermediate(
-        trust_domain, made[_ISSUING].public_key(), signer, serial=serials[_ISSUING], now=now, life=ISSUING_LIFE
-    )
-    server = mint.mint_server(made[_SERVER], serial=serials[_SERVER], now=now, life=SERVER_LIFE)
-    for name, certificate in ((_ROOT, root), (_ISSUING, issuing), (_SERVER, server)):
-        store.put_key(connection, name, wrapping.wrap(name, keys.key_to_der(made[name]), random(12)))
-        store.put_authority(connection, name, AuthorityState.ACTIVE, certificate)
-        store.record_issuance(
-            connection,
-            store.Issuance(
-                serial=f"{serials[name]:x}",
-                spiffe_id=str(trust_domain.id),
-                node="",
-                rule="",
-                issued=now,
-                not_after=x509.load_der_x509_certificate(certificate).not_valid_after_utc,
-            ),
-        )
+    with transaction(engine) as connection:
+        trust = slotstore.get_trust(connection)
+        if trust is not None:
+            held = json.loads(trust[1])["trust_domain"]
+            if held != str(trust_domain):
+                raise Conflict("LM1206", held=held, asked=str(trust_domain))
+        if store.get_authority(connection, SERVER) is None:
+            key = keys.new_key()
+            certificate = mint.mint_server(key, serial=new_serial(random), now=now, life=SERVER_LIFE)
+            store.put_key(connection, SERVER, wrapping.wrap(SERVER, keys.key_to_der(key), random(12)))
+            store.put_authority(connection, SERVER, AuthorityState.ACTIVE, certificate)
+        sealed = store.get_key(connection, SERVER)
+        assert sealed is not None
+        wrapping.unwrap(SERVER, sealed)
 
 
-def _load(connection: sa.Connection, wrapping: WrappingKey, name: str) -> ec.EllipticCurvePrivateKey:
-    wrapped = store.get_key(connection, name)
-    assert wrapped is not None
-    return keys.key_from_der(wrapping.unwrap(name, wrapped))
+def _take_over_first_version(engine: sa.Engine, succession: Succession, now: dt.datetime) -> None:
+    """Put the two authorities of a state of the first version into slots, beside a new JWT authority."""
+    with transaction(engine) as connection:
+        root, issuing = (store.get_authority(connection, name) for name in ("root", "issuing"))
+    if root is not None and issuing is not None and not succession.slots():
+        succession.take_over(split_chain(root[1])[0], split_chain(issuing[1])[0], now)

@@ -69,6 +69,25 @@ def mint_intermediate(
     return builder.sign(issuer.key, hash_for(issuer.key)).public_bytes(Encoding.DER)
 
 
+def mint_cross(
+    trust_domain: TrustDomain,
+    root: x509.Certificate,
+    issuer: Issuer,
+    *,
+    serial: int,
+    now: dt.datetime,
+) -> bytes:
+    """Sign a new root's key by an older root, so that who knows only the older one follows the new one (RFC 4949).
+
+    It ends with the older root, or with the new one if that is earlier.
+    """
+    public_key: PublicKey = root.public_key()  # type: ignore[assignment]  # our own roots have keys of our kinds
+    begin, end = _window(issuer, now, root.not_valid_after_utc - now)
+    builder = _base(issuer.certificate.subject, root.subject, public_key, serial, begin, end)
+    builder = _signing(builder, trust_domain, path_length=None).add_extension(_authority_id(issuer), critical=False)
+    return builder.sign(issuer.key, hash_for(issuer.key)).public_bytes(Encoding.DER)
+
+
 def mint_svid(
     spiffe_id: SpiffeId,
     public_key: PublicKey,

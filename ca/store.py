@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -34,12 +36,18 @@ ISSUED = sa.Table(
     sa.Column("rule", sa.String),
     sa.Column("issued", sa.String),
     sa.Column("not_after", sa.String),
+    sa.Column("authority", sa.String),
+    sa.Column("kind", sa.String),
+    sa.Column("sha256", sa.String),
 )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Issuance:
-    """One certificate that was issued. ``serial`` is hexadecimal; ``rule`` is empty for nodes and authorities."""
+    """One SVID that was issued. ``serial`` is hexadecimal, a JWT's is its ``jti``; ``rule`` is empty for nodes.
+
+    ``authority`` is the slot that signed it, ``kind`` is ``x509`` or ``jwt``, ``sha256`` the hash of the DER or token.
+    """
 
     serial: str
     spiffe_id: str
@@ -47,6 +55,9 @@ class Issuance:
     rule: str
     issued: dt.datetime
     not_after: dt.datetime
+    authority: str = ""
+    kind: str = "x509"
+    sha256: str = ""
 
 
 def put_key(connection: sa.Connection, name: str, wrapped: bytes) -> None:
@@ -58,6 +69,16 @@ def get_key(connection: sa.Connection, name: str) -> bytes | None:
     """The wrapped key of a name."""
     found = connection.execute(sa.select(KEYS.c.wrapped).where(KEYS.c.name == name)).scalar()
     return None if found is None else bytes(found)
+
+
+def delete_keys(connection: sa.Connection, names: Sequence[str]) -> None:
+    """Forget wrapped keys."""
+    connection.execute(sa.delete(KEYS).where(KEYS.c.name.in_(names)))
+
+
+def key_names(connection: sa.Connection) -> list[str]:
+    """The names of all wrapped keys."""
+    return [str(row[0]) for row in connection.execute(sa.select(KEYS.c.name).order_by(KEYS.c.name))]
 
 
 def put_authority(connection: sa.Connection, name: str, state: str, chain: bytes) -> None:
@@ -73,39 +94,72 @@ def get_authority(connection: sa.Connection, name: str) -> tuple[str, bytes] | N
     return None if row is None else (str(row[0]), bytes(row[1]))
 
 
-def record_issuance(connection: sa.Connection, found: Issuance) -> None:
-    """Record a certificate before it is given out.
+def record_issuances(connection: sa.Connection, issued: Sequence[Issuance]) -> None:
+    """Record SVIDs before they are given out, all or none.
 
-    Raises Conflict LM1205 when its serial number was ever used.
+    Raises Conflict LM1205 when a serial number was ever used.
     """
+    rows = [
+        {
+            "serial": found.serial,
+            "spiffe_id": found.spiffe_id,
+            "node": found.node,
+            "rule": found.rule,
+            "issued": format_time(found.issued),
+            "not_after": format_time(found.not_after),
+            "authority": found.authority,
+            "kind": found.kind,
+            "sha256": found.sha256,
+        }
+        for found in issued
+    ]
     try:
-        connection.execute(
-            sa.insert(ISSUED).values(
-                serial=found.serial,
-                spiffe_id=found.spiffe_id,
-                node=found.node,
-                rule=found.rule,
-                issued=format_time(found.issued),
-                not_after=format_time(found.not_after),
-            )
-        )
+        connection.execute(sa.insert(ISSUED), rows)
     except sa.exc.IntegrityError as err:
-        raise Conflict("LM1205", serial=found.serial) from err
+        raise Conflict("LM1205", serial=", ".join(found.serial for found in issued[:3])) from err
+
+
+def record_issuance(connection: sa.Connection, found: Issuance) -> None:
+    """Record one SVID before it is given out. Raises Conflict LM1205 when its serial number was ever used."""
+    record_issuances(connection, [found])
+
+
+def adopt_issuances(connection: sa.Connection, authority: str) -> None:
+    """Say of everything that does not name its authority that this one signed it."""
+    connection.execute(
+        sa.update(ISSUED).where(ISSUED.c.authority == "", ISSUED.c.node != "").values(authority=authority)
+    )
 
 
 def valid_issuances(connection: sa.Connection, now: dt.datetime) -> list[Issuance]:
-    """Every certificate that is valid now, newest first."""
+    """Every SVID that has not ended, newest first."""
     rows = connection.execute(
         sa.select(ISSUED).where(ISSUED.c.not_after > format_time(now)).order_by(ISSUED.c.issued.desc())
     )
-    return [
-        Issuance(
-            serial=row.serial,
-            spiffe_id=row.spiffe_id,
-            node=row.node,
-            rule=row.rule,
-            issued=parse_time(row.issued),
-            not_after=parse_time(row.not_after),
-        )
-        for row in rows
-    ]
+    return [_issuance(row) for row in rows]
+
+
+def find_issuances(connection: sa.Connection, wanted: str, now: dt.datetime) -> list[Issuance]:
+    """The SVID of a serial number (hexadecimal) or token id, whatever its age; else those of a SPIFFE ID that live."""
+    rows = connection.execute(sa.select(ISSUED).where(ISSUED.c.serial == wanted)).all()
+    if not rows:
+        rows = connection.execute(
+            sa.select(ISSUED)
+            .where(ISSUED.c.spiffe_id == wanted, ISSUED.c.not_after > format_time(now))
+            .order_by(ISSUED.c.issued.desc())
+        ).all()
+    return [_issuance(row) for row in rows]
+
+
+def _issuance(row: sa.Row[Any]) -> Issuance:
+    return Issuance(
+        serial=row.serial,
+        spiffe_id=row.spiffe_id,
+        node=row.node,
+        rule=row.rule,
+        issued=parse_time(row.issued),
+        not_after=parse_time(row.not_after),
+        authority=row.authority,
+        kind=row.kind,
+        sha256=row.sha256,
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import pathlib
 import sys
@@ -35,14 +36,16 @@ from enforcer.process import read_process
 from enforcer.release import Releases
 from enforcer.skew import ServerClock
 from enforcer.sockdiag import SockDiag
+from enforcer.trusted import Trusted
 from enforcer.workload import Feed, Workload
 from enforcer.workloadapi import WorkloadApi
-from mesh.bundle import TrustBundle, parse_bundle
+from mesh.bundle import TrustBundle
 from mesh.clock import Clock, format_time
 from mesh.problems import Forbidden, Invalid, Problem, Unavailable, first_problem
 from mesh.proto import node_pb2 as pb
 from mesh.spiffe import TrustDomain
 from mesh.wrapping import WrappingKey
+from mesh.x509svid import verify_x509_svid
 
 Message = dict[str, object]
 TICK_S = 1.0
@@ -66,7 +69,8 @@ class Agent:
         self._folder, self._node_state, self._wrapping = folder, node_state, wrapping
         self._clock, self._advertise = clock, advertise
         self._domain = TrustDomain.parse(node_state.trust_domain)
-        self._bundle = parse_bundle(self._domain, node_state.bundle)
+        self._trusted = Trusted(folder / "agent", self._domain, node_state)
+        self._rejected: set[str] = set()
         self._releases = Releases(folder / "agent", node_state, wrapping)
         self._federated = Federated(folder / "agent", self._domain)
         # when to renew is decided by the server's time, as far as it is known
@@ -187,7 +191,7 @@ class Agent:
         self._releases.take_candidate(bytes(update.candidate))
         if before is not self._releases.active or candidate != self._releases.candidate:
             self._tell(self._releases.message())
-        await self._take_bundle(bytes(update.bundle))
+        await self._take_trust(bytes(update.trust))
         if self._federated.take({name: bytes(data) for name, data in update.federated.items()}) or (
             before is not self._releases.active and self._federated.every()
         ):
@@ -204,10 +208,19 @@ class Agent:
         await self._callers.announce()
         await self._send_endpoints()
 
+    async def _take_trust(self, data: bytes) -> None:
+        try:
+            is_new = self._trusted.take(data)
+        except Problem as problem:
+            self._log.error("trust state refused", code=problem.code, reason=str(problem))
+            return
+        if is_new:
+            self._log.info("trust state applied", sequence=self._trusted.sequence)
+            self._reidentify()
+            await self._callers.announce()
+
     async def _take_bundle(self, data: bytes) -> None:
-        bundle = parse_bundle(self._domain, data)
-        if bundle != self._bundle:
-            self._bundle = bundle
+        if self._trusted.take_bundle(data):
             self._reidentify()
             await self._callers.announce()
 
@@ -291,11 +304,26 @@ class Agent:
         for found in await self._node.issue(asks):
             workload, key = keys[found.ref]
             try:
-                workload.identify(read_issued(found, key, self._time.now()))
+                workload.identify(self._verified(read_issued(found, key, self._time.now())))
                 self._check_clock(workload)
             except Problem as problem:
                 self._log.warning("no identity", workload=workload.name, reason=str(problem))
         await self._send_endpoints()
+
+    def _verified(self, identity: Identity) -> Identity:
+        """An identity that peers will accept, as far as this host can tell; the server is told of any other.
+
+        Raises what the verifier raises: the workload keeps the SVID that it has.
+        """
+        chain = identity.svid.chain_der
+        signer = hashlib.sha256(chain[1]).hexdigest() if len(chain) > 1 else ""
+        try:
+            verify_x509_svid(chain, {self._domain: self._trusted.bundle}, self._time.now())
+        except Problem:
+            self._rejected.add(signer)
+            raise
+        self._rejected.discard(signer)
+        return identity
 
     def _check_clock(self, workload: Workload) -> None:
         """Say both times when a new SVID does not hold by this host's clock: its sidecar will refuse it."""
@@ -328,6 +356,7 @@ class Agent:
 
     async def _report(self) -> None:
         """Tell the server what is applied here, after every change and every few seconds."""
+        newer = b""
         while not self._stop.is_set():
             # what every sidecar applies is what this agent applies
             epochs = [found.applied[0] for found in self._workloads.values() if found.identity is not None]
@@ -338,10 +367,18 @@ class Agent:
                 sidecars=len(self._workloads),
                 handshakes=self._past_handshakes + sum(found.handshakes for found in self._workloads.values()),
                 refusals=[pb.Refusal(code=code, detail=detail) for code, detail in self._releases.refusals],
+                trust=self._trusts(),
+                rejected=sorted(self._rejected),
+                newer_trust=newer,
             )
             with contextlib.suppress(Problem):
-                await self._node.report_status(request)
+                newer = self._trusted.signed if await self._node.report_status(request) else b""
             await self._nap(TICK_S / 4)
+
+    def _trusts(self) -> int:
+        """The trust state that this agent and every sidecar with an identity holds."""
+        held = [found.trusts for found in self._workloads.values() if found.identity is not None and found.is_told]
+        return min([self._trusted.sequence, *held])
 
     async def _nap(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -504,19 +541,20 @@ class Agent:
 
     def bundles(self) -> dict[str, TrustBundle]:
         """All bundles by trust domain name."""
-        return {**self._federated.every(), self._domain.name: self._bundle}
+        return {**self._federated.every(), self._domain.name: self._trusted.bundle}
 
     def _given(self, identity: Identity) -> dict[str, TrustBundle]:
         """The bundles that the sidecar of an identity is given."""
         active = self._releases.active
         policies = active.policies if active is not None else None
-        return {**self._federated.given(identity, policies), self._domain.name: self._bundle}
+        return {**self._federated.given(identity, policies), self._domain.name: self._trusted.bundle}
 
     def _feed(self) -> Feed:
         return Feed(
             policy=self._releases.message,
             endpoints=self._endpoints_message,
             bundles=self._given,
+            trust=lambda: self._trusted.sequence,
             records=self._delivery.take,
             flows=self._delivery.take_flows,
         )

@@ -101,9 +101,9 @@ class Node:
         """Hand over flows."""
         await self._call("PushFlows", pb.FlowBatch(flows=flows))
 
-    async def report_status(self, request: pb.StatusRequest) -> None:
-        """Tell what this agent applies."""
-        await self._call("ReportStatus", request)
+    async def report_status(self, request: pb.StatusRequest) -> bool:
+        """Tell what this agent applies; whether the server lost a trust state and asks to be shown it."""
+        return bool((await self._call("ReportStatus", request)).wants_trust)
 
     async def watch(self, epoch: int) -> AsyncIterator[pb.Update]:
         """The server's full state, now and after every change, until the stream breaks (then Unavailable)."""

@@ -24,6 +24,7 @@ from enforcer.identity import Identity
 from enforcer.launch import Order, launch
 from enforcer.native import wire
 from enforcer.sockdiag import SockDiag
+from enforcer.trusted import for_sidecar
 from mesh.bundle import TrustBundle
 from mesh.clock import format_time
 from mesh.problems import Invalid, Problem, Unavailable
@@ -61,6 +62,7 @@ class Feed:
     policy: Callable[[], Message]
     endpoints: Callable[[], Message]
     bundles: Callable[[Identity], Mapping[str, TrustBundle]]
+    trust: Callable[[], int]
     records: Callable[[Sequence[Mapping[str, object]]], Awaitable[None]]
     flows: Callable[[Sequence[Mapping[str, object]]], None]
 
@@ -75,6 +77,7 @@ class Workload:
         self.identity: Identity | None = None
         self.applied: tuple[int, str] = (0, "")
         self.handshakes = 0
+        self.trusts = 0
         self._feed, self._diag = feed, diag
         self._identified = asyncio.Event()
         self._ready = asyncio.Event()
@@ -138,11 +141,17 @@ class Workload:
             "chain": [wire.bytes_to_text(der) for der in svid.chain_der],
             "key": wire.bytes_to_text(svid.key_pkcs8_der),
             "bundles": {
-                domain: [wire.bytes_to_text(der) for der in bundle.x509_authorities]
+                domain: for_sidecar(bundle, wire.bytes_to_text)
                 for domain, bundle in self._feed.bundles(self.identity).items()
             },
             "not_after": format_time(svid.not_after),
+            "trust": self._feed.trust(),
         }
+
+    @property
+    def is_told(self) -> bool:
+        """Whether there is a sidecar to tell: one that is being started again is told everything then."""
+        return self._writer is not None
 
     # -- the sidecar
 
@@ -231,6 +240,8 @@ class Workload:
                 self.handshakes = int(str(message["handshakes"]))
             case "applied":
                 self.applied = int(str(message["epoch"])), str(message["snapshot"])
+            case "trusts":
+                self.trusts = int(str(message["trust"]))
             case other:
                 raise Invalid("LM3002", reason=f"`{other}` is not spoken here")
 

@@ -18,6 +18,7 @@ class Agent:
     endpoints: tuple[Endpoint, ...] = ()
     watches: int = 0
     epoch: int = 0
+    trust: int = 0
     snapshot: str = ""
     sidecars: int = 0
     handshakes: int = 0

@@ -30,6 +30,8 @@ from limen import store
 from limen.agents import Agents
 from limen.attestation import Attestation
 from limen.attestorsfile import AttestorsFile
+from limen.authorities import Authorities
+from limen.byhand import ByHand
 from limen.explanation import explained, marks
 from limen.federations import Federations
 from limen.nodes import Nodes
@@ -87,6 +89,16 @@ class App:
         )
         self.attestation.refresh()
         self._rules.refresh()
+        self.authorities = Authorities(
+            engine=engine,
+            authority=authority,
+            agents=self._agents,
+            clock=clock,
+            record=self._record,
+            changed=self._changed,
+            reissue=self._reissue,
+        )
+        self.by_hand = ByHand(authority=authority, clock=clock, record=self._record)
         self.svid = ServerSvid(authority=authority, clock=clock, record=self._record)
         self.federations = Federations(
             engine=engine,
@@ -147,6 +159,7 @@ class App:
         if self.attestation.refresh():
             self._record("policy", "server", event="attestors", attestors=self.attestation.list())
         self.svid.renew()
+        self.authorities.step()
 
     def _refresh_rules(self) -> None:
         if self._rules.refresh():
@@ -287,10 +300,13 @@ class App:
 
     def rotate(self, *, actor: str) -> Json:
         """Have every agent renew every workload's SVID now."""
-        self._rotation += 1
-        self._record("ca", actor, event="rotate", rotation=self._rotation)
-        self._changed()
+        self._record("ca", actor, event="rotate", rotation=self._rotation + 1)
+        self._reissue()
         return {"rotation": self._rotation}
+
+    def _reissue(self) -> None:
+        self._rotation += 1
+        self._changed()
 
     # -- agents
 
@@ -312,6 +328,7 @@ class App:
         return State(
             sequence=self._sequence,
             bundle=self.bundle().to_json(),
+            trust=self._authority.signed_trust,
             releases=releases,
             epoch=activations[-1].epoch if activations else since,
             candidate=candidate.to_bytes() if candidate is not None else b"",
@@ -348,14 +365,18 @@ class App:
         sidecars: int,
         handshakes: int,
         refusals: tuple[tuple[str, str], ...],
-    ) -> None:
-        """Remember what a node applies; refusals are recorded once."""
+        trust: int = 0,
+        rejected: tuple[str, ...] = (),
+        newer_trust: bytes = b"",
+    ) -> bool:
+        """Remember what a node applies; refusals are recorded once. Whether it should show its newer trust state."""
         agent = self._agents.of(node)
         for code, detail in refusals:
             if (code, detail) not in agent.refusals:
                 self._record("agent", node, event="refusal", code=code, detail=detail[:1000])
         agent.epoch, agent.snapshot, agent.refusals = epoch, snapshot, refusals
         agent.sidecars, agent.handshakes = sidecars, handshakes
+        return self.authorities.reported(node, trust=trust, rejected=rejected, newer=newer_trust)
 
     def push_records(self, node: str, *, sequence: int, records: Sequence[bytes], signature: bytes, key: bytes) -> int:
         """Put an agent's batch into the log.

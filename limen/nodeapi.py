@@ -125,7 +125,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
         """Remember what the node applies."""
         node = await self._node(context)
         refusals = tuple((item.code, item.detail) for item in request.refusals)
-        await self._call(
+        wants = await self._call(
             context,
             lambda: self._app.report_status(
                 node,
@@ -134,9 +134,12 @@ class NodeService(node_pb2_grpc.NodeServicer):
                 sidecars=request.sidecars,
                 handshakes=request.handshakes,
                 refusals=refusals,
+                trust=request.trust,
+                rejected=tuple(request.rejected),
+                newer_trust=bytes(request.newer_trust),
             ),
         )
-        return pb.StatusResponse()
+        return pb.StatusResponse(wants_trust=wants)
 
     async def _node(self, context: grpc.aio.ServicerContext) -> str:
         """The name of the node whose SVID the peer proved to hold."""
@@ -198,6 +201,7 @@ def _update_pb(state: State) -> pb.Update:
     return pb.Update(
         sequence=state.sequence,
         bundle=state.bundle,
+        trust=state.trust,
         releases=[pb.Release(activation=activation, snapshot=snapshot) for activation, snapshot in state.releases],
         candidate=state.candidate,
         reviewers=list(state.reviewers),

@@ -13,9 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit import log as audit_log
+from ca import slotstore
 from ca import store as ca_store
 from ca.authority import open_authority
 from ca.keys import KeyAlgorithm, key_from_der
+from ca.rotation import AuthorityState, Kind, find
 from limen.app import App
 from limen.attestorsfile import AttestorsFile
 from limen.rulesfile import RulesFile
@@ -59,9 +61,10 @@ def open_app(
     keys = open_key_source(key_source, engine=engine, wrapping=wrapping, clock=clock)
     above = open_upstream(upstream, trust_domain=domain, state=state, clock=clock)
     algorithm = KeyAlgorithm.of(key_algorithm)
-    if above is not None or keys.name != "database" or algorithm is not KeyAlgorithm.P256:
-        raise Invalid("LM1619", given=f"{upstream}, {keys.name}, {algorithm}")
-    authority = open_authority(engine, wrapping, trust_domain=domain, now=now)
+    authority = open_authority(
+        engine, wrapping, trust_domain=domain, now=now, key_source=keys, upstream=above, algorithm=algorithm
+    )
+    keys.sweep({slot.id for slot in authority.slots} | authority.waiting_keys())
     with transaction(engine) as connection:
         reviewing.begin(connection, _first_reviewers(connection, state, domain, reviewers))
         sealed = ca_store.get_key(connection, "audit")
@@ -97,13 +100,13 @@ def stolen_issuer(state: pathlib.Path) -> tuple[list[x509.Certificate], ec.Ellip
     engine = open_database(sqlite_url(state / "server" / "limen.sqlite"))
     try:
         with transaction(engine) as connection:
-            root = ca_store.get_authority(connection, "issuing")
-            sealed = ca_store.get_key(connection, "issuing")
+            (slot,) = find(slotstore.slots(connection), Kind.ISSUING, AuthorityState.ACTIVE)
+            sealed = ca_store.get_key(connection, slot.id)
     finally:
         engine.dispose()
-    assert root is not None
     assert sealed is not None
-    return [x509.load_der_x509_certificate(root[1])], key_from_der(wrapping.unwrap("issuing", sealed))
+    chain = [x509.load_der_x509_certificate(der) for der in slot.certificates]
+    return chain, key_from_der(wrapping.unwrap(slot.id, sealed))
 
 
 def _first_reviewers(

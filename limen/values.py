@@ -60,6 +60,7 @@ class State:
 
     sequence: int
     bundle: bytes
+    trust: bytes
     releases: tuple[tuple[bytes, bytes], ...]
     epoch: int
     candidate: bytes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,6 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
@@ -109,7 +111,9 @@ def verify_x509_svid(
     8. A path leads from the leaf through the presented intermediates to SOME authority of that bundle, and on it:
        EVERY certificate is valid now; EVERY signature verifies with a strong key and hash; EVERY signer has cA and
        keyCertSign and a path length that suffices (X-25); names chain; a signer's SPIFFE ID, if any, has no path and
-       is of this trust domain (X-4); no critical extension is unknown; URI name constraints admit the leaf (X-15).
+       is of this trust domain (X-4); no critical extension is unknown; URI name constraints admit the leaf (X-15);
+       EVERY intermediate is one that the bundle pins, if it pins any; and NO certificate is on a revocation list that
+       its signer signed.
 
     Raises SvidError with the code of the first rule that is broken.
     """
@@ -128,7 +132,8 @@ def verify_x509_svid(
     if not authorities:
         raise SvidError("LM1018", trust_domain=str(spiffe_id.trust_domain))
     # (8)
-    _verify_path(chain, authorities, spiffe_id, now)
+    assert bundle is not None
+    _verify_path(chain, authorities, spiffe_id, bundle, now)
     return VerifiedSvid(
         spiffe_id=spiffe_id,
         leaf_der=chain_der[0],
@@ -237,6 +242,7 @@ def _verify_path(
     chain: Sequence[x509.Certificate],
     authorities: Sequence[x509.Certificate],
     spiffe_id: SpiffeId,
+    bundle: TrustBundle,
     now: dt.datetime,
 ) -> None:
     """Step 8 of `verify_x509_svid`: climb from the leaf, from issuers to their issuers, to an authority.
@@ -257,13 +263,15 @@ def _verify_path(
                 known[current] = tuple(_issuers_among(current, [*authorities, *chain[1:]]))
             for signer in known[current]:
                 try:
+                    _check_revoked(current, signer, bundle.crls)
                     _check_each(signer, now)
                     _check_signer(signer, depth, spiffe_id)
+                    if signer in authorities:
+                        return
+                    _check_pinned(signer, bundle.intermediates)
                 except SvidError as err:
                     first = first or err
                     continue
-                if signer in authorities:
-                    return
                 if signer not in above:
                     above.append(signer)
         level, depth = above, depth + 1
@@ -298,6 +306,34 @@ def _is_strong(subject: x509.Certificate, issuer: x509.Certificate) -> bool:
     except UnsupportedAlgorithm:
         return False
     return algorithm is None or isinstance(algorithm, _HASHES)
+
+
+def _check_revoked(subject: x509.Certificate, signer: x509.Certificate, crls: Sequence[bytes]) -> None:
+    """That no list of the signer names what it signed (RFC 5280 §6.3); a list that is too old still counts."""
+    if not crls:
+        return
+    signer_der = signer.public_bytes(Encoding.DER)
+    if any(subject.serial_number in _listed(crl, signer_der) for crl in crls):
+        raise SvidError("LM1306", serial=f"{subject.serial_number:x}")
+
+
+@functools.lru_cache(maxsize=256)
+def _listed(crl: bytes, signer_der: bytes) -> frozenset[int]:
+    """The serial numbers on a list that this signer signed; none for anybody else's, and for what is no list."""
+    signer = x509.load_der_x509_certificate(signer_der)
+    try:
+        found = x509.load_der_x509_crl(crl)
+        if found.issuer != signer.subject or not found.is_signature_valid(signer.public_key()):  # type: ignore[arg-type]  # other kinds raise TypeError
+            return frozenset()
+        return frozenset(item.serial_number for item in found)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return frozenset()
+
+
+def _check_pinned(intermediate: x509.Certificate, pinned: frozenset[str] | None) -> None:
+    """That an intermediate is one of those that the trust domain uses: a peer cannot bring another."""
+    if pinned is not None and intermediate.fingerprint(hashes.SHA256()).hex() not in pinned:
+        raise SvidError("LM1307", serial=f"{intermediate.serial_number:x}")
 
 
 def _check_each(certificate: x509.Certificate, now: dt.datetime) -> None:

@@ -158,7 +158,7 @@ class Sidecar(asyncio.Protocol):
         try:
             spiffe_id = SpiffeId.parse(_text(message, "spiffe_id"))
             not_after = parse_time(_text(message, "not_after"))
-            domains = {TrustDomain.parse(name): ders for name, ders in _object(message, "bundles").items()}
+            domains = {TrustDomain.parse(name): told for name, told in _object(message, "bundles").items()}
         except (SpiffeIdError, ValueError) as err:
             raise Invalid("LM3002", reason="an identity has a SPIFFE ID, an end and bundles") from err
         svid = X509Svid(
@@ -167,12 +167,7 @@ class Sidecar(asyncio.Protocol):
             key_pkcs8_der=wire.text_to_bytes(message.get("key")),
             not_after=not_after,
         )
-        bundles = {
-            domain: TrustBundle(
-                trust_domain=domain, x509_authorities=tuple(wire.text_to_bytes(item) for item in _list(ders))
-            )
-            for domain, ders in domains.items()
-        }
+        bundles = {domain: _bundle(domain, told) for domain, told in domains.items()}
         identity = Identity(svid, bundles, self._workload.clock)
         renamed = self._workload.name != str(spiffe_id)
         before, self._workload.identity = self._workload.identity, identity
@@ -183,6 +178,8 @@ class Sidecar(asyncio.Protocol):
             for inbound in self._inbound:
                 inbound.recheck_peers()
             self._recheck()
+
+        self.send({"type": "trusts", "trust": _number(message, "trust")})
 
     def _take_policy(self, message: wire.Message) -> None:
         """Decide by another snapshot from the next request on; live connections that it denies are closed.
@@ -290,6 +287,18 @@ class Sidecar(asyncio.Protocol):
         if handshakes != self._counted:
             self._counted = handshakes
             self.send({"type": "counts", "handshakes": handshakes})
+
+
+def _bundle(domain: TrustDomain, told: object) -> TrustBundle:
+    if not isinstance(told, dict):
+        raise Invalid("LM3002", reason="a bundle has authorities")
+    pins = told.get("intermediates")
+    return TrustBundle(
+        trust_domain=domain,
+        x509_authorities=tuple(wire.text_to_bytes(item) for item in _list(told.get("authorities"))),
+        intermediates=None if pins is None else frozenset(str(item) for item in _list(pins)),
+        crls=tuple(wire.text_to_bytes(item) for item in _list(told.get("crls"))),
+    )
 
 
 def _rules(found: object) -> Rules | None:

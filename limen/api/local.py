@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
 
-from limen.api import nodes, problems
+from limen.api import authorities, nodes, problems
 from limen.api.federation import mount_federation
 from limen.api.schemas import ApprovalBody, ExplainBody, ReviewBody, TokenBody
 from limen.app import App
@@ -32,6 +32,7 @@ def local_api(app: App, worker: Executor) -> FastAPI:
     _mount_state(api, app, run)
     _mount_reviews(api, app, run)
     nodes.mount_local(api, app, run)
+    authorities.mount(api, app, run)
     mount_federation(api, app.federations, worker)
     return api
 

@@ -1,4 +1,4 @@
-"""The API on the TLS port: joining, and nothing that an anonymous caller could read of this installation."""
+"""The API on the TLS port: joining, revocation documents, and nothing that an anonymous caller could misuse."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 
 from fastapi import FastAPI
 
-from limen.api import nodes, problems
+from limen.api import authorities, nodes, problems
 from limen.api.bodies import BoundedBodies
 from limen.app import App
 
@@ -16,5 +16,6 @@ def public_api(app: App, worker: Executor) -> FastAPI:
     api = FastAPI(title="Limen", docs_url=None, redoc_url=None, openapi_url=None)
     problems.mount(api)
     nodes.mount_public(api, app, worker)
+    authorities.mount_public(api, app, worker)
     api.add_middleware(BoundedBodies, prefix="/v1/node/", limit=nodes.MAX_BODY_BYTES, admits=nodes.admits())
     return api

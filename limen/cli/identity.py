@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from limen import client
-from limen.cli import context, render, upstream
+from limen.cli import authority, context, render, upstream
 from mesh.problems import Invalid, Problem
 
 
@@ -104,6 +104,15 @@ def _later(name: str) -> click.Command:
     return command
 
 
-for _name in ("show", "issue", "rotate", "taint", "revoke", "prove"):
+for _name in ("prove",):
     identity.add_command(_later(_name))
+for _command in (
+    authority.authorities,
+    authority.show,
+    authority.issue,
+    authority.rotate,
+    authority.taint,
+    authority.revoke,
+):
+    identity.add_command(_command)
 identity.add_command(upstream.upstream)

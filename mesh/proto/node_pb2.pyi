@@ -334,6 +334,7 @@ class Update(_message.Message):
     ENDPOINTS_FIELD_NUMBER: _builtins.int
     ROTATION_FIELD_NUMBER: _builtins.int
     IDENTITY_RULES_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     bundle: _builtins.bytes
     """SPIFFE bundle document (JSON) of the own trust domain"""
@@ -343,6 +344,8 @@ class Update(_message.Message):
     """agents renew every workload's SVID when it grows"""
     identity_rules: _builtins.int
     """grows when the identity rules change"""
+    trust: _builtins.bytes
+    """what agents hold of the trust domain, signed by the server's pinned key (mesh.truststate)"""
     @_builtins.property
     def federated(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]: ...
     @_builtins.property
@@ -367,10 +370,11 @@ class Update(_message.Message):
         endpoints: _abc.Iterable[Global___Endpoint] | None = ...,
         rotation: _builtins.int = ...,
         identity_rules: _builtins.int = ...,
+        trust: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "candidate", b"candidate", "endpoints", b"endpoints", "federated", b"federated", "identity_rules", b"identity_rules", "releases", b"releases", "reviewers", b"reviewers", "rotation", b"rotation", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "candidate", b"candidate", "endpoints", b"endpoints", "federated", b"federated", "identity_rules", b"identity_rules", "releases", b"releases", "reviewers", b"reviewers", "rotation", b"rotation", "sequence", b"sequence", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -508,13 +512,24 @@ class StatusRequest(_message.Message):
     SIDECARS_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
     HANDSHAKES_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    NEWER_TRUST_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     snapshot: _builtins.str
     sidecars: _builtins.int
     handshakes: _builtins.int
     """mutual TLS handshakes of this node's sidecars, both sides verified"""
+    trust: _builtins.int
+    """number of the trust state that the agent and all its sidecars hold"""
+    newer_trust: _builtins.bytes
+    """the trust state itself, when the server asked for it"""
     @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]: ...
+    @_builtins.property
+    def rejected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """key ids of authorities whose work does not verify here"""
+
     def __init__(
         self,
         *,
@@ -523,10 +538,13 @@ class StatusRequest(_message.Message):
         sidecars: _builtins.int = ...,
         refusals: _abc.Iterable[Global___Refusal] | None = ...,
         handshakes: _builtins.int = ...,
+        trust: _builtins.int = ...,
+        rejected: _abc.Iterable[_builtins.str] | None = ...,
+        newer_trust: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "handshakes", b"handshakes", "refusals", b"refusals", "sidecars", b"sidecars", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "handshakes", b"handshakes", "newer_trust", b"newer_trust", "refusals", b"refusals", "rejected", b"rejected", "sidecars", b"sidecars", "snapshot", b"snapshot", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -558,12 +576,17 @@ Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
 class StatusResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    WANTS_TRUST_FIELD_NUMBER: _builtins.int
+    wants_trust: _builtins.bool
+    """the agent holds a higher number than the server: show it"""
     def __init__(
         self,
+        *,
+        wants_trust: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["wants_trust", b"wants_trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -151,7 +151,7 @@ def test_kill_9_while_issuing_loses_no_serial_number_and_the_state_opens_again(t
     assert set(given_out) <= recorded
     engine = open_database(sqlite_url(path))
     with transaction(engine) as connection:
-        assert store.get_authority(connection, "root") is not None
+        assert store.get_authority(connection, "server") is not None
     engine.dispose()
 
 

@@ -121,6 +121,8 @@ def member(
 def pass_time(line: Line, here: ManualClock, by: dt.timedelta) -> None:
     line.world.clock.advance(by)
     here.advance(by)
+    # the server runs all the time
+    line.world.app.tick()
 
 
 def keep(found: Membership) -> bool:

@@ -24,6 +24,7 @@ FEED = Feed(
     policy=lambda: {"type": "policy", "epoch": 0, "active": None, "candidate": None},
     endpoints=lambda: {"type": "endpoints", "endpoints": []},
     bundles=lambda identity: {},
+    trust=lambda: 0,
     records=take,
     flows=lambda rows: None,
 )

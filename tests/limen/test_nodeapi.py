@@ -1,5 +1,4 @@
 import asyncio
-import dataclasses
 import datetime as dt
 import pathlib
 from collections.abc import AsyncIterator
@@ -7,20 +6,16 @@ from collections.abc import AsyncIterator
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ca.authority import Authority, open_authority
+from ca.rotation import Kind
 from enforcer.identity import new_ask
 from enforcer.join import join, key_der, readmit
 from enforcer.node import Node
 from enforcer.skew import ServerClock
-from mesh.bundle import TrustBundle
 from mesh.clock import ManualClock
-from mesh.database import open_database
 from mesh.problems import Forbidden, Invalid, Unavailable
 from mesh.proto import node_pb2 as pb
-from mesh.spiffe import TrustDomain
-from mesh.wrapping import WrappingKey
 from tests.doors import Doors
-from tests.world import DOMAIN, RULES, World
+from tests.world import RULES, World
 
 
 def test_an_agent_joins_is_known_and_gets_what_it_asks_for(world_now: World) -> None:
@@ -147,10 +142,10 @@ def test_the_fence_follows_the_roots_under_live_agents(world_now: World) -> None
             state = await asyncio.to_thread(join, doors.url, doors.token())
             node = Node(state)
             await node.report_endpoints([])
-            old = app._authority
-            new = swap_authority(world_now, keep=old.bundle.x509_authorities)
+            before = app.bundle().x509_authorities
+            app.authorities.rotate(Kind.ROOT, actor="test", is_forced=True)
             fresh = await asyncio.to_thread(join, doors.url, doors.token())
-            assert new.bundle.x509_authorities[-1] not in old.bundle.x509_authorities
+            assert len(app.bundle().x509_authorities) == 2
             newcomer = Node(fresh)
             await newcomer.report_endpoints([])
             # the connection from before lives, and so does a new one with the old root's SVID
@@ -158,7 +153,8 @@ def test_the_fence_follows_the_roots_under_live_agents(world_now: World) -> None
             again = Node(state)
             await again.report_endpoints([])
             # the old root is gone: its nodes are refused at the fence, and come back by the other door
-            swap_authority(world_now, keep=())
+            (old,) = [slot for slot in app._authority.slots if slot.certificates[0] == before[0]]
+            app.authorities.leave("revoke", old.id, actor="test", reason="", is_forced=True, is_dry=False)
             outside = Node(state)
             with pytest.raises(Unavailable, match="LM3444"):
                 await outside.report_endpoints([])
@@ -171,31 +167,3 @@ def test_the_fence_follows_the_roots_under_live_agents(world_now: World) -> None
                 await item.close()
 
     asyncio.run(run())
-
-
-def swap_authority(world: World, keep: tuple[bytes, ...]) -> Authority:
-    """Give the server an authority with other roots; the server's own key and the rest stay."""
-    engine = open_database("sqlite://")
-    made = open_authority(
-        engine, WrappingKey(bytes(32), beside_state=False), trust_domain=TrustDomain(DOMAIN), now=world.clock.now()
-    )
-    old = world.app._authority
-    roots = (*keep, *made.bundle.x509_authorities)
-    swapped = Swapped(made, old, roots)
-    world.app._authority = world.app.nodes._authority = swapped  # type: ignore[assignment]
-    world.app._changed()
-    return swapped  # type: ignore[return-value]
-
-
-class Swapped:
-    """An authority's X.509 half with another one's server key."""
-
-    def __init__(self, made: Authority, old: Authority, roots: tuple[bytes, ...]) -> None:
-        self._made, self._old, self._roots = made, old, roots
-
-    @property
-    def bundle(self) -> TrustBundle:
-        return dataclasses.replace(self._made.bundle, x509_authorities=self._roots)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._old if name.startswith("server") else self._made, name)

@@ -66,6 +66,7 @@ def test_a_malformed_key_burns_no_token_and_a_token_joins_one_node(world: World)
 def test_a_node_comes_back_after_any_time_with_its_last_key_or_the_one_before(world: World) -> None:
     node, first = join(world)
     world.clock.advance(dt.timedelta(days=300))
+    world.app.tick()
     second, third = new_key(), new_key()
     answer = readmit(world, node, first, second)
     leaf = x509.load_der_x509_certificate(base64.b64decode(answer["chain"][0]))  # type: ignore[index]

@@ -9,19 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from ca.authority import open_authority
+from ca.rotation import Kind
 from enforcer import nodestate
 from enforcer.agent import Agent
 from enforcer.join import join
 from mesh.bundle import parse_bundle
 from mesh.clock import SystemClock
-from mesh.database import open_database
 from mesh.settings import prepare_state
 from mesh.spiffe import TrustDomain
 from mesh.wrapping import WrappingKey
 from mesh.x509svid import verify_x509_svid
 from tests.doors import Doors, at_present
-from tests.limen.test_nodeapi import Swapped
 from tests.world import DOMAIN, World, make_world
 
 pytestmark = pytest.mark.system
@@ -44,12 +42,10 @@ def begun_hours_ago(place: pathlib.Path) -> World:
 
 def replace_every_ca(world: World) -> None:
     """The roots that anybody knew are gone; the server's own key is what it was."""
-    engine = open_database("sqlite://")
-    made = open_authority(engine, WRAPPING, trust_domain=TrustDomain(DOMAIN), now=world.clock.now())
-    old = world.app._authority
-    swapped = Swapped(made, old, made.bundle.x509_authorities)
-    world.app._authority = world.app.nodes._authority = swapped  # type: ignore[assignment]
-    world.app._changed()
+    before = [slot for slot in world.app._authority.slots if slot.kind is Kind.ROOT]
+    world.app.authorities.rotate(Kind.ROOT, actor="test", is_forced=True)
+    for slot in before:
+        world.app.authorities.leave("revoke", slot.id, actor="test", reason="gone", is_forced=True, is_dry=False)
 
 
 def test_an_agent_is_back_by_itself_when_everything_it_had_is_over(

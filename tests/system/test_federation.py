@@ -158,7 +158,11 @@ def test_a_workload_of_one_calls_a_service_of_the_other_until_that_is_ended(
     until(lambda: ask(client, "same") != 200, 10)
     assert ask(client, "new") != 200
     assert json.loads(b.limen("federation", "list", "-o", "json")) == []
-    rows = [row for row in map(json.loads, b.limen("audit", "tail", "-o", "jsonl").splitlines()) if row["kind"] == "ca"]
+    rows = [
+        row
+        for row in map(json.loads, b.limen("audit", "tail", "-n", "1000", "-o", "jsonl").splitlines())
+        if row["kind"] == "ca"
+    ]
     events = [row["event"] for row in rows if row["event"].startswith("federation")]
     assert events[0] == "federation-add"
     assert events[-1] == "federation-remove"

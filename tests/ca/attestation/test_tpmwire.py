@@ -37,7 +37,11 @@ def test_no_bytes_are_a_bug(data: st.DataObject) -> None:
     assert tpmwire.is_signed(tpmwire.read_public(AK), text, QUOTE) in {True, False}
 
 
-@pytest.mark.parametrize("text", [EK + b"x", EK[:-1], b"", b"\xff" * 5000, AK[:2] + b"\0\x08" + AK[4:]])
+@pytest.mark.parametrize(
+    "text",
+    [EK + b"x", EK[:-1], b"", b"\xff" * 5000, AK[:2] + b"\0\x08" + AK[4:]],
+    ids=["longer", "cut", "empty", "large", "other"],
+)
 def test_what_is_cut_or_longer_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match="TPM"):
         tpmwire.read_public(text)

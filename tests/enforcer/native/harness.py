@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from enforcer.native import wire
+from enforcer.trusted import for_sidecar
 from mesh.bundle import TrustBundle
 from mesh.clock import SystemClock, format_time
 from mesh.spiffe import SpiffeId, TrustDomain
@@ -116,9 +117,8 @@ def identity_message(svid: X509Svid, *bundles: TrustBundle) -> wire.Message:
         "spiffe_id": str(svid.spiffe_id),
         "chain": [wire.bytes_to_text(der) for der in svid.chain_der],
         "key": wire.bytes_to_text(svid.key_pkcs8_der),
-        "bundles": {
-            str(bundle.trust_domain): [wire.bytes_to_text(der) for der in bundle.x509_authorities] for bundle in bundles
-        },
+        "bundles": {str(bundle.trust_domain): for_sidecar(bundle, wire.bytes_to_text) for bundle in bundles},
+        "trust": 1,
         "not_after": format_time(svid.not_after),
     }
 

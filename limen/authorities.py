@@ -1,0 +1,364 @@
+"""The server's authorities: rotated when their time comes or somebody asks, once every agent can follow.
+
+A prepared authority signs only when every live agent, with all its sidecars, has reported the trust state that names
+it; one that agents do not report in time is withdrawn, and one whose work an agent rejects is rolled back. Works on
+the server's one worker thread and is called at every report and once a second. What may follow what is in
+`ca.rotation`, and doing it in `ca.succession`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from ca import slotstore
+from ca import store as ca_store
+from ca.authority import Authority
+from ca.revocation import answer_ocsp
+from ca.rotation import AuthorityState, Kind, Slot, Timing, cliff, due, find, may_activate
+from ca.succession import Blast
+from ca.trustmaking import fingerprint
+from limen.agents import Agents
+from mesh.clock import Clock, format_time
+from mesh.database import transaction
+from mesh.problems import Conflict, NotFound, Problem
+from mesh.truststate import read_trust_state
+
+SETTLE = dt.timedelta(milliseconds=500)
+WITHIN = dt.timedelta(seconds=60)
+LONGEST_TTL = dt.timedelta(hours=1)
+CLIFF_WARNING = dt.timedelta(days=14)
+Json = Any
+
+
+class Authorities:
+    """Drives the authorities of one trust domain. ``changed`` tells agents, ``reissue`` has them renew every SVID."""
+
+    def __init__(
+        self,
+        *,
+        engine: sa.Engine,
+        authority: Authority,
+        agents: Agents,
+        clock: Clock,
+        record: Callable[..., None],
+        changed: Callable[[], None],
+        reissue: Callable[[], None],
+    ) -> None:
+        self._engine, self._authority, self._agents, self._clock = engine, authority, agents, clock
+        self._record, self._changed, self._reissue = record, changed, reissue
+        self._do = authority.succession
+        self._sequence = authority.trust.sequence
+        self._published = clock.now()
+        self._propagation: dt.timedelta | None = None
+        # prepared authorities that somebody asked for, and until when agents have time; a restart begins anew
+        self._asked: dict[str, dt.datetime] = {
+            slot.id: clock.now() + WITHIN
+            for slot in authority.slots
+            if slot.state is AuthorityState.PREPARED and slot.kind is not Kind.ROOT
+        }
+        self._failures: dict[str, Json] = {}
+        self._retry_at = clock.now()
+
+    # -- time passes
+
+    def step(self) -> None:
+        """Do what is due: log the journal, activate or withdraw what is prepared, prepare and end by time."""
+        now = self._clock.now()
+        self._log_journal()
+        if now >= self._retry_at:
+            for found in due(self._authority.slots, now, self._timing(), self._do.ends()):
+                try:
+                    if found.event is None:
+                        self._do.prepare(found.kind, now, actor="server", reason="its time has come")
+                    else:
+                        self._do.end(found.slot, now)
+                except Problem as problem:
+                    # an upstream that does not answer is asked again, not every second
+                    self._retry_at = now + dt.timedelta(minutes=1)
+                    structlog.get_logger().error("an authority has no successor yet", reason=str(problem))
+            self._do.refresh(now)
+        for slot in self._authority.slots:
+            if slot.state is AuthorityState.PREPARED and slot.kind is not Kind.ROOT:
+                self._advance(slot, now)
+        self._notice(now)
+
+    def _advance(self, slot: Slot, now: dt.datetime) -> None:
+        """One prepared authority: activate it when everybody can follow and its time has come, or give it up."""
+        (active,) = find(self._authority.slots, slot.kind, AuthorityState.ACTIVE)
+        if active.not_after <= now:
+            # after a long time off there is nothing to wait for: what is active signs nothing any more
+            self._activate(slot, now, actor="server", reason=f"{active.id} has ended")
+            return
+        deadline = self._asked.get(slot.id)
+        behind = self._behind(slot, now)
+        if deadline is None:
+            if not behind and now >= self._timing().activate_at(active):
+                self._activate(slot, now, actor="server", reason="its time has come")
+            return
+        if not behind:
+            self._activate(slot, now, actor="server", reason="every live agent has reported it")
+        elif now >= deadline:
+            nodes = ", ".join(behind)[:300]
+            self._failures[slot.id] = Conflict("LM1309", kind=slot.kind, seconds=WITHIN.seconds, nodes=nodes)
+            self._do.withdraw(slot.id, now, actor="server", reason=f"not reported by {nodes}")
+            self._asked.pop(slot.id, None)
+
+    def _activate(self, slot: Slot, now: dt.datetime, *, actor: str, reason: str) -> None:
+        try:
+            self._do.activate(slot.id, now, actor=actor, reason=reason)
+        except Conflict as problem:
+            self._failures[slot.id] = problem
+            self._do.withdraw(slot.id, now, actor="server", reason=problem.message)
+        self._asked.pop(slot.id, None)
+
+    def _behind(self, slot: Slot, now: dt.datetime) -> list[str]:
+        reported = {agent.node: agent.trust for agent in self._agents.all() if agent.watches}
+        return may_activate(slot, published=self._do.published(slot.id), reported=reported, now=now, settle=SETTLE)
+
+    def _timing(self) -> Timing:
+        return Timing(
+            longest_ttl=LONGEST_TTL,
+            propagation=self._propagation or dt.timedelta(seconds=1),
+            refresh_hint=dt.timedelta(seconds=self._authority.bundle.refresh_seconds),
+        )
+
+    def _notice(self, now: dt.datetime) -> None:
+        """Tell agents a new trust state at once; measure how long they take."""
+        if self._authority.trust.sequence != self._sequence:
+            self._sequence, self._published = self._authority.trust.sequence, now
+            self._propagation = None
+            self._changed()
+        if self._propagation is None:
+            live = [agent.trust for agent in self._agents.all() if agent.watches]
+            if live and min(live) >= self._sequence:
+                self._propagation = now - self._published
+
+    def _log_journal(self) -> None:
+        """Put transitions into the audit log that are not there yet: a kill between the two costs a repetition."""
+        with transaction(self._engine) as connection:
+            entries = slotstore.journal(connection, unlogged=True)
+        for entry in entries:
+            self._record(
+                "ca",
+                entry.actor,
+                event="authority",
+                authority=entry.slot,
+                of=str(entry.kind),
+                before=entry.before,
+                after=entry.after,
+                reason=entry.reason,
+                number=entry.number,
+            )
+        if entries:
+            with transaction(self._engine) as connection:
+                slotstore.mark_logged(connection, [entry.number for entry in entries])
+
+    # -- agents report
+
+    def reported(self, node: str, *, trust: int, rejected: Sequence[str], newer: bytes) -> bool:
+        """Take a report; return whether the agent should show the newer trust state that it holds.
+
+        1. A trust state with a higher number than ours: this server was restored from a backup. What it revokes is
+           taken over, once our own signature on it is checked.
+        2. An agent rejects what an authority signed: the one before signs again.
+
+        Raises what reading the newer state raises.
+        """
+        now = self._clock.now()
+        self._agents.of(node).trust = trust
+        # (1)
+        if newer and trust > self._authority.trust.sequence:
+            state = read_trust_state(newer, self._authority.trust_domain, self._authority.server_certificate)
+            count = self._do.adopt(state, now)
+            self._record("ca", node, event="restored", sequence=state.sequence, revocations=count)
+            self._reissue()
+        # (2)
+        active = self._authority.active(Kind.ISSUING)
+        if fingerprint(active.certificates[0]) in rejected and find(
+            self._authority.slots, Kind.ISSUING, AuthorityState.OLD
+        ):
+            self._do.roll_back(now, Kind.ISSUING, actor=node, reason=f"{node} rejects what it signs")
+            self._reissue()
+        if any(slot.state is AuthorityState.PREPARED for slot in self._authority.slots):
+            self.step()
+        return trust > self._authority.trust.sequence
+
+    # -- verbs
+
+    def list(self) -> Json:
+        """Every authority, what is asked for, how long a trust state takes to reach all agents, and the next end."""
+        now = self._clock.now()
+        live = [agent for agent in self._agents.all() if agent.watches]
+        end = cliff(self._authority.slots)
+        return {
+            "authorities": [self._show(slot, now) for slot in self._authority.slots],
+            "sequence": self._authority.trust.sequence,
+            "agents": len(live),
+            "agents_behind": [agent.node for agent in live if agent.trust < self._authority.trust.sequence],
+            "propagation_s": None if self._propagation is None else self._propagation.total_seconds(),
+            "next_end": None if end is None else {"authority": end[1].id, "not_after": format_time(end[0])},
+        }
+
+    def _show(self, slot: Slot, now: dt.datetime) -> Json:
+        found = self._do.blast(slot.id, now) if slot.is_trusted else None
+        return {
+            "id": slot.id,
+            "kind": str(slot.kind),
+            "state": str(slot.state),
+            "parent": slot.parent,
+            "created": format_time(slot.created),
+            "not_after": format_time(slot.not_after),
+            "live_svids": 0 if found is None else found.certificates,
+            "last_svid_ends": None if found is None or found.safe_at is None else format_time(found.safe_at),
+        }
+
+    def rotate(self, kind: Kind, *, actor: str, is_forced: bool) -> Json:
+        """Prepare a successor; it signs as soon as every live agent has it, or at once when that is forced."""
+        now = self._clock.now()
+        (active,) = find(self._authority.slots, Kind.ISSUING if kind is Kind.ROOT else kind, AuthorityState.ACTIVE)
+        slot = self._do.prepare(kind, now, actor=actor, reason=f"{actor} asked")
+        self._asked[slot.id] = now + WITHIN
+        self._failures.pop(slot.id, None)
+        if is_forced:
+            self._activate(slot, now, actor=actor, reason=f"{actor} did not wait")
+        self.step()
+        return {"authority": slot.id, "kind": str(kind), "replaces": active.id}
+
+    def progress(self, slot_id: str) -> Json:
+        """How far a rotation is: its state, and the agents that are behind.
+
+        Raises Conflict LM1309 or LM1312 for one that was given up, NotFound LM1310.
+        """
+        self.step()
+        problem = self._failures.get(slot_id)
+        if problem is not None:
+            raise problem
+        slot = self._do.find(slot_id)
+        now = self._clock.now()
+        behind = self._behind(slot, now) if slot.state is AuthorityState.PREPARED else []
+        live = [agent for agent in self._agents.all() if agent.watches]
+        return {**self._show(slot, now), "agents": len(live), "behind": [node for node in behind if node]}
+
+    def leave(self, verb: str, slot_id: str, *, actor: str, reason: str, is_forced: bool, is_dry: bool) -> Json:
+        """Taint or revoke an authority, with what that breaks; nothing is done in a dry run.
+
+        Raises Conflict LM1308 for a revocation that breaks something and is not forced, and what the authority raises.
+        """
+        now = self._clock.now()
+        slot = self._do.find(slot_id)
+        blast = self._do.blast(slot.id, now)
+        report = {"authority": slot.id, "kind": str(slot.kind), "state": str(slot.state), "blast": _blast(blast)}
+        if is_dry:
+            return {**report, "done": False}
+        if verb == "taint":
+            done = self._do.taint(slot.id, now, actor=actor, reason=reason)
+            self._reissue()
+        else:
+            if slot.state is not AuthorityState.ACTIVE and blast.certificates and not is_forced:
+                raise _unsafe(blast)
+            done = self._do.revoke(slot.id, now, actor=actor, reason=reason)
+            self._reissue()
+        self.step()
+        return {**report, "state": str(done.state), "done": True}
+
+    def revoke_svids(self, wanted: str, *, actor: str, reason: str, is_dry: bool) -> Json:
+        """Revoke an SVID by its serial number, or all that a SPIFFE ID has; agents hear of it at once.
+
+        Raises NotFound LM1311 when there is none.
+        """
+        now = self._clock.now()
+        with transaction(self._engine) as connection:
+            found = [
+                item
+                for item in ca_store.find_issuances(connection, wanted, now)
+                if item.not_after > now and item.kind == "x509"
+            ]
+        if not found:
+            raise NotFound("LM1311", given=wanted[:200])
+        shown = [{"serial": item.serial, "spiffe_id": item.spiffe_id, "node": item.node} for item in found]
+        if is_dry:
+            return {"revoked": [], "would_revoke": shown}
+        for item in self._do.revoke_svids(found, now, reason):
+            self._record("ca", actor, event="revoke", serial=item.serial, spiffe_id=item.spiffe_id, reason=reason[:400])
+        self._notice(now)
+        # the workload itself gets another one: only the stolen one is dead
+        self._reissue()
+        return {"revoked": shown, "sequence": self._authority.trust.sequence}
+
+    def show(self, wanted: str) -> Json:
+        """Everything about SVIDs of a serial number, token id or SPIFFE ID. Raises NotFound LM1311."""
+        now = self._clock.now()
+        with transaction(self._engine) as connection:
+            found = ca_store.find_issuances(connection, wanted, now)
+            revoked = {item.serial: item for item in slotstore.revocations(connection)}
+        if not found:
+            raise NotFound("LM1311", given=wanted[:200])
+        return [
+            {
+                "spiffe_id": item.spiffe_id,
+                "serial": item.serial,
+                "kind": item.kind,
+                "node": item.node,
+                "rule": item.rule,
+                "authority": item.authority,
+                "sha256": item.sha256,
+                "issued": format_time(item.issued),
+                "not_after": format_time(item.not_after),
+                "valid": item.not_after > now and item.serial not in revoked,
+                "revoked": format_time(revoked[item.serial].revoked) if item.serial in revoked else None,
+                "reason": revoked[item.serial].reason if item.serial in revoked else None,
+            }
+            for item in found
+        ]
+
+    # -- public documents
+
+    def crl(self, name: str) -> bytes:
+        """The revocation list of an authority, DER. Raises NotFound LM1310."""
+        slot = self._do.find(name)
+        if slot.kind is Kind.JWT or not slot.is_trusted:
+            raise NotFound("LM1310", given=name[:80])
+        now = self._clock.now()
+        return self._do.crl(slot, self._authority.trust.sequence, now)
+
+    def ocsp(self, request: bytes) -> bytes:
+        """The answer to an OCSP request, DER."""
+        issuers = []
+        for slot in self._authority.slots:
+            if slot.is_trusted and slot.kind is not Kind.JWT:
+                try:
+                    issuers.append(self._do.issuer(slot))
+                except Problem:
+                    continue
+        return answer_ocsp(request, issuers, self._look_up, self._clock.now())
+
+    def _look_up(self, serial: int) -> tuple[bool, dt.datetime | None]:
+        with transaction(self._engine) as connection:
+            found = ca_store.find_issuances(connection, f"{serial:x}", self._clock.now())
+            revoked = slotstore.revoked_at(connection, f"{serial:x}")
+        return bool(found), revoked
+
+
+def _blast(found: Blast) -> Json:
+    return {
+        "live_svids": found.certificates,
+        "identities": found.identities,
+        "nodes": found.nodes,
+        "last_issued": None if found.last_issued is None else format_time(found.last_issued),
+        "safe_at": None if found.safe_at is None else format_time(found.safe_at),
+    }
+
+
+def _unsafe(found: Blast) -> Conflict:
+    return Conflict(
+        "LM1308",
+        certificates=found.certificates,
+        identities=found.identities,
+        nodes=found.nodes,
+        safe_at="" if found.safe_at is None else format_time(found.safe_at),
+    )

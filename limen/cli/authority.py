@@ -1,0 +1,244 @@
+"""`limen identity authorities|rotate|taint|revoke|show|issue`: the keys that sign, and what they signed."""
+
+from __future__ import annotations
+
+import base64
+import pathlib
+import time
+import urllib.parse
+from typing import Any
+
+import click
+
+from limen import client
+from limen.cli import context, render
+from mesh.problems import Invalid, NotFound
+
+KINDS = ("issuing", "root", "jwt")
+_POLL_S = 0.2
+
+
+@click.command()
+@context.output_option("table", "json")
+def authorities(output: str) -> None:
+    """List the authorities, and when the next one ends."""
+    found = client.call("GET", "/v1/authorities")
+    if output == "json":
+        render.data(found)
+        return
+    rows = [
+        (row["id"], row["kind"], row["state"], row["not_after"], row["live_svids"], row["last_svid_ends"] or "-")
+        for row in found["authorities"]
+    ]
+    render.table(rows, ("authority", "kind", "state", "ends", "live SVIDs", "last of them ends"))
+    behind = ", ".join(found["agents_behind"])
+    render.say(
+        f"trust state {found['sequence']}, held by {found['agents'] - len(found['agents_behind'])} of "
+        f"{found['agents']} agents" + (f"; behind: {behind}" if behind else "")
+    )
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(KINDS), default="issuing")
+@click.option("--root", "is_root", is_flag=True, help="The same as `rotate root`.")
+@click.option("--jwt", "is_jwt", is_flag=True, help="The same as `rotate jwt`.")
+@click.option("--svids", is_flag=True, help="Keep the authorities: renew every workload's SVID.")
+@click.option("--force", is_flag=True, help="Do not wait until every agent has the new one.")
+@click.option("--no-wait", is_flag=True, help="Return when it is prepared.")
+@context.output_option("table", "json")
+def rotate(*, kind: str, is_root: bool, is_jwt: bool, svids: bool, force: bool, no_wait: bool, output: str) -> None:
+    """Replace a signing authority: prepared, reported by every agent, active.
+
+    KIND is issuing (default), root (with a new issuing authority; cross-signed by the old root) or jwt. What the old
+    one signed stays valid until it ends.
+    """
+    if svids:
+        found = client.call("POST", "/v1/rotate")
+        render.data(found) if output == "json" else render.line("every workload's SVID is being renewed")
+        return
+    kind = "root" if is_root else "jwt" if is_jwt else kind
+    begun = client.call("POST", "/v1/authorities/rotate", {"kind": kind, "force": force})
+    found = {**begun, **client.call("GET", f"/v1/authorities/{begun['authority']}")}
+    while not no_wait and found["state"] == "prepared":
+        render.progress(f"prepared {found['id']}: {found['agents'] - len(found['behind'])} of {found['agents']} agents")
+        time.sleep(_POLL_S)
+        found = {**begun, **client.call("GET", f"/v1/authorities/{begun['authority']}")}
+    if output == "json":
+        render.data(found)
+    else:
+        render.line(f"authority {found['id']} ({kind}) is {found['state']}; it replaces {found['replaces']}")
+        render.say(f"undo: `limen identity taint {found['id']}` after another `limen identity rotate {kind}`")
+
+
+@click.command()
+@click.argument("authority")
+@click.option("--reason", default="", help="Why, for the records.")
+@click.option("--dry-run", is_flag=True, help="Only say what it would mean.")
+@context.output_option("table", "json")
+def taint(*, authority: str, reason: str, dry_run: bool, output: str) -> None:
+    """Have everything that an old authority signed renewed; it stays trusted until it is revoked."""
+    body = {"reason": reason, "dry_run": dry_run}
+    found = client.call("POST", f"/v1/authorities/{_quoted(authority)}/taint", body)
+    render.data(found) if output == "json" else _report(found, "tainted", "would be tainted")
+
+
+@click.command()
+@click.argument("what")
+@click.option("--reason", default="", help="Why, for the records.")
+@click.option("--force", is_flag=True, help="Revoke an authority although valid SVIDs hang on it.")
+@click.option("--dry-run", is_flag=True, help="Only say what it would break.")
+@context.output_option("table", "json")
+def revoke(*, what: str, reason: str, force: bool, dry_run: bool, output: str) -> None:
+    """Revoke an SVID (serial number, or SPIFFE ID for all of one's) or an authority (its id).
+
+    Connected agents hear of it at once; a revoked SVID stops working at every enforcer, and its workload gets another.
+    """
+    if _is_authority(what):
+        body: dict[str, Any] = {"reason": reason, "force": force, "dry_run": dry_run}
+        found = client.call("POST", f"/v1/authorities/{_quoted(what)}/revoke", body)
+        render.data(found) if output == "json" else _report(found, "revoked", "would be revoked")
+        return
+    found = client.call("POST", "/v1/svids/revoke", {"wanted": what, "reason": reason, "dry_run": dry_run})
+    if output == "json":
+        render.data(found)
+        return
+    rows = [(row["spiffe_id"], row["serial"], row["node"]) for row in found["would_revoke" if dry_run else "revoked"]]
+    render.table(rows, ("identity", "serial", "node"))
+    render.say("nothing was revoked" if dry_run else "revoked for good: there is no undo")
+
+
+@click.command()
+@click.argument("what")
+@context.output_option("table", "json")
+def show(what: str, output: str) -> int:
+    """Show SVIDs by serial number, token id or SPIFFE ID; ends with 1 when none of them is valid."""
+    found = client.call("GET", f"/v1/svids/{_quoted(what)}")
+    if output == "json":
+        render.data(found)
+    else:
+        for row in found:
+            render.table([(name, "-" if value is None else value) for name, value in row.items()], ("field", "value"))
+    return 0 if any(row["valid"] for row in found) else 1
+
+
+@click.command()
+@click.argument("spiffe_id")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=pathlib.Path),
+    default=None,
+    help="Directory for svid.pem, key.pem (0600) and bundle.pem; a key is made here.",
+)
+@click.option(
+    "--csr", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="A PKCS#10 request instead (PEM or DER)."
+)
+@click.option("--audience", multiple=True, help="Issue a JWT-SVID for these audiences instead.")
+@click.option("--ttl", type=click.IntRange(60), default=None, help="Seconds; one hour, or 300 for a JWT-SVID.")
+@click.option("--dns", multiple=True, help="A DNS name for the certificate.")
+@context.output_option("table", "json")
+def issue(
+    *,
+    spiffe_id: str,
+    out: pathlib.Path | None,
+    csr: pathlib.Path | None,
+    audience: tuple[str, ...],
+    ttl: int | None,
+    dns: tuple[str, ...],
+    output: str,
+) -> None:
+    """Issue an SVID by hand, for what has no agent."""
+    if audience:
+        found = client.call(
+            "POST",
+            "/v1/svids/issue-jwt",
+            {"spiffe_id": spiffe_id, "audiences": list(audience), "ttl_s": ttl or 300},
+        )
+        render.data(found) if output == "json" else render.line(found["token"])
+        return
+    if (out is None) == (csr is None):
+        raise click.UsageError("give one of --out, --csr and --audience")
+    key_pem, spki = _new_key() if csr is None else ("", _key_of(csr))
+    body = {
+        "spiffe_id": spiffe_id,
+        "spki": base64.b64encode(spki).decode(),
+        "ttl_s": ttl or 3600,
+        "dns_names": list(dns),
+    }
+    found = client.call("POST", "/v1/svids/issue", body)
+    if out is not None:
+        _write(out, found["chain"], key_pem)
+    if output == "json":
+        render.data({**found, "out": str(out) if out is not None else None})
+    elif out is None:
+        render.line(found["chain"].strip())
+    else:
+        render.line(f"{found['spiffe_id']} until {found['not_after']}: {out}/svid.pem, key.pem, bundle.pem")
+        render.say(f"undo: `limen identity revoke {found['serial']}`")
+
+
+def _new_key() -> tuple[str, bytes]:
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415  only this command makes keys
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    spki = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return pem.decode(), spki
+
+
+def _key_of(path: pathlib.Path) -> bytes:
+    """The proven public key of a request. Raises Invalid LM1617 and LM1616."""
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
+
+    from ca.keys import spki_der  # noqa: PLC0415
+    from ca.upstream.chain import read_csr  # noqa: PLC0415
+
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise Invalid("LM1616", path=str(path), reason=err.strerror or type(err).__name__) from err
+    if data.lstrip().startswith(b"-----BEGIN"):
+        try:
+            data = x509.load_pem_x509_csr(data).public_bytes(Encoding.DER)
+        except ValueError as err:
+            raise Invalid("LM1617", reason="it is no PKCS#10 request in PEM") from err
+    return spki_der(read_csr(data))
+
+
+def _write(out: pathlib.Path, chain: str, key: str) -> None:
+    from enforcer.nodestate import replace_file  # noqa: PLC0415  only this command writes keys
+
+    out.mkdir(parents=True, exist_ok=True)
+    bundle = client.call("GET", "/v1/bundle")["pem"]
+    for name, text in (("key.pem", key), ("svid.pem", chain), ("bundle.pem", bundle)):
+        replace_file(out / name, text.encode())
+
+
+def _is_authority(what: str) -> bool:
+    if what.startswith("spiffe:"):
+        return False
+    try:
+        client.call("GET", f"/v1/authorities/{_quoted(what)}")
+    except NotFound:
+        return False
+    return True
+
+
+def _report(found: dict[str, Any], done: str, undone: str) -> None:
+    blast = found["blast"]
+    render.table(
+        [
+            ("valid SVIDs", blast["live_svids"]),
+            ("identities", blast["identities"]),
+            ("nodes", blast["nodes"]),
+            ("last one issued", blast["last_issued"] or "-"),
+            ("safe to revoke at", blast["safe_at"] or "now"),
+        ],
+        ("what hangs on it", "now"),
+    )
+    render.line(f"authority {found['authority']} ({found['kind']}) {'is ' + done if found['done'] else undone}")
+
+
+def _quoted(text: str) -> str:
+    return urllib.parse.quote(text, safe="")
