@@ -23,10 +23,14 @@ from audit.record import read_record, record, to_bytes
 from audit.spool import batch_digest, verify_batch
 from ca import issuance, nodestore
 from ca import store as ca_store
+from ca.acme.authority import AcmeAuthority
 from ca.attestation.token import make_token
 from ca.authority import Authority
 from ca.registration import Refusal
 from limen import store
+from limen.acme.file import AcmeFile
+from limen.acme.operators import Operators
+from limen.acme.service import Acme
 from limen.agents import Agents
 from limen.attestation import Attestation
 from limen.attestorsfile import AttestorsFile
@@ -63,6 +67,7 @@ class App:
         log: audit_log.Log,
         rules: RulesFile,
         attestors: AttestorsFile,
+        acme: AcmeAuthority,
         clock: Clock,
         random: Callable[[int], bytes],
     ) -> None:
@@ -110,6 +115,10 @@ class App:
             rules=lambda: self._rules.rules,
             policies=self._active_policies,
         )
+        self.acme = Acme(
+            engine=engine, authority=acme, clock=clock, record=self._record, read_config=AcmeFile(attestors.folder).read
+        )
+        self.acme_operators = Operators(engine=engine, acme=self.acme, clock=clock, record=self._record)
 
     def close(self) -> None:
         """Close the database and the log."""
@@ -160,6 +169,7 @@ class App:
             self._record("policy", "server", event="attestors", attestors=self.attestation.list())
         self.svid.renew()
         self.authorities.step()
+        self.acme.tick()
 
     def _refresh_rules(self) -> None:
         if self._rules.refresh():

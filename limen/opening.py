@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from audit import log as audit_log
 from ca import slotstore
 from ca import store as ca_store
+from ca.acme.authority import open_acme
 from ca.authority import open_authority
 from ca.keys import KeyAlgorithm, key_from_der
 from ca.rotation import AuthorityState, Kind, find
@@ -80,6 +81,7 @@ def open_app(
         log=log,
         rules=RulesFile(state / "identities.yaml"),
         attestors=AttestorsFile(state / "attestors.yaml"),
+        acme=open_acme(engine, wrapping, name=str(domain), now=now),
         clock=clock,
         random=secrets.token_bytes,
     )

@@ -23,6 +23,8 @@ from fastapi import FastAPI
 
 from ca.federation import WELL_KNOWN
 from limen import lifecycle, tlsport
+from limen.acme.port import AcmePort
+from limen.acme.work import keep_validating
 from limen.api.local import local_api
 from limen.api.peer import PeerProtocol
 from limen.api.public import public_api
@@ -112,6 +114,8 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
         tls = tlsport.TlsPort(tlsport.context_of(*app.server_pem()))
         if web is not None:
             tls.serve_default(web.context)
+        own = AcmePort(app.acme, tls, host, is_default=web is None)
+        own.renew()
         if public.jwt_issuer is not None:
             app.use_jwt_issuer(public.jwt_issuer)
         app.svid.renew()
@@ -131,6 +135,8 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
                 group.create_task(door.serve(sockets=[found]))
             group.create_task(_keep(app, worker, stop, tls, web, state))
             group.create_task(keep_polling(app.federations, worker, stop))
+            group.create_task(keep_validating(app.acme, worker, stop))
+            group.create_task(own.keep(worker, stop))
             lifecycle.announce(
                 state,
                 "server",

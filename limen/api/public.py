@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 
 from fastapi import FastAPI
 
-from limen.api import authorities, nodes, problems
+from limen.api import acme, authorities, nodes, problems
 from limen.api.bodies import BoundedBodies
 from limen.app import App
 
@@ -16,6 +16,7 @@ def public_api(app: App, worker: Executor) -> FastAPI:
     api = FastAPI(title="Limen", docs_url=None, redoc_url=None, openapi_url=None)
     problems.mount(api)
     nodes.mount_public(api, app, worker)
+    acme.mount_public(api, app.acme, worker)
     authorities.mount_public(api, app, worker)
     api.add_middleware(BoundedBodies, prefix="/v1/node/", limit=nodes.MAX_BODY_BYTES, admits=nodes.admits())
     return api

@@ -1,0 +1,3 @@
+from tests.limen.conftest import world
+
+__all__ = ["world"]
