@@ -16,13 +16,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ca import keys
 from ca.acme import profile, store
 from ca.acme.names import Identifier
-from ca.authority import ISSUING_LIFE, ROOT_LIFE, new_serial
+from ca.authority import new_serial
 from ca.mint import Issuer
 from mesh.clock import parse_time
 from mesh.database import migrate, transaction
 from mesh.wrapping import WrappingKey
 
 CRL_LIFE = dt.timedelta(hours=24)
+ROOT_LIFE = dt.timedelta(days=3650)
+ISSUING_LIFE = dt.timedelta(days=365)
 _ROOT, _ISSUING = "root", "issuing"
 _RENEW = dt.timedelta(days=120)
 
