@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -33,6 +34,10 @@ class Identities(Protocol):
 
     def bundles(self) -> dict[str, TrustBundle]:
         """All bundles by trust domain name; the own one is among them."""
+        ...
+
+    def now(self) -> dt.datetime:
+        """The time, as far as it is known."""
         ...
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import os
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -47,6 +48,10 @@ class Callers:
     def bundles(self) -> dict[str, TrustBundle]:
         """The bundles by trust domain name."""
         return self._own_bundles()
+
+    def now(self) -> dt.datetime:
+        """The time, by the server's clock as far as it is known."""
+        return self._clock.now()
 
     async def changed(self, since: int) -> None:
         """Wait until an identity, a bundle or a rule may have changed since a version that was seen."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+
+from google.protobuf.message import EncodeError
 
 from enforcer.federated import given_to
 from enforcer.identity import Identity
 from mesh import canonicaljson
 from mesh.bundle import TrustBundle
+from mesh.jwtsvid import verify_jwt_svid
+from mesh.problems import Invalid
 from mesh.proto import workload_pb2 as pb
 
 
@@ -15,6 +20,34 @@ def bundles_message(identities: list[Identity], every: dict[str, TrustBundle]) -
     """The JWT authorities of every trust domain that a caller is given, and no key of another use (W-13 to W-15)."""
     bundles = given_to(identities, every)
     return pb.JWTBundlesResponse(bundles={f"spiffe://{name}": _jwks(found) for name, found in bundles.items()})
+
+
+def validated(
+    request: pb.ValidateJWTSVIDRequest, identities: list[Identity], every: dict[str, TrustBundle], now: dt.datetime
+) -> pb.ValidateJWTSVIDResponse:
+    """What a token says, for a caller who trusts the domains that it is given (W-17).
+
+    1. Audience and token are there (W-6).
+    2. The token passes the verifier that everything here uses.
+    3. Its claims, all of them, can be said in a Struct.
+
+    Raises Invalid LM3509 for (1), the verifier's codes for (2), LM1027 for (3).
+    """
+    # (1)
+    for name, value in (("audience", request.audience), ("svid", request.svid)):
+        if not value:
+            raise Invalid("LM3509", name=name)
+    # (2)
+    trusted = {found.trust_domain: found for found in given_to(identities, every).values()}
+    verified = verify_jwt_svid(request.svid, request.audience, trusted, now)
+    # (3)
+    answer = pb.ValidateJWTSVIDResponse(spiffe_id=str(verified.spiffe_id))
+    try:
+        answer.claims.update(verified.claims)
+        answer.SerializeToString()
+    except (ValueError, TypeError, OverflowError, RecursionError, EncodeError) as err:
+        raise Invalid("LM1027", reason="they are numbers, text, lists and objects of bounded size") from err
+    return answer
 
 
 def _jwks(bundle: TrustBundle) -> bytes:

@@ -16,6 +16,7 @@ import grpc
 from enforcer import jwtapi, x509api
 from enforcer.admission import SDS_PREFIX, Admission, Identities, SecurityHeader
 from enforcer.workloadfront import Front
+from mesh.problems import Invalid
 from mesh.proto import workload_pb2 as pb
 from mesh.proto import workload_pb2_grpc
 
@@ -76,6 +77,19 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         async with contextlib.aclosing(self._admission.updates(context, jwtapi.bundles_message)) as messages:
             async for message in messages:
                 yield message
+
+    async def ValidateJWTSVID(
+        self, request: pb.ValidateJWTSVIDRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ValidateJWTSVIDResponse:
+        """Say whose a token is and what it claims, if it is valid (Workload API §6.2.3)."""
+        asked = self._admission.identities
+        async with self._admission.call(context) as caller:
+            identities = await self._admission.entitled(caller, context)
+            try:
+                return jwtapi.validated(request, identities, asked.bundles(), asked.now())
+            except Invalid as problem:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(problem))
+                raise
 
 
 class _Later(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types

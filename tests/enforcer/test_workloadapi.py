@@ -67,6 +67,9 @@ class Provider:
             self.made.setdefault(path, self.identity(path, hint))
         return [self.made[path] for path in self.paths]
 
+    def now(self) -> dt.datetime:
+        return self.window["begin"] + dt.timedelta(minutes=1)
+
     def bundles(self) -> dict[str, TrustBundle]:
         return {"corp.test": self.pki.bundle(self.root), "other.test": self.other}
 
