@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from enforcer.budget import Budget
 from enforcer.identity import Identity
+from enforcer.jwtsvids import HeldJwt
 from enforcer.workloadfront import Caller, Front
 from mesh.bundle import TrustBundle
 from mesh.problems import Problem, Unavailable
@@ -34,6 +35,13 @@ class Identities(Protocol):
 
     def bundles(self) -> dict[str, TrustBundle]:
         """All bundles by trust domain name; the own one is among them."""
+        ...
+
+    async def jwt_svid(self, identity: Identity, audiences: Sequence[str]) -> HeldJwt:
+        """A JWT-SVID of one of a caller's identities.
+
+        Raises Forbidden when the server gives none, Unavailable when that cannot be found out now.
+        """
         ...
 
     def now(self) -> dt.datetime:

@@ -96,11 +96,13 @@ class Agent:
         self._callers = Callers(
             workloads=self._workloads.values,
             issue=self._node.issue,
+            issue_jwts=self._node.issue_jwts,
             node_facts=self._node_facts,
             own_bundles=self.bundles,
             delivery=self._delivery,
             clock=self._time,
             source=f"agent:{node_state.name}",
+            trust_domain=node_state.trust_domain,
         )
         self._api = WorkloadApi(self._callers, folder / "agent.sock", folder / "run" / "api")
         self._log = structlog.get_logger()
@@ -296,15 +298,16 @@ class Agent:
         asks, keys = [], {}
         for workload in workloads:
             if workload.launch is not None:
-                ask, key = new_ask(str(workload.launch.pid), [*workload.launch.facts, *self._node_facts()])
+                facts = [*workload.launch.facts, *self._node_facts()]
+                ask, key = new_ask(str(workload.launch.pid), facts)
                 asks.append(ask)
-                keys[ask.ref] = (workload, key)
+                keys[ask.ref] = (workload, key, facts)
         if not asks:
             return
         for found in await self._node.issue(asks):
-            workload, key = keys[found.ref]
+            workload, key, facts = keys[found.ref]
             try:
-                workload.identify(self._verified(read_issued(found, key, self._time.now())))
+                workload.identify(self._verified(read_issued(found, key, self._time.now(), facts)))
                 self._check_clock(workload)
             except Problem as problem:
                 self._log.warning("no identity", workload=workload.name, reason=str(problem))

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import datetime as dt
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from audit.record import record
 from enforcer.attest import check_member
 from enforcer.delivery import Delivery
 from enforcer.identity import Facts, Identity, new_ask, read_issued
+from enforcer.jwtsvids import HeldJwt, JwtSvids
 from enforcer.process import read_process, read_stat
 from enforcer.workload import Workload
 from enforcer.workloadfront import Caller
@@ -19,6 +20,7 @@ from mesh.bundle import TrustBundle
 from mesh.clock import Clock
 from mesh.problems import Forbidden, Invalid, NotFound, Problem, Unavailable
 from mesh.proto import node_pb2 as pb
+from mesh.spiffe import TrustDomain
 
 CACHE_SIZE = 4096
 # pid, start time and layout: a process that executes something else is another caller
@@ -33,15 +35,19 @@ class Callers:
         *,
         workloads: Callable[[], Iterable[Workload]],
         issue: Callable[[list[pb.Ask]], Awaitable[list[pb.IssuedSvid]]],
+        issue_jwts: Callable[[list[pb.JwtAsk]], Awaitable[list[pb.IssuedJwt]]],
         node_facts: Callable[[], Facts],
         own_bundles: Callable[[], dict[str, TrustBundle]],
         delivery: Delivery,
         clock: Clock,
         source: str,
+        trust_domain: str,
     ) -> None:
         self._workloads, self._issue, self._node_facts = workloads, issue, node_facts
         self._own_bundles, self._delivery, self._clock, self._source = own_bundles, delivery, clock, source
         self._known: dict[_Key, Identity] = {}
+        domain = TrustDomain.parse(trust_domain)
+        self._jwts = JwtSvids(issue_jwts, lambda: own_bundles()[domain.name], clock)
         self._news = asyncio.Condition()
         self.version = 0
 
@@ -58,6 +64,10 @@ class Callers:
         async with self._news:
             await self._news.wait_for(lambda: self.version != since)
 
+    async def jwt_svid(self, identity: Identity, audiences: Sequence[str]) -> HeldJwt:
+        """A JWT-SVID of an identity that a caller has. Raises Forbidden, Unavailable."""
+        return await self._jwts.fetch(identity, audiences)
+
     async def announce(self) -> None:
         """Say that something may have changed."""
         async with self._news:
@@ -67,6 +77,7 @@ class Callers:
     def forget(self) -> None:
         """Attest every caller again when it asks next."""
         self._known.clear()
+        self._jwts.forget()
 
     def forget_due(self) -> bool:
         """Forget what is to be renewed now; return whether there was any."""
@@ -113,9 +124,10 @@ class Callers:
         process = await asyncio.to_thread(read_process, caller.pid)
         if (process.start, process.layout) != (caller.start, stat.layout):
             raise NotFound("LM3401", pid=caller.pid)
-        ask, private = new_ask("caller", [*process.facts(), *self._node_facts()])
+        facts = [*process.facts(), *self._node_facts()]
+        ask, private = new_ask("caller", facts)
         issued = await self._issue([ask])
-        identity = read_issued(issued[0], private, self._clock.now())
+        identity = read_issued(issued[0], private, self._clock.now(), facts)
         if len(self._known) >= CACHE_SIZE:
             self._known.pop(next(iter(self._known)))
         self._known[key] = identity

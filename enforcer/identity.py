@@ -22,7 +22,7 @@ _JITTER = 10
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """An SVID and what came with it. ``renew_at`` is half its life, give or take a tenth."""
+    """An SVID and what came with it. ``renew_at`` is half its life, give or take a tenth; ``facts`` gave it."""
 
     svid: X509Svid
     rule: str
@@ -30,6 +30,7 @@ class Identity:
     direct: bool
     renew_at: dt.datetime
     federates_with: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 Facts = Sequence[tuple[str, str]]
@@ -46,14 +47,14 @@ def new_ask(ref: str, facts: Facts) -> tuple[pb.Ask, bytes]:
     return ask, key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
-def read_issued(found: pb.IssuedSvid, key: bytes, now: dt.datetime) -> Identity:
+def read_issued(found: pb.IssuedSvid, key: bytes, now: dt.datetime, facts: Facts = ()) -> Identity:
     """Read what was issued for a key.
 
     Raises Forbidden with the server's code when nothing was.
     """
     if found.code:
-        facts: dict[str, Any] = dict(found.facts)
-        raise Forbidden(found.code, **facts)
+        told: dict[str, Any] = dict(found.facts)
+        raise Forbidden(found.code, **told)
     chain = tuple(bytes(item) for item in found.chain)
     not_after = x509.load_der_x509_certificate(chain[0]).not_valid_after_utc
     return Identity(
@@ -65,6 +66,7 @@ def read_issued(found: pb.IssuedSvid, key: bytes, now: dt.datetime) -> Identity:
         direct=found.direct,
         renew_at=half_life(now, not_after),
         federates_with=tuple(found.federates_with),
+        facts=tuple(facts),
     )
 
 

@@ -9,10 +9,11 @@ from google.protobuf.message import EncodeError
 
 from enforcer.federated import given_to
 from enforcer.identity import Identity
+from enforcer.jwtsvids import HeldJwt
 from mesh import canonicaljson
 from mesh.bundle import TrustBundle
 from mesh.jwtsvid import verify_jwt_svid
-from mesh.problems import Invalid
+from mesh.problems import Forbidden, Invalid
 from mesh.proto import workload_pb2 as pb
 
 
@@ -20,6 +21,31 @@ def bundles_message(identities: list[Identity], every: dict[str, TrustBundle]) -
     """The JWT authorities of every trust domain that a caller is given, and no key of another use (W-13 to W-15)."""
     bundles = given_to(identities, every)
     return pb.JWTBundlesResponse(bundles={f"spiffe://{name}": _jwks(found) for name, found in bundles.items()})
+
+
+def wanted(request: pb.JWTSVIDRequest, identities: list[Identity]) -> list[Identity]:
+    """The identities that tokens are asked for: all of a caller's, or the one that is named (W-16).
+
+    Raises Invalid LM3509 without an audience, and for an audience that is empty (W-6); Forbidden LM3503 for an
+    identity that the caller does not have.
+    """
+    if not request.audience or not all(request.audience):
+        raise Invalid("LM3509", name="audience")
+    found = [item for item in identities if request.spiffe_id in {"", str(item.svid.spiffe_id)}]
+    if not found:
+        raise Forbidden("LM3503", spiffe_id=request.spiffe_id[:200])
+    return found
+
+
+def svids_message(found: list[tuple[Identity, HeldJwt]]) -> pb.JWTSVIDResponse:
+    """The tokens, in the order of the identities; a hint stands once (W-11)."""
+    hints: set[str] = set()
+    svids = []
+    for identity, held in found:
+        hint = held.hint if held.hint not in hints else ""
+        hints.add(held.hint)
+        svids.append(pb.JWTSVID(spiffe_id=str(identity.svid.spiffe_id), svid=held.token, hint=hint))
+    return pb.JWTSVIDResponse(svids=svids)
 
 
 def validated(

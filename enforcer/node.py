@@ -89,6 +89,11 @@ class Node:
         answer = await self._call("BatchNewX509Svid", pb.BatchRequest(asks=asks))
         return list(answer.svids)
 
+    async def issue_jwts(self, asks: Sequence[pb.JwtAsk]) -> list[pb.IssuedJwt]:
+        """Ask for workloads' JWT-SVIDs."""
+        answer = await self._call("BatchNewJwtSvid", pb.JwtBatchRequest(asks=asks))
+        return list(answer.svids)
+
     async def report_endpoints(self, endpoints: Sequence[pb.Endpoint]) -> None:
         """Tell where this node's inbound listeners are, in full."""
         await self._call("ReportEndpoints", pb.EndpointsRequest(endpoints=endpoints))

@@ -16,7 +16,7 @@ import grpc
 from enforcer import jwtapi, x509api
 from enforcer.admission import SDS_PREFIX, Admission, Identities, SecurityHeader
 from enforcer.workloadfront import Front
-from mesh.problems import Invalid
+from mesh.problems import Invalid, Problem, Unavailable
 from mesh.proto import workload_pb2 as pb
 from mesh.proto import workload_pb2_grpc
 
@@ -68,6 +68,25 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         async with contextlib.aclosing(self._admission.updates(context, x509api.bundles_message)) as messages:
             async for message in messages:
                 yield message
+
+    async def FetchJWTSVID(self, request: pb.JWTSVIDRequest, context: grpc.aio.ServicerContext) -> pb.JWTSVIDResponse:
+        """Give JWT-SVIDs for the audiences, of all the caller's identities or the one that is named (§6.2.1)."""
+        asked = self._admission.identities
+        async with self._admission.call(context) as caller:
+            identities = await self._admission.entitled(caller, context)
+            try:
+                wanted = jwtapi.wanted(request, identities)
+                audiences = list(request.audience)
+                return jwtapi.svids_message([(item, await asked.jwt_svid(item, audiences)) for item in wanted])
+            except Invalid as problem:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(problem))
+                raise
+            except Unavailable as problem:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, str(problem))
+                raise
+            except Problem as problem:
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(problem))
+                raise
 
     async def FetchJWTBundles(
         self, request: pb.JWTBundlesRequest, context: grpc.aio.ServicerContext

@@ -21,12 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from audit import log as audit_log
 from audit.record import read_record, record, to_bytes
 from audit.spool import batch_digest, verify_batch
-from ca import issuance, nodestore
+from ca import nodestore
 from ca import store as ca_store
 from ca.acme.authority import AcmeAuthority
 from ca.attestation.token import make_token
 from ca.authority import Authority
-from ca.registration import Refusal
 from limen import store
 from limen.acme.file import AcmeFile
 from limen.acme.operators import Operators
@@ -38,14 +37,15 @@ from limen.authorities import Authorities
 from limen.byhand import ByHand
 from limen.explanation import explained, marks
 from limen.federations import Federations
+from limen.issuing import Issuing
 from limen.nodes import Nodes
 from limen.rulesfile import RulesFile
 from limen.serversvid import ServerSvid
-from limen.values import Ask, Endpoint, Issued, State
+from limen.values import Ask, Endpoint, Issued, IssuedJwt, JwtAsk, State
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock, format_time
 from mesh.database import transaction
-from mesh.problems import Conflict, Forbidden, NotFound, Problem
+from mesh.problems import Conflict, Forbidden, NotFound
 from policyengine import dsse, reviewing
 from policyengine import store as policy_store
 from policyengine.model import PolicySet, policy_set_from_json
@@ -103,6 +103,7 @@ class App:
             changed=self._changed,
             reissue=self._reissue,
         )
+        self._issuing = Issuing(authority=authority, nodes=self.nodes, clock=clock, record=self._record_all)
         self.by_hand = ByHand(authority=authority, clock=clock, record=self._record)
         self.svid = ServerSvid(authority=authority, clock=clock, record=self._record)
         self.federations = Federations(
@@ -179,10 +180,17 @@ class App:
 
     def _record(self, kind: str, actor: str, **fields: object) -> None:
         """Put a record into the log; durable when it returns."""
-        made = record(
-            kind, now=self._clock.now(), random=self._random(10), source=f"server:{self._domain}", actor=actor, **fields
-        )
-        self._log.append([to_bytes(made)])
+        self._record_all(kind, actor, [fields])
+
+    def _record_all(self, kind: str, actor: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Put records into the log with one write; durable when it returns."""
+        now, source = self._clock.now(), f"server:{self._domain}"
+        made = [
+            to_bytes(record(kind, now=now, random=self._random(10), source=source, actor=actor, **dict(fields)))
+            for fields in rows
+        ]
+        if made:
+            self._log.append(made)
 
     # -- identity
 
@@ -244,46 +252,12 @@ class App:
     def issue(self, node: str, asks: Sequence[Ask]) -> list[Issued]:
         """Issue SVIDs for what a node attested; one record per certificate."""
         self._refresh_rules()
-        return [self._issue(node, ask) for ask in asks]
+        return self._issuing.issue(node, asks, self._rules.rules)
 
-    def _issue(self, node: str, ask: Ask) -> Issued:
-        facts: dict[str, tuple[str, ...]] = {}
-        for name, value in ask.facts:
-            facts[name] = (*facts.get(name, ()), value)
-        # what a node is, its attestation says, whatever the node says
-        facts = {name: values for name, values in facts.items() if not name.startswith("node:")}
-        for name, value in self.nodes.facts_of(node):
-            facts[name] = (*facts.get(name, ()), value)
-        try:
-            issued = issuance.issue_workload(
-                self._authority, self._rules.rules, facts=facts, spki=ask.spki, node=node, now=self._clock.now()
-            )
-        except Problem as problem:
-            return Issued(
-                ref=ask.ref, code=problem.code, facts={name: str(value) for name, value in problem.facts.items()}
-            )
-        if isinstance(issued, Refusal):
-            return Issued(ref=ask.ref, code=issued.code, facts=dict(issued.facts))
-        entitled = issued.entitlement
-        assert entitled is not None
-        self._record(
-            "issuance",
-            node,
-            spiffe_id=str(issued.spiffe_id),
-            serial=f"{issued.serial:x}",
-            rule=entitled.rule,
-            not_after=format_time(issued.not_after),
-        )
-        return Issued(
-            ref=ask.ref,
-            spiffe_id=str(issued.spiffe_id),
-            chain=issued.chain,
-            rule=entitled.rule,
-            direct=entitled.direct,
-            hint=entitled.hint,
-            container_bound=entitled.container_bound,
-            federates_with=tuple(str(found) for found in entitled.federates_with),
-        )
+    def issue_jwts(self, node: str, asks: Sequence[JwtAsk]) -> list[IssuedJwt]:
+        """Issue JWT-SVIDs for what a node attested; one record per token."""
+        self._refresh_rules()
+        return self._issuing.issue_jwts(node, asks, self._rules.rules)
 
     def identities(self) -> Json:
         """Every certificate that is valid now, with what the rule of its name says today."""

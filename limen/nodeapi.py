@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from limen.app import App
-from limen.values import Ask, Endpoint, Issued, State
+from limen.values import Ask, Endpoint, Issued, JwtAsk, State
 from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
 from mesh.proto import node_pb2 as pb
 from mesh.proto import node_pb2_grpc
@@ -60,6 +60,36 @@ class NodeService(node_pb2_grpc.NodeServicer):
         ]
         issued = await self._call(context, lambda: self._app.issue(node, asks))
         return pb.BatchResponse(svids=[_issued_pb(found) for found in issued])
+
+    async def BatchNewJwtSvid(
+        self, request: pb.JwtBatchRequest, context: grpc.aio.ServicerContext
+    ) -> pb.JwtBatchResponse:
+        """Issue JWT-SVIDs for what the node attested."""
+        node = await self._node(context)
+        asks = [
+            JwtAsk(
+                ref=ask.ref,
+                facts=tuple((fact.key, fact.value) for fact in ask.facts),
+                audiences=tuple(ask.audiences),
+                spiffe_id=ask.spiffe_id,
+            )
+            for ask in request.asks
+        ]
+        issued = await self._call(context, lambda: self._app.issue_jwts(node, asks))
+        return pb.JwtBatchResponse(
+            svids=[
+                pb.IssuedJwt(
+                    ref=item.ref,
+                    code=item.code,
+                    facts=dict(item.facts),
+                    spiffe_id=item.spiffe_id,
+                    token=item.token,
+                    not_after=item.not_after,
+                    hint=item.hint,
+                )
+                for item in issued
+            ]
+        )
 
     async def Watch(self, request: pb.WatchRequest, context: grpc.aio.ServicerContext) -> AsyncIterator[pb.Update]:
         """Send the full state at once and after every change."""

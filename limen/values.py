@@ -46,6 +46,29 @@ class Issued:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JwtAsk:
+    """One JWT-SVID that an agent asks for: by facts, for audiences, and for the identity that they have to give."""
+
+    ref: str
+    facts: tuple[tuple[str, str], ...]
+    audiences: tuple[str, ...]
+    spiffe_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedJwt:
+    """The answer to a `JwtAsk`: a token, or the code that says why there is none."""
+
+    ref: str
+    code: str = ""
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    spiffe_id: str = ""
+    token: str = dataclasses.field(default="", repr=False)
+    not_after: str = ""
+    hint: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """Where a workload's inbound listener is reachable; ``port`` is the one that policies name."""
 

@@ -44,6 +44,11 @@ class NodeStub:
                 request_serializer=mesh_dot_proto_dot_node__pb2.BatchRequest.SerializeToString,
                 response_deserializer=mesh_dot_proto_dot_node__pb2.BatchResponse.FromString,
                 _registered_method=True)
+        self.BatchNewJwtSvid = channel.unary_unary(
+                '/limen.node.v1.Node/BatchNewJwtSvid',
+                request_serializer=mesh_dot_proto_dot_node__pb2.JwtBatchRequest.SerializeToString,
+                response_deserializer=mesh_dot_proto_dot_node__pb2.JwtBatchResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/limen.node.v1.Node/Watch',
                 request_serializer=mesh_dot_proto_dot_node__pb2.WatchRequest.SerializeToString,
@@ -83,6 +88,13 @@ class NodeServicer:
 
     def BatchNewX509Svid(self, request, context):
         """Issues X.509-SVIDs for workloads that the agent attested. The server applies the identity rules itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchNewJwtSvid(self, request, context):
+        """JWT-SVIDs for what this node attested, by the same rules.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,6 +147,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.BatchNewX509Svid,
                     request_deserializer=mesh_dot_proto_dot_node__pb2.BatchRequest.FromString,
                     response_serializer=mesh_dot_proto_dot_node__pb2.BatchResponse.SerializeToString,
+            ),
+            'BatchNewJwtSvid': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchNewJwtSvid,
+                    request_deserializer=mesh_dot_proto_dot_node__pb2.JwtBatchRequest.FromString,
+                    response_serializer=mesh_dot_proto_dot_node__pb2.JwtBatchResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -216,6 +233,33 @@ class Node:
             '/limen.node.v1.Node/BatchNewX509Svid',
             mesh_dot_proto_dot_node__pb2.BatchRequest.SerializeToString,
             mesh_dot_proto_dot_node__pb2.BatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchNewJwtSvid(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limen.node.v1.Node/BatchNewJwtSvid',
+            mesh_dot_proto_dot_node__pb2.JwtBatchRequest.SerializeToString,
+            mesh_dot_proto_dot_node__pb2.JwtBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

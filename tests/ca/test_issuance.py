@@ -1,14 +1,15 @@
+import dataclasses
 import datetime as dt
 import pathlib
 import subprocess
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca.authority import NODE_LIFE, Authority
+from ca.authority import NODE_LIFE, Authority, SvidOrder
 from ca.issuance import IssuedSvid, issue_node, issue_workload, node_id
 from ca.keys import KeyAlgorithm, generate, new_key, spki_der
 from ca.mint import BACKDATING
@@ -117,9 +118,9 @@ class Mistaken(Authority):
 
     mistake: ClassVar[dict[str, object]] = {}
 
-    def sign(self, spiffe_id: SpiffeId, public_key: ec.EllipticCurvePublicKey, **details: Any) -> tuple[bytes, ...]:
-        changed: dict[str, Any] = {"spiffe_id": spiffe_id, "public_key": public_key, **details, **self.mistake}
-        return super().sign(**changed)
+    def sign_many(self, orders: Sequence[SvidOrder], *, now: dt.datetime) -> list[tuple[bytes, ...]]:
+        mistake: dict[str, Any] = self.mistake
+        return super().sign_many([dataclasses.replace(order, **mistake) for order in orders], now=now)
 
 
 @pytest.mark.parametrize(

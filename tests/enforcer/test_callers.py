@@ -44,15 +44,22 @@ class Setting:
         self.direct = False
         self.asked: list[pb.Ask] = []
         self.workloads: list[Workload] = []
+        self.jwts_asked: list[pb.JwtAsk] = []
         self.callers = Callers(
             workloads=lambda: self.workloads,
             issue=self.issue,
+            issue_jwts=self.issue_jwts,
             node_facts=lambda: (("node:id", "n"),),
             own_bundles=lambda: {"corp.test": PKI.bundle()},
             delivery=Delivery(self.spool, Ed25519PrivateKey.generate(), "a", b"m"),
             clock=self.clock,
             source="agent:n",
+            trust_domain="corp.test",
         )
+
+    async def issue_jwts(self, asks: list[pb.JwtAsk]) -> list[pb.IssuedJwt]:
+        self.jwts_asked += asks
+        return [pb.IssuedJwt(ref=asks[0].ref, code="LM1210", facts={"count": "0"})]
 
     async def issue(self, asks: list[pb.Ask]) -> list[pb.IssuedSvid]:
         self.asked += asks

@@ -9,7 +9,7 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import grpc
 import pytest
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from enforcer.budget import MAX_STREAMS
 from enforcer.identity import Identity
+from enforcer.jwtsvids import HeldJwt
 from enforcer.workloadapi import WorkloadApi
 from enforcer.workloadfront import MAX_CONNECTIONS_PER_USER, Caller
 from mesh.bundle import TrustBundle
@@ -46,6 +47,14 @@ class Provider:
         self.version = 0
         self.news = asyncio.Condition()
         self.made: dict[str, Identity] = {}
+        self.tokens: list[tuple[str, list[str]]] = []
+        self.no_token: Exception | None = None
+
+    async def jwt_svid(self, identity: Identity, audiences: Sequence[str]) -> HeldJwt:
+        if self.no_token is not None:
+            raise self.no_token
+        self.tokens.append((str(identity.svid.spiffe_id), list(audiences)))
+        return HeldJwt(token="t", kid="k", not_after=self.now(), renew_at=self.now(), hint=identity.hint)
 
     def identity(self, path: str, hint: str) -> Identity:
         leaf = self.pki.leaf(path, issuer=self.root, **self.window)
@@ -216,11 +225,61 @@ def test_W_13_bundles_hold_the_own_trust_domain(tmp_path: pathlib.Path) -> None:
     run(tmp_path, work)
 
 
-def test_E_12_other_calls_are_unimplemented(tmp_path: pathlib.Path) -> None:
-    async def work(_: Served, stub: object) -> None:
+@pytest.mark.parametrize(
+    ("request_", "audiences"),
+    [
+        pytest.param(pb.JWTSVIDRequest(audience=["a", "b"]), ["a", "b"], id="W-16-all"),
+        pytest.param(
+            pb.JWTSVIDRequest(audience=["a"], spiffe_id="spiffe://corp.test/ns/web/sa/front"), ["a"], id="W-16-named"
+        ),
+    ],
+)
+def test_tokens_are_given_for_every_identity_or_the_one_that_is_named(
+    tmp_path: pathlib.Path, request_: pb.JWTSVIDRequest, audiences: list[str]
+) -> None:
+    async def work(served: Served, stub: object) -> None:
+        served.provider.paths, served.provider.hints = ["/ns/web/sa/front", "/ns/web/sa/back"], ["web", "web"]
+        found = await stub.FetchJWTSVID(request_, metadata=HEADER)  # type: ignore[attr-defined]
+        names = [str(item.spiffe_id) for item in found.svids]
+        every = ["spiffe://corp.test/ns/web/sa/front", "spiffe://corp.test/ns/web/sa/back"]
+        assert names == (every[:1] if request_.spiffe_id else every)
+        assert served.provider.tokens == [(name, audiences) for name in names]
+        # a hint stands once (W-11)
+        assert [item.hint for item in found.svids].count("web") == 1
+
+    run(tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    ("request_", "problem", "code"),
+    [
+        pytest.param(pb.JWTSVIDRequest(), None, "INVALID_ARGUMENT", id="W-6-no-audience"),
+        pytest.param(pb.JWTSVIDRequest(audience=["a", ""]), None, "INVALID_ARGUMENT", id="W-6-empty-audience"),
+        pytest.param(
+            pb.JWTSVIDRequest(audience=["a"], spiffe_id="spiffe://corp.test/other"),
+            None,
+            "PERMISSION_DENIED",
+            id="W-16-not-its-own",
+        ),
+        pytest.param(
+            pb.JWTSVIDRequest(audience=["a"]),
+            Unavailable("LM3444", address="x", reason="away"),
+            "UNAVAILABLE",
+            id="E-12-server-away",
+        ),
+        pytest.param(
+            pb.JWTSVIDRequest(audience=["a"]), Forbidden("LM1210", count="0"), "PERMISSION_DENIED", id="W-12-no-rule"
+        ),
+    ],
+)
+def test_tokens_are_refused_as_the_standard_says(
+    tmp_path: pathlib.Path, request_: pb.JWTSVIDRequest, problem: Exception | None, code: str
+) -> None:
+    async def work(served: Served, stub: object) -> None:
+        served.provider.no_token = problem
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.FetchJWTSVID(pb.JWTSVIDRequest(audience=["x"]), metadata=HEADER)  # type: ignore[attr-defined]
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+            await stub.FetchJWTSVID(request_, metadata=HEADER)  # type: ignore[attr-defined]
+        assert caught.value.code().name == code
 
     run(tmp_path, work)
 
