@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from cryptography import x509
@@ -20,7 +21,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 
 from mesh import canonicaljson
 from mesh.problems import Invalid
-from mesh.spiffe import TrustDomain
+from mesh.spiffe import SpiffeIdError, TrustDomain
 
 DEFAULT_REFRESH_HINT_S = 300
 MAX_BUNDLE_BYTES = 4 << 20
@@ -92,9 +93,60 @@ def parse_bundle(trust_domain: TrustDomain, data: bytes) -> TrustBundle:
     if len(data) > MAX_BUNDLE_BYTES:
         raise Invalid("LM1001", trust_domain=str(trust_domain), reason="it is larger than 4 MiB")
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
+        document = _strict(data)
     except (ValueError, RecursionError) as err:
         raise Invalid("LM1001", trust_domain=str(trust_domain), reason="it is not strict UTF-8 JSON") from err
+    return _from_document(trust_domain, document)
+
+
+def parse_bundle_map(data: bytes) -> dict[TrustDomain, TrustBundle]:
+    """Read a SPIFFE bundle map: ALL bundles, or none of them (BM-6).
+
+    1. UTF-8 JSON within the size limit, no key twice at any depth (BM-3), an object with `trust_domains` (BM-1).
+    2. EVERY name is a trust domain, and EVERY value is a bundle.
+    3. What a bundle says of its refreshing says nothing of the map's (BM-5): the caller knows how often to read it.
+
+    Raises Invalid LM1032 for (1) and a name, LM1001 for a bundle.
+    """
+    # (1)
+    if len(data) > MAX_BUNDLE_BYTES:
+        raise Invalid("LM1032", reason="it is larger than 4 MiB")
+    try:
+        document = _strict(data)
+    except (ValueError, RecursionError) as err:
+        raise Invalid("LM1032", reason="it is not strict UTF-8 JSON, or it names something twice") from err
+    listed = document.get("trust_domains") if isinstance(document, dict) else None
+    if not isinstance(listed, dict):
+        raise Invalid("LM1032", reason="it has no `trust_domains` object")
+    # (2)
+    found: dict[TrustDomain, TrustBundle] = {}
+    for name, bundle in listed.items():
+        try:
+            domain = TrustDomain.parse(name)
+        except SpiffeIdError as err:
+            raise Invalid("LM1032", reason=f"`{name[:255]}` is no trust domain: {err}") from err
+        if domain in found:
+            raise Invalid("LM1032", reason=f"`{domain}` stands in it twice")
+        found[domain] = _from_document(domain, bundle)
+    return found
+
+
+def write_bundle_map(bundles: Iterable[TrustBundle]) -> bytes:
+    """A SPIFFE bundle map, each trust domain once (BM-2), without refresh hints of its bundles (BM-4)."""
+    listed: dict[str, Any] = {}
+    for bundle in bundles:
+        if str(bundle.trust_domain) in listed:
+            raise ValueError("a bundle map names a trust domain once")
+        listed[str(bundle.trust_domain)] = json.loads(dataclasses.replace(bundle, refresh_hint=None).to_json())
+    return canonicaljson.dumps({"trust_domains": listed})
+
+
+def _strict(data: bytes) -> Any:  # noqa: ANN401  JSON
+    return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
+
+
+def _from_document(trust_domain: TrustDomain, document: Any) -> TrustBundle:  # noqa: ANN401  JSON
+    """What stands in a document: steps 1 (its form) to 5 of `parse_bundle`."""
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         raise Invalid("LM1001", trust_domain=str(trust_domain), reason="it has no `keys` list")
     # (2)

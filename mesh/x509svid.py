@@ -10,42 +10,40 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.utils import CryptographyDeprecationWarning
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from mesh.bundle import TrustBundle
-from mesh.problems import Invalid
+from mesh.certpath import (
+    MAX_CERTIFICATE_BYTES,
+    SvidError,
+    Window,
+    climb,
+    constraints,
+    parse,
+    parse_signer,
+    readable,
+    uris,
+    usage,
+)
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
 
+__all__ = [
+    "MAX_CERTIFICATE_BYTES",
+    "MAX_CHAIN",
+    "SvidError",
+    "VerifiedSvid",
+    "X509Svid",
+    "split_chain",
+    "verify_x509_svid",
+]
+
 MAX_CHAIN = 6
-MAX_CERTIFICATE_BYTES = 64 * 1024
-MIN_RSA_BITS = 2048
-_CURVES = ("secp256r1", "secp384r1", "secp521r1")
-_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
-_CONSTRAINT = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*\Z")
-_HANDLED = frozenset(
-    {
-        ExtensionOID.BASIC_CONSTRAINTS,
-        ExtensionOID.KEY_USAGE,
-        ExtensionOID.EXTENDED_KEY_USAGE,
-        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
-        ExtensionOID.NAME_CONSTRAINTS,
-        ExtensionOID.SUBJECT_KEY_IDENTIFIER,
-        ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
-    }
-)
-
-
-class SvidError(Invalid):
-    """A chain that is no X.509-SVID of a trusted domain; ``code`` names the rule that it breaks."""
+MAX_VERDICTS_KEPT = 4096
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,74 +110,91 @@ def verify_x509_svid(
        EVERY certificate is valid now; EVERY signature verifies with a strong key and hash; EVERY signer has cA and
        keyCertSign and a path length that suffices (X-25); names chain; a signer's SPIFFE ID, if any, has no path and
        is of this trust domain (X-4); no critical extension is unknown; URI name constraints admit the leaf (X-15);
-       EVERY intermediate is one that the bundle pins, if it pins any; and NO certificate is on a revocation list that
-       its signer signed.
+       an intermediate is pinned, if the bundle pins any, and NO revocation list of its issuer names any of them.
+
+    What was verified before is known, for the same chain and the same bundle, while the whole path is valid.
 
     Raises SvidError with the code of the first rule that is broken.
     """
     # (1)
     if not 1 <= len(chain_der) <= MAX_CHAIN:
         raise SvidError("LM1010", reason=f"a chain has 1 to {MAX_CHAIN} certificates")
-    chain = [_parse(der) for der in chain_der]
-    leaf = chain[0]
+    known = _VERDICTS.get(chain_der, bundles, now)
+    if known is not None:
+        return known
+    leaf, presented = parse(chain_der[0]), [parse_signer(der) for der in chain_der[1:]]
     # (2)
     spiffe_id = _leaf_id(leaf)
     # (3), (4), (5), (6)
     _check_leaf(leaf)
     # (7)
     bundle = bundles.get(spiffe_id.trust_domain)
-    authorities = [] if bundle is None else _readable(bundle.x509_authorities)
-    if not authorities:
+    if bundle is None or not readable(bundle.x509_authorities):
         raise SvidError("LM1018", trust_domain=str(spiffe_id.trust_domain))
     # (8)
-    assert bundle is not None
-    _verify_path(chain, authorities, spiffe_id, bundle, now)
-    return VerifiedSvid(
+    window = climb(leaf, presented, bundle, spiffe_id, now)
+    found = VerifiedSvid(
         spiffe_id=spiffe_id,
         leaf_der=chain_der[0],
         not_after=leaf.not_valid_after_utc,
         serial=leaf.serial_number,
     )
-
-
-def _parse(der: bytes) -> x509.Certificate:
-    if len(der) > MAX_CERTIFICATE_BYTES:
-        raise SvidError("LM1010", reason="a certificate is larger than 64 KiB")
-    try:
-        found = x509.load_der_x509_certificate(der)
-        # parsing is lazy: what is wrong inside must show here
-        _ = found.version, found.extensions, found.serial_number, found.subject, found.issuer
-        found.public_key()
-    except (
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-        x509.DuplicateExtension,
-        x509.InvalidVersion,
-        x509.UnsupportedGeneralNameType,
-        CryptographyDeprecationWarning,
-    ) as err:
-        raise SvidError("LM1010", reason="a certificate does not parse") from err
-    if found.serial_number <= 0:
-        raise SvidError("LM1010", reason="a serial number is positive (RFC 5280 §4.1.2.2)")
-    if found.version is not x509.Version.v3:
-        raise SvidError("LM1010", reason="a certificate is not X.509 v3")
+    _VERDICTS.put(chain_der, bundle, found, window)
     return found
 
 
-def _readable(authorities: Sequence[bytes]) -> list[x509.Certificate]:
-    """The authorities that parse: one that nobody can read vouches for nobody, and does not silence the others."""
-    found = []
-    for der in authorities:
-        try:
-            found.append(_parse(der))
-        except SvidError:
-            continue
-    return found
+class _Verdicts:
+    """Chains that verified with a bundle, by digests; each counts only while its whole path is valid.
+
+    INVARIANT: a verdict is only ever given again for the very same chain, authorities, pins and revocation lists.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[bytes, tuple[VerifiedSvid, bytes, Window]] = {}
+
+    def get(
+        self, chain_der: Sequence[bytes], bundles: Mapping[TrustDomain, TrustBundle], now: dt.datetime
+    ) -> VerifiedSvid | None:
+        """What is known of a chain under the bundle of its own trust domain."""
+        kept = self._kept.get(_digest(chain_der))
+        if kept is None:
+            return None
+        found, under, (begin, end) = kept
+        bundle = bundles.get(found.spiffe_id.trust_domain)
+        if bundle is None or not begin <= now <= end:
+            return None
+        return found if _trust_of(bundle.x509_authorities, bundle.intermediates, bundle.crls) == under else None
+
+    def put(self, chain_der: Sequence[bytes], bundle: TrustBundle, found: VerifiedSvid, window: Window) -> None:
+        """Keep a verdict; the oldest makes room."""
+        under = _trust_of(bundle.x509_authorities, bundle.intermediates, bundle.crls)
+        with self._lock:
+            self._kept[_digest(chain_der)] = (found, under, window)
+            if len(self._kept) > MAX_VERDICTS_KEPT:
+                del self._kept[next(iter(self._kept))]
+
+
+_VERDICTS = _Verdicts()
+
+
+def _digest(parts: Iterable[bytes]) -> bytes:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(len(part).to_bytes(8, "big"))
+        found.update(part)
+    return found.digest()
+
+
+@functools.lru_cache(maxsize=16)
+def _trust_of(authorities: tuple[bytes, ...], pinned: frozenset[str] | None, crls: tuple[bytes, ...]) -> bytes:
+    """A name for ALL that decides whether a path is good."""
+    pins = b"any" if pinned is None else ",".join(["only", *sorted(pinned)]).encode()
+    return _digest([_digest(authorities), pins, _digest(crls)])
 
 
 def _leaf_id(leaf: x509.Certificate) -> SpiffeId:
-    names = _uris(leaf)
+    names = uris(leaf)
     if len(names) != 1:
         raise SvidError("LM1011", count=len(names))
     try:
@@ -191,38 +206,16 @@ def _leaf_id(leaf: x509.Certificate) -> SpiffeId:
     return found
 
 
-def _uris(certificate: x509.Certificate) -> list[str]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return names.get_values_for_type(x509.UniformResourceIdentifier)
-
-
-def _usage(certificate: x509.Certificate) -> x509.Extension[x509.KeyUsage] | None:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.KeyUsage)
-    except x509.ExtensionNotFound:
-        return None
-
-
-def _constraints(certificate: x509.Certificate) -> x509.BasicConstraints | None:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
-        return None
-
-
 def _check_leaf(leaf: x509.Certificate) -> None:
     """Steps 3 to 6 of `verify_x509_svid`."""
     # (3)
-    constraints, usage = _constraints(leaf), _usage(leaf)
-    if constraints is not None and constraints.ca:
+    limit, use = constraints(leaf), usage(leaf)
+    if limit is not None and limit.ca:
         raise SvidError("LM1014", reason="it is a CA certificate")
-    if usage is not None and (usage.value.key_cert_sign or usage.value.crl_sign):
+    if use is not None and (use.value.key_cert_sign or use.value.crl_sign):
         raise SvidError("LM1014", reason="its key usage has keyCertSign or cRLSign")
     # (4)
-    if usage is None or not usage.critical or not usage.value.digital_signature:
+    if use is None or not use.critical or not use.value.digital_signature:
         raise SvidError("LM1015")
     # (5)
     try:
@@ -236,166 +229,3 @@ def _check_leaf(leaf: x509.Certificate) -> None:
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     if not list(leaf.subject) and not names.critical:
         raise SvidError("LM1017")
-
-
-def _verify_path(
-    chain: Sequence[x509.Certificate],
-    authorities: Sequence[x509.Certificate],
-    spiffe_id: SpiffeId,
-    bundle: TrustBundle,
-    now: dt.datetime,
-) -> None:
-    """Step 8 of `verify_x509_svid`: climb from the leaf, from issuers to their issuers, to an authority.
-
-    The presented order is not trusted, and ALL ways up are tried: a root that was renewed with its key stands beside
-    the old one, and so does a cross-signed intermediate. The search is bounded by looking at each certificate once at
-    each depth. When no way leads up, the first rule that was broken on one is reported.
-    """
-    _check_each(chain[0], now)
-    first: SvidError | None = None
-    level, depth = [chain[0]], 0
-    # a signature is verified once, however many ways pass it
-    known: dict[x509.Certificate, tuple[x509.Certificate, ...]] = {}
-    while level and depth < len(chain):
-        above: list[x509.Certificate] = []
-        for current in level:
-            if current not in known:
-                known[current] = tuple(_issuers_among(current, [*authorities, *chain[1:]]))
-            for signer in known[current]:
-                try:
-                    _check_revoked(current, signer, bundle.crls)
-                    _check_each(signer, now)
-                    _check_signer(signer, depth, spiffe_id)
-                    if signer in authorities:
-                        return
-                    _check_pinned(signer, bundle.intermediates)
-                except SvidError as err:
-                    first = first or err
-                    continue
-                if signer not in above:
-                    above.append(signer)
-        level, depth = above, depth + 1
-    raise first or SvidError("LM1019", spiffe_id=str(spiffe_id))
-
-
-def _issuers_among(subject: x509.Certificate, candidates: Sequence[x509.Certificate]) -> Iterator[x509.Certificate]:
-    """The candidates that signed a certificate: names chain, keys are strong, the signature verifies."""
-    for candidate in candidates:
-        if candidate.subject != subject.issuer or not _is_strong(subject, candidate):
-            continue
-        try:
-            subject.verify_directly_issued_by(candidate)
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-            continue
-        yield candidate
-
-
-def _is_strong(subject: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether signature hash and both keys are of today's strength."""
-    for key in (subject.public_key(), issuer.public_key()):
-        if isinstance(key, rsa.RSAPublicKey):
-            if key.key_size < MIN_RSA_BITS:
-                return False
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            if key.curve.name not in _CURVES:
-                return False
-        elif not isinstance(key, ed25519.Ed25519PublicKey | mldsa.MLDSA65PublicKey):
-            return False
-    try:
-        algorithm = subject.signature_hash_algorithm
-    except UnsupportedAlgorithm:
-        return False
-    return algorithm is None or isinstance(algorithm, _HASHES)
-
-
-def _check_revoked(subject: x509.Certificate, signer: x509.Certificate, crls: Sequence[bytes]) -> None:
-    """That no list of the signer names what it signed (RFC 5280 §6.3); a list that is too old still counts."""
-    if not crls:
-        return
-    signer_der = signer.public_bytes(Encoding.DER)
-    if any(subject.serial_number in _listed(crl, signer_der) for crl in crls):
-        raise SvidError("LM1306", serial=f"{subject.serial_number:x}")
-
-
-@functools.lru_cache(maxsize=256)
-def _listed(crl: bytes, signer_der: bytes) -> frozenset[int]:
-    """The serial numbers on a list that this signer signed; none for anybody else's, and for what is no list."""
-    signer = x509.load_der_x509_certificate(signer_der)
-    try:
-        found = x509.load_der_x509_crl(crl)
-        if found.issuer != signer.subject or not found.is_signature_valid(signer.public_key()):  # type: ignore[arg-type]  # other kinds raise TypeError
-            return frozenset()
-        return frozenset(item.serial_number for item in found)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        return frozenset()
-
-
-def _check_pinned(intermediate: x509.Certificate, pinned: frozenset[str] | None) -> None:
-    """That an intermediate is one of those that the trust domain uses: a peer cannot bring another."""
-    if pinned is not None and intermediate.fingerprint(hashes.SHA256()).hex() not in pinned:
-        raise SvidError("LM1307", serial=f"{intermediate.serial_number:x}")
-
-
-def _check_each(certificate: x509.Certificate, now: dt.datetime) -> None:
-    """What holds for EVERY certificate on the path."""
-    if now < certificate.not_valid_before_utc or now > certificate.not_valid_after_utc:
-        raise SvidError(
-            "LM1020",
-            now=now.isoformat(),
-            begin=certificate.not_valid_before_utc.isoformat(),
-            end=certificate.not_valid_after_utc.isoformat(),
-        )
-    for extension in certificate.extensions:
-        if extension.critical and extension.oid not in _HANDLED:
-            raise SvidError("LM1021", oid=extension.oid.dotted_string)
-
-
-def _check_signer(signer: x509.Certificate, depth: int, leaf_id: SpiffeId) -> None:
-    """What holds for EVERY signer: ``depth`` counts the intermediates below it."""
-    constraints, usage = _constraints(signer), _usage(signer)
-    if constraints is None or not constraints.ca:
-        raise SvidError("LM1022", reason="it is not a CA certificate")
-    if usage is None or not usage.value.key_cert_sign:
-        raise SvidError("LM1022", reason="its key usage lacks keyCertSign")
-    if constraints.path_length is not None and depth > constraints.path_length:
-        raise SvidError("LM1022", reason="the chain is longer than its path length allows")
-    for name in _uris(signer):
-        try:
-            found = SpiffeId.parse(name)
-        except SpiffeIdError:
-            # a signing certificate MAY carry other URIs; only a SPIFFE ID is held to SPIFFE's rules
-            if name.lower().startswith("spiffe:"):
-                raise SvidError("LM1022", reason="its SPIFFE ID is malformed") from None
-            continue
-        if found.path or found.trust_domain != leaf_id.trust_domain:
-            raise SvidError("LM1022", reason="its SPIFFE ID is not the trust domain's own")
-    try:
-        limits = signer.extensions.get_extension_for_class(x509.NameConstraints).value
-    except x509.ExtensionNotFound:
-        return
-    _check_names(limits, leaf_id)
-
-
-def _check_names(limits: x509.NameConstraints, leaf_id: SpiffeId) -> None:
-    """URI name constraints (RFC 5280 §4.2.1.10): they speak of the URI's host, which is the trust domain.
-
-    A constraint with a leading dot means every name below it, without one exactly that host.
-    """
-    host = leaf_id.trust_domain.name
-    every = [*(limits.permitted_subtrees or ()), *(limits.excluded_subtrees or ())]
-    if not all(isinstance(name, x509.UniformResourceIdentifier) for name in every):
-        # a constraint of another kind would have to be applied to other names; nobody here can
-        raise SvidError("LM1021", oid=ExtensionOID.NAME_CONSTRAINTS.dotted_string)
-    permitted = [str(name.value).lower() for name in limits.permitted_subtrees or ()]
-    excluded = [str(name.value).lower() for name in limits.excluded_subtrees or ()]
-    if not all(_CONSTRAINT.match(name) for name in [*permitted, *excluded]):
-        # a constraint that is no host admits nothing when it permits, and must not admit everything when it excludes
-        raise SvidError("LM1021", oid=ExtensionOID.NAME_CONSTRAINTS.dotted_string)
-
-    def admits(constraint: str) -> bool:
-        return host.endswith(constraint) and host != constraint if constraint.startswith(".") else host == constraint
-
-    if permitted and not any(admits(found) for found in permitted):
-        raise SvidError("LM1023", trust_domain=host)
-    if any(admits(found) for found in excluded):
-        raise SvidError("LM1023", trust_domain=host)

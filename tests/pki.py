@@ -5,7 +5,7 @@ import datetime as dt
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -14,7 +14,15 @@ from mesh.spiffe import TrustDomain
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
-Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+Key = (
+    ec.EllipticCurvePrivateKey
+    | rsa.RSAPrivateKey
+    | ed25519.Ed25519PrivateKey
+    | mldsa.MLDSA44PrivateKey
+    | mldsa.MLDSA65PrivateKey
+    | mldsa.MLDSA87PrivateKey
+)
+_OWN_HASH = (ed25519.Ed25519PrivateKey, mldsa.MLDSA44PrivateKey, mldsa.MLDSA65PrivateKey, mldsa.MLDSA87PrivateKey)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +91,8 @@ def make(
     for extension, critical in extra:
         builder = builder.add_extension(extension, critical=critical)
     signer = issuer.key if issuer else key
-    return Made(certificate=builder.sign(signer, algorithm or hashes.SHA256()), key=key)
+    chosen = None if isinstance(signer, _OWN_HASH) else algorithm or hashes.SHA256()
+    return Made(certificate=builder.sign(signer, chosen), key=key)
 
 
 class Pki:
