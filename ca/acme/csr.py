@@ -14,7 +14,15 @@ from ca.keys import PublicKey, algorithm_of, spki_der
 from mesh.problems import Invalid
 
 MAX_BYTES = 32_768
-MAX_KEY_BITS = 4096
+# what the library raises for bytes that are no sound X.509; not all of it is a ValueError
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 def read_csr(der: bytes, ordered: Sequence[Identifier]) -> PublicKey:
@@ -48,7 +56,7 @@ def read_csr(der: bytes, ordered: Sequence[Identifier]) -> PublicKey:
         if err.code == "LM1602":
             raise Invalid("LM1407", reason="its key is neither P-256, P-384 nor RSA of 2048, 3072, 4096 bits") from err
         raise
-    except (ValueError, TypeError, UnsupportedAlgorithm) as err:
+    except UNREADABLE as err:
         raise Invalid("LM1407", reason="it cannot be read") from err
     # (3)
     if named != set(ordered):

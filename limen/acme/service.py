@@ -422,7 +422,7 @@ class Acme:
     def _by_der(self, connection: sa.Connection, der: bytes) -> store.Row:
         try:
             serial = x509.load_der_x509_certificate(der).serial_number
-        except ValueError as err:
+        except csr.UNREADABLE as err:
             raise malformed("`certificate` is no certificate") from err
         row = store.get(connection, store.CERTIFICATES, serial=f"{serial:x}")
         if row is None or bytes(row["certificate"]) != der:

@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from cryptography import x509
 
 from ca.acme.config import Address, Config
+from ca.acme.csr import UNREADABLE
 from ca.acme.jws import encode
 from ca.acme.names import dns_name
 from limen.acme.dns import Resolver
@@ -182,7 +183,7 @@ def _check_alpn(der: bytes, task: Task) -> None:
         extension = found.extensions.get_extension_for_oid(_IDENTIFIER)
         assert isinstance(extension.value, x509.UnrecognizedExtension)
         value = extension.value.value
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as err:
+    except (*UNREADABLE, x509.ExtensionNotFound) as err:
         raise Forbidden("LM1416", name=task.value, reason="the certificate has no proof in it") from err
     wanted = b"\x04\x20" + hashlib.sha256(task.expected.encode()).digest()
     shown = [str(item.value).lower() for item in names]
