@@ -8,6 +8,7 @@ the server's one worker thread and is called at every report and once a second. 
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -153,10 +154,18 @@ class Authorities:
                 after=entry.after,
                 reason=entry.reason,
                 number=entry.number,
+                **self._certificate_of(entry),
             )
         if entries:
             with transaction(self._engine) as connection:
                 slotstore.mark_logged(connection, [entry.number for entry in entries])
+
+    def _certificate_of(self, entry: slotstore.Entry) -> dict[str, str]:
+        """The certificate of an authority that begins: who watches the log knows by it what our keys signed."""
+        found = [slot for slot in self._authority.slots if slot.id == entry.slot and slot.kind is not Kind.JWT]
+        if entry.before or not found:
+            return {}
+        return {"certificate": base64.b64encode(found[0].certificates[0]).decode()}
 
     # -- agents report
 

@@ -7,6 +7,7 @@ who asked. Works on the server's one worker thread.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ca import issuance
 from ca.authority import Authority
 from ca.registration import is_host_name, is_reserved
+from ca.trustmaking import fingerprint
 from mesh.clock import Clock, format_time
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, SpiffeIdError
@@ -47,6 +49,7 @@ class ByHand:
             actor,
             spiffe_id=str(named),
             serial=f"{issued.serial:x}",
+            sha256=fingerprint(issued.chain[0]),
             rule="by hand",
             not_after=format_time(issued.not_after),
         )
@@ -74,6 +77,7 @@ class ByHand:
             actor,
             spiffe_id=str(named),
             jti=made.jti,
+            sha256=hashlib.sha256(made.token.encode()).hexdigest(),
             audience=list(audiences),
             rule="by hand",
             not_after=format_time(made.not_after),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ca.authority import Authority, JwtOrder
 from ca.issuance import WorkloadAsk, entitle, issue_workloads
 from ca.registration import Facts, Refusal, RuleSet
+from ca.trustmaking import fingerprint
 from limen.nodes import Nodes
 from limen.values import Ask, Issued, IssuedJwt, JwtAsk
 from mesh.clock import Clock, format_time
@@ -49,7 +50,7 @@ class Issuing:
                 {
                     "spiffe_id": str(item.spiffe_id),
                     "serial": f"{item.serial:x}",
-                    "sha256": hashlib.sha256(item.chain[0]).hexdigest(),
+                    "sha256": fingerprint(item.chain[0]),
                     "rule": entitled.rule,
                     "not_after": format_time(item.not_after),
                 }

@@ -22,6 +22,7 @@ from ca import issuance, keys, nodestore
 from ca.attestation.nonce import RANDOM_BYTES, Nonces
 from ca.attestation.token import check_token
 from ca.authority import Authority
+from ca.trustmaking import fingerprint
 from limen import store
 from mesh import nodeproof
 from mesh.clock import Clock, format_time
@@ -157,7 +158,14 @@ class Nodes:
 
     def _let_in(self, node: str, spki: bytes, now: dt.datetime, **fields: object) -> Json:
         issued = issuance.issue_node(self._authority, name=node, spki=spki, now=now)
-        self._record("agent", node, serial=f"{issued.serial:x}", not_after=format_time(issued.not_after), **fields)
+        self._record(
+            "agent",
+            node,
+            serial=f"{issued.serial:x}",
+            sha256=fingerprint(issued.chain[0]),
+            not_after=format_time(issued.not_after),
+            **fields,
+        )
         return {
             "chain": [base64.b64encode(der).decode() for der in issued.chain],
             "bundle": self._authority.bundle.to_json().decode(),
@@ -212,7 +220,13 @@ class Nodes:
                 now=now,
             )
         issued = issuance.issue_node(self._authority, name=node, spki=spki, now=now)
-        self._record("issuance", node, spiffe_id=str(issued.spiffe_id), serial=f"{issued.serial:x}")
+        self._record(
+            "issuance",
+            node,
+            spiffe_id=str(issued.spiffe_id),
+            serial=f"{issued.serial:x}",
+            sha256=fingerprint(issued.chain[0]),
+        )
         return issued.chain
 
     def facts_of(self, node: str) -> nodestore.Facts:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ca.authority import Authority
+from ca.trustmaking import fingerprint
 from limen.tlsport import context_of, server_side
 from mesh.clock import Clock, format_time
 from mesh.problems import Problem
@@ -60,6 +61,7 @@ class ServerSvid:
             "server",
             spiffe_id=str(self.spiffe_id),
             serial=f"{verified.serial:x}",
+            sha256=fingerprint(chain[0]),
             not_after=format_time(verified.not_after),
         )
         pem = b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in chain)

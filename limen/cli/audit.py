@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import datetime as dt
 import json
 import pathlib
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from audit.formats import jsonl
+from audit.issued import MAX_CERTIFICATE_BYTES, Standing, Watch, find_issuance, read_certificates
 from audit.reader import KEY, Reader, read_key
 from audit.record import read_record
 from audit.sinks.file import write_file
@@ -209,6 +211,78 @@ def prove(
     render.line(f"√ record {proof['index']} of {proof['size']} leads to the signed root by {len(path)} hashes")
     for found in path:
         render.line(f"  {found}")
+
+
+def prove_issuance(serial: str, folder: pathlib.Path | None, key: pathlib.Path | None, output: str) -> None:
+    """`limen identity prove`: find the record of an SVID, and prove it."""
+    where, text = _open(folder, key)
+    index, row = find_issuance(Reader(where, text).records(), serial)
+    proof = prove_record(where, text, str(row["id"]), at=index)
+    if output == "json":
+        render.data(proof)
+        return
+    path = proof["proof"]
+    assert isinstance(path, list)
+    name = _plain(str(row.get("spiffe_id", row["actor"])))
+    render.line(
+        f"√ {name} ({serial}) was issued here: record {index} of {proof['size']}, {len(path)} hashes to the root"
+    )
+
+
+@audit.command("watch-issuance")
+@click.argument("files", nargs=-1, metavar="FILE…", type=click.Path(path_type=pathlib.Path, allow_dash=True))
+@click.option(
+    "--cert", multiple=True, type=click.Path(path_type=pathlib.Path, allow_dash=True), help="The same as FILE."
+)
+@_log_options
+@context.output_option("table", "json")
+def watch_issuance(
+    *,
+    files: tuple[pathlib.Path, ...],
+    cert: tuple[pathlib.Path, ...],
+    folder: pathlib.Path | None,
+    key: pathlib.Path | None,
+    output: str,
+) -> int:
+    """Name every certificate that one of our keys signed and the log does not know (exit 1).
+
+    FILE is PEM or DER; `-` is stdin.
+    """
+    if not files and not cert:
+        raise click.UsageError("give certificates: files, or `-` for stdin")
+    certificates = [item for path in (*files, *cert) for item in read_certificates(_bytes_of(path))]
+    where, text = _open(folder, key)
+    watch = Watch(Reader(where, text).records())
+    found = [watch.look(item) for item in certificates]
+    stolen = [item for item in found if item.standing is Standing.NOT_LOGGED]
+    if output == "json":
+        render.data([dataclasses.asdict(item) for item in found])
+    else:
+        rows = [
+            (item.standing, _plain(item.spiffe_id) or "-", item.serial, "-" if item.index is None else item.index)
+            for item in found
+        ]
+        render.table(rows, ("standing", "identity", "serial", "record"))
+    render.diagnostics(
+        [
+            Diagnostic(
+                code="LM6058",
+                facts={"authority": item.authority, "serial": item.serial, "spiffe_id": _plain(item.spiffe_id)},
+            )
+            for item in stolen
+        ]
+    )
+    return 1 if stolen else 0
+
+
+def _bytes_of(path: pathlib.Path) -> bytes:
+    if str(path) == "-":
+        return sys.stdin.buffer.read(MAX_CERTIFICATE_BYTES + 1)
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_CERTIFICATE_BYTES + 1)
+    except OSError as err:
+        raise Invalid("LM6057", reason=f"`{path}`: {err.strerror}") from err
 
 
 @audit.command()

@@ -9,7 +9,7 @@ import click
 
 from limen import client
 from limen.cli import authority, context, render, upstream
-from mesh.problems import Invalid, Problem
+from mesh.problems import Problem
 
 
 @click.group()
@@ -93,19 +93,18 @@ def _show(pid: int, facts: list[tuple[str, str]], found: dict[str, Any]) -> None
     render.table(rows, ("rule", "matches", "because"))
 
 
-def _later(name: str) -> click.Command:
-    @click.command(name, context_settings={"ignore_unknown_options": True})
-    @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
-    def command(rest: tuple[str, ...]) -> None:
-        del rest
-        raise Invalid("LM0001", command=f"limen identity {name}")
+@identity.command()
+@click.argument("serial", metavar="SERIAL|JTI")
+@click.option("--log", "folder", type=click.Path(path_type=pathlib.Path), default=None, help="The log, or a copy.")
+@click.option("--key", type=click.Path(path_type=pathlib.Path), default=None, help="The log's public key.")
+@context.output_option("json", "table")
+def prove(*, serial: str, folder: pathlib.Path | None, key: pathlib.Path | None, output: str) -> None:
+    """Prove that an SVID was issued here: its record, the way to the signed root, and the checkpoint."""
+    from limen.cli import audit  # noqa: PLC0415  only this command reads the log
 
-    command.help = f"`limen identity {name}` is not part of this version."
-    return command
+    audit.prove_issuance(serial, folder, key, output)
 
 
-for _name in ("prove",):
-    identity.add_command(_later(_name))
 for _command in (
     authority.authorities,
     authority.show,

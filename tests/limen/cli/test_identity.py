@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from mesh.problems import Problem
-
 pytestmark = pytest.mark.system
 
 PY_SPIFFE = """
@@ -41,11 +39,3 @@ def test_explaining_names_facts_and_rules(installation: Any) -> None:
     gone = installation.limen("identity", "explain", "--pid", "4194000")
     assert gone.returncode == 2
     assert "LM3401" in gone.stderr
-
-
-@pytest.mark.parametrize("name", ["prove"])
-def test_what_is_not_here_yet_says_so(installation: Any, name: str) -> None:
-    done = installation.limen("identity", name)
-    assert done.returncode == 2
-    assert "LM0001" in done.stderr
-    assert issubclass(Problem, Exception)

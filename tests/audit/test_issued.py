@@ -1,0 +1,98 @@
+import base64
+import hashlib
+import json
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.issued import Standing, Watch, find_issuance, read_certificates
+from mesh.problems import Invalid, NotFound
+from tests.pki import Pki
+
+PKI, STRANGER = Pki(), Pki("other.test")
+GIVEN, STOLEN, FOREIGN = PKI.leaf(), PKI.leaf("/ns/ops/sa/admin"), STRANGER.leaf()
+HASH = hashlib.sha256(GIVEN.der).hexdigest()
+
+
+def row(number: int, kind: str, **fields: object) -> tuple[int, bytes]:
+    return number, json.dumps({"id": f"id{number}", "kind": kind, "actor": "n1", **fields}).encode()
+
+
+LOG = [
+    row(0, "ca", event="authority", authority="a1", certificate=base64.b64encode(PKI.root.der).decode()),
+    row(1, "decision", decision="deny"),
+    row(2, "issuance", serial="abc", sha256=HASH, spiffe_id="spiffe://corp.test/x"),
+    row(3, "issuance", jti="0abc0", sha256="0" * 64),
+    row(4, "agent", event="join", serial="def", sha256="1" * 64),
+    # somebody else's words prove nothing
+    row(5, "decision", sha256=hashlib.sha256(STOLEN.der).hexdigest(), serial="fff"),
+]
+
+
+def standing(certificate: x509.Certificate) -> tuple[str, int | None, str]:
+    found = Watch(LOG).look(certificate)
+    return found.standing, found.index, found.authority
+
+
+def test_what_was_given_out_is_in_the_log() -> None:
+    assert standing(GIVEN.certificate) == ("logged", 2, "a1")
+    assert standing(PKI.root.certificate)[:2] == ("logged", 0)
+
+
+def test_what_our_key_signed_outside_the_log_is_named() -> None:
+    found = Watch(LOG).look(STOLEN.certificate)
+    assert (found.standing, found.index, found.authority) == (Standing.NOT_LOGGED, None, "a1")
+    assert found.spiffe_id.endswith("/ns/ops/sa/admin")
+    assert found.serial == f"{STOLEN.certificate.serial_number:x}"
+
+
+def test_what_somebody_else_signed_is_none_of_ours() -> None:
+    assert standing(FOREIGN.certificate) == ("foreign", None, "")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"), [("abc", 2), ("0ABC", 2), ("0abc0", 3), ("def", 4)], ids=["serial", "padded", "jti", "node"]
+)
+def test_an_issuance_is_found_by_its_serial_number_or_token_id(wanted: str, index: int) -> None:
+    assert find_issuance(LOG, wanted)[0] == index
+
+
+@pytest.mark.parametrize("wanted", ["999", "", "issuance", HASH, "id2"])
+def test_what_is_no_ones_number_is_not_found(wanted: str) -> None:
+    with pytest.raises(NotFound, match="LM6056"):
+        find_issuance(LOG, wanted)
+
+
+def test_certificates_are_read_from_pem_and_der() -> None:
+    pem = b"".join(item.certificate.public_bytes(Encoding.PEM) for item in (GIVEN, STOLEN))
+    assert [item.serial_number for item in read_certificates(pem)] == [
+        GIVEN.certificate.serial_number,
+        STOLEN.certificate.serial_number,
+    ]
+    assert list(read_certificates(GIVEN.der)) == [GIVEN.certificate]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"x", b"-----BEGIN CERTIFICATE-----\nAAAA\n", b"x" * (2 << 20)], ids=["empty", "none", "cut", "large"]
+)
+def test_what_holds_no_certificate_is_refused(data: bytes) -> None:
+    with pytest.raises(Invalid, match="LM6057"):
+        list(read_certificates(data))
+
+
+@given(st.data())
+def test_any_changed_certificate_is_never_one_that_was_logged(data: st.DataObject) -> None:
+    der = bytearray(GIVEN.der)
+    place = data.draw(st.integers(0, len(der) - 1))
+    der[place] ^= data.draw(st.integers(1, 255))
+    try:
+        (found,) = read_certificates(bytes(der))
+        seen = Watch(LOG).look(found)
+    except Invalid:
+        return
+    except (ValueError, x509.InvalidVersion, x509.UnsupportedGeneralNameType):
+        return
+    assert seen.standing is not Standing.LOGGED
