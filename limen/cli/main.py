@@ -31,6 +31,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "review": ("limen.cli.review", "review", "Propose, approve and activate changes."),
     "reviewer": ("limen.cli.reviewer", "reviewer", "Make reviewer keys."),
     "identity": ("limen.cli.identity", "identity", "Show identities and explain them."),
+    "spiffe-conformance": (
+        "limen.cli.spiffeconformance",
+        "conformance",
+        "Check any Workload API against the SPIFFE standards.",
+    ),
     "bundle": ("limen.cli.bundle", "bundle", "Show the trust bundle."),
     "flows": ("limen.cli.flows", "flows", "Show flows."),
     "learn": ("limen.cli.learn", "learn", "Propose policies from traffic."),

@@ -60,7 +60,7 @@ def test_an_issuance_is_found_by_its_serial_number_or_token_id(wanted: str, inde
     assert find_issuance(LOG, wanted)[0] == index
 
 
-@pytest.mark.parametrize("wanted", ["999", "", "issuance", HASH, "id2"])
+@pytest.mark.parametrize("wanted", ["999", "", "issuance", HASH, "id2"], ids=["other", "empty", "kind", "hash", "id"])
 def test_what_is_no_ones_number_is_not_found(wanted: str) -> None:
     with pytest.raises(NotFound, match="LM6056"):
         find_issuance(LOG, wanted)

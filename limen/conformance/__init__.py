@@ -1,0 +1,1 @@
+"""Checks anybody's SPIFFE Workload API from outside, statement by statement."""
