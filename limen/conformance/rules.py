@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import enum
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ from mesh.x509svid import split_chain, verify_x509_svid
 
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 ALGORITHMS = {f"{kind}{size}" for kind in ("RS", "ES", "PS") for size in (256, 384, 512)}
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z")
 WIT_METHODS = ("FetchWITSVID", "FetchWITBundles")
 
 
@@ -144,7 +146,7 @@ def _jwt_api(probe: Probe, found: Evidence) -> Iterator[Row]:
         )
     tokens = found.jwt.message.svids if found.jwt.message is not None else ()
     yield _each("W-16", "M", "the token's audience is the one asked for", tokens, _is_for_audience)
-    if not tokens or tokens[0].svid.count(".") != 2:
+    if not tokens or not _COMPACT.match(tokens[0].svid):
         return
     name, token = str(tokens[0].spiffe_id), str(tokens[0].svid)
     single = probe.call("FetchJWTSVID", pb.JWTSVIDRequest(audience=[AUDIENCE], spiffe_id=name))
@@ -351,7 +353,7 @@ def _is_for_audience(item: Any) -> bool:  # noqa: ANN401
 
 
 _TOKEN: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("J-1", "a token is a compact JWS", lambda item: item.svid.count(".") == 2),
+    ("J-1", "a token is a compact JWS", lambda item: _COMPACT.match(item.svid) is not None),
     ("J-3", "its header has alg, kid and typ alone", lambda item: set(_head(item)) <= {"alg", "kid", "typ"}),
     ("J-4", "its algorithm is one of the nine", lambda item: _head(item).get("alg") in ALGORITHMS),
     ("J-8", "its typ, if set, is JWT or JOSE", lambda item: _head(item).get("typ", "JWT") in {"JWT", "JOSE"}),
