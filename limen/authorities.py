@@ -13,6 +13,7 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import prometheus_client
 import sqlalchemy as sa
 import structlog
 
@@ -34,6 +35,11 @@ WITHIN = dt.timedelta(seconds=60)
 LONGEST_TTL = dt.timedelta(hours=1)
 CLIFF_WARNING = dt.timedelta(days=14)
 Json = Any
+_EXPIRY = prometheus_client.Gauge(
+    "limen_authority_expiry_timestamp_seconds", "When the authority that signs now ends, Unix time.", ["kind"]
+)
+_SEQUENCE = prometheus_client.Gauge("limen_trust_state_sequence", "Number of the newest trust state.")
+_BEHIND = prometheus_client.Gauge("limen_trust_agents_behind", "Live agents that do not hold the newest trust state.")
 
 
 class Authorities:
@@ -130,6 +136,7 @@ class Authorities:
 
     def _notice(self, now: dt.datetime) -> None:
         """Tell agents a new trust state at once; measure how long they take."""
+        self._measure()
         if self._authority.trust.sequence != self._sequence:
             self._sequence, self._published = self._authority.trust.sequence, now
             self._propagation = None
@@ -138,6 +145,13 @@ class Authorities:
             live = [agent.trust for agent in self._agents.all() if agent.watches]
             if live and min(live) >= self._sequence:
                 self._propagation = now - self._published
+
+    def _measure(self) -> None:
+        for kind in Kind:
+            _EXPIRY.labels(str(kind)).set(self._authority.active(kind).not_after.timestamp())
+        _SEQUENCE.set(self._authority.trust.sequence)
+        live = [agent.trust for agent in self._agents.all() if agent.watches]
+        _BEHIND.set(sum(trust < self._authority.trust.sequence for trust in live))
 
     def _log_journal(self) -> None:
         """Put transitions into the audit log that are not there yet: a kill between the two costs a repetition."""
@@ -222,6 +236,7 @@ class Authorities:
             "parent": slot.parent,
             "created": format_time(slot.created),
             "not_after": format_time(slot.not_after),
+            "renews_at": format_time(self._timing().prepare_at(slot)),
             "live_svids": 0 if found is None else found.certificates,
             "last_svid_ends": None if found is None or found.safe_at is None else format_time(found.safe_at),
         }

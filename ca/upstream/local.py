@@ -23,7 +23,8 @@ from ca.upstream.chain import MAX_BYTES, Upstreamed, read_csr, spki_of, usage
 from mesh.problems import Invalid, NotFound
 from mesh.spiffe import TrustDomain
 
-BACKDATING = dt.timedelta(seconds=10)
+# a host whose clock is five minutes slow still takes what was made just now
+BACKDATING = dt.timedelta(minutes=5)
 LIFE = dt.timedelta(days=90)
 ROOT_LIFE = dt.timedelta(days=3650)
 

@@ -8,10 +8,12 @@ import json
 import click
 
 from limen.checks import host
+from limen.checks.authorities import authorities
 from limen.checks.federation import relationships
 from limen.checks.result import Result
 from limen.cli import context, render
 from limen.client import Client
+from mesh.clock import SystemClock
 from mesh.problems import Problem, Unavailable
 
 _MARKS = {"ok": "√", "warning": "‼", "error": "×"}  # noqa: RUF001  the field's check marks
@@ -43,6 +45,7 @@ def _running() -> list[Result]:
         server = Client(context.state() / "server.sock")
         status = server.call("GET", "/v1/status")
         federated = relationships(server.call("GET", "/v1/federation"))
+        signing = authorities(server.call("GET", "/v1/authorities"), SystemClock().now())
     except Unavailable as problem:
         return [warned(group, problem.message, problem.code, problem.help)]
     except (Problem, json.JSONDecodeError) as problem:
@@ -68,7 +71,7 @@ def _running() -> list[Result]:
         for service in status["services"]
         if service["mode"] == "observe"
     ]
-    return [*found, *federated]
+    return [*found, *signing, *federated]
 
 
 def _show(found: list[Result]) -> None:

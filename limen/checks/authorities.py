@@ -1,0 +1,43 @@
+"""How long the authorities last: told in days, and an error before the end, while there is time to act."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from limen.checks.result import Result, failed, passed, warned
+from mesh.clock import parse_time
+
+GROUP = "identity"
+GRACE = dt.timedelta(minutes=10)
+
+
+def authorities(listing: dict[str, Any], now: dt.datetime) -> list[Result]:
+    """Check the answer of ``GET /v1/authorities``.
+
+    1. EVERY authority that signs has a successor when its time to have one is 10 minutes past: else it is an error,
+       long before it ends (LM1314).
+    2. Agents that do not hold the newest trust state are told: a rotation waits for them.
+    """
+    found = []
+    prepared = {row["kind"] for row in listing["authorities"] if row["state"] == "prepared"}
+    for row in listing["authorities"]:
+        if row["state"] != "active":
+            continue
+        end, renews = parse_time(row["not_after"]), parse_time(row["renews_at"])
+        days = max(0, (end - now).days)
+        text = f"the {row['kind']} authority {row['id']} ends in {days} days, and is replaced from {renews:%Y-%m-%d} on"
+        # (1)
+        if now > renews + GRACE and row["kind"] not in prepared:
+            hint = (
+                f"run `limen identity rotate {row['kind']}`, and look at the server's log for why it did not by itself"
+            )
+            found.append(failed(GROUP, text, "LM1314", hint))
+        else:
+            found.append(passed(GROUP, text))
+    # (2)
+    if listing["agents_behind"]:
+        nodes = ", ".join(listing["agents_behind"])
+        text = f"agents behind trust state {listing['sequence']}: {nodes}"
+        found.append(warned(GROUP, text, "LM1309", "run `limen status` for how they are"))
+    return found

@@ -1,0 +1,60 @@
+import datetime as dt
+from collections.abc import Iterator
+
+import pytest
+
+from limen.checks.authorities import GRACE, authorities
+from mesh.clock import format_time
+from tests.world import World, make_world
+
+NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
+DAY = dt.timedelta(days=1)
+
+
+def listing(*, renews: dt.timedelta, prepared: bool = False, behind: tuple[str, ...] = ()) -> dict[str, object]:
+    active = {
+        "id": "a1",
+        "kind": "issuing",
+        "state": "active",
+        "not_after": format_time(NOW + 9 * DAY),
+        "renews_at": format_time(NOW + renews),
+    }
+    rows = [active, {**active, "id": "a0", "state": "old", "not_after": format_time(NOW - DAY)}]
+    if prepared:
+        rows.append({**active, "id": "a2", "state": "prepared"})
+    return {"authorities": rows, "agents_behind": list(behind), "sequence": 4}
+
+
+@pytest.mark.parametrize(
+    ("renews", "prepared", "level"),
+    [
+        (DAY, False, "ok"),
+        (-GRACE, False, "ok"),
+        (-2 * GRACE, False, "error"),
+        (-2 * GRACE, True, "ok"),
+    ],
+    ids=["early", "just-due", "overdue", "prepared"],
+)
+def test_what_signs_and_has_no_successor_in_time_is_an_error_days_before_it_ends(
+    renews: dt.timedelta, prepared: bool, level: str
+) -> None:
+    (found,) = authorities(listing(renews=renews, prepared=prepared), NOW)
+    assert (found.level, found.code) == (level, "LM1314" if level == "error" else "")
+    assert "ends in 9 days" in found.text
+
+
+def test_agents_that_are_behind_are_told() -> None:
+    _, found = authorities(listing(renews=DAY, behind=("n1", "n2")), NOW)
+    assert (found.level, "n1, n2" in found.text) == ("warning", True)
+
+
+def test_it_reads_what_the_server_says(world: World) -> None:
+    found = authorities(world.app.authorities.list(), world.clock.now())
+    assert [item.level for item in found] == ["ok"] * 3
+
+
+@pytest.fixture
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = make_world(tmp_path_factory.mktemp("w") / "state")
+    yield made
+    made.app.close()
