@@ -85,6 +85,7 @@ class Agent:
         )
         self._diag = SockDiag()
         self._endpoints: list[pb.Endpoint] = []
+        self._listed: list[pb.Endpoint] = []
         self._rotation = self._rules = -1
         self._workloads: dict[int, Workload] = {}
         self._numbers = iter(range(1, sys.maxsize))
@@ -198,7 +199,7 @@ class Agent:
             before is not self._releases.active and self._federated.every()
         ):
             self._reidentify()
-        self._endpoints = list(update.endpoints)
+        self._endpoints = self._known_endpoints(update)
         self._tell(self._endpoints_message())
         if self._rotation not in {-1, update.rotation}:
             await self._reissue([*self._workloads.values()])
@@ -209,6 +210,16 @@ class Agent:
             self._callers.forget()
         await self._callers.announce()
         await self._send_endpoints()
+
+    def _known_endpoints(self, update: pb.Update) -> list[pb.Endpoint]:
+        """What the server names; of one that began moments ago also what was known, since it may not know it yet."""
+        found = list(update.endpoints)
+        # what is not on the server's own list is reported to it
+        self._listed = list(update.endpoints)
+        if update.settling:
+            named = {(item.spiffe_id, item.address, item.port) for item in found}
+            found += [item for item in self._endpoints if (item.spiffe_id, item.address, item.port) not in named]
+        return found
 
     async def _take_trust(self, data: bytes) -> None:
         try:
@@ -254,7 +265,7 @@ class Agent:
         key = sorted((item.spiffe_id, item.address, item.port) for item in mine)
         ours = f"{self._domain.id}/"
         known = sorted(
-            (item.spiffe_id, item.address, item.port) for item in self._endpoints if item.spiffe_id.startswith(ours)
+            (item.spiffe_id, item.address, item.port) for item in self._listed if item.spiffe_id.startswith(ours)
         )
         if not set(key) <= set(known) or self._stale(known, key):
             with contextlib.suppress(Unavailable):

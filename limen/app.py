@@ -54,6 +54,7 @@ from policyengine.snapshot import Snapshot
 
 _AGENT_PATH = "/limen/agent/"
 Json = Any
+SETTLING = dt.timedelta(seconds=10)
 
 
 class App:
@@ -78,6 +79,8 @@ class App:
         self._listeners: list[Callable[[], None]] = []
         self._sequence = self._rotation = 0
         self._url = self._node_api = ""
+        # agents report their endpoints again after a restart: until then nobody forgets the ones that were known
+        self._settles: dt.datetime | None = clock.now() + SETTLING
         self._flow_connections = 0
         with transaction(engine) as connection:
             self._flow_connections = store.count_flows(connection)
@@ -170,6 +173,9 @@ class App:
             self._record("policy", "server", event="attestors", attestors=self.attestation.list())
         self.svid.renew()
         self.authorities.step()
+        if self._settles is not None and self._clock.now() >= self._settles:
+            self._settles = None
+            self._changed()
         self.acme.tick()
 
     def _refresh_rules(self) -> None:
@@ -313,6 +319,7 @@ class App:
             sequence=self._sequence,
             bundle=self.bundle().to_json(),
             trust=self._authority.signed_trust,
+            is_settling=self._settles is not None,
             releases=releases,
             epoch=activations[-1].epoch if activations else since,
             candidate=candidate.to_bytes() if candidate is not None else b"",

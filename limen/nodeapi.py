@@ -232,6 +232,7 @@ def _update_pb(state: State) -> pb.Update:
         sequence=state.sequence,
         bundle=state.bundle,
         trust=state.trust,
+        settling=state.is_settling,
         releases=[pb.Release(activation=activation, snapshot=snapshot) for activation, snapshot in state.releases],
         candidate=state.candidate,
         reviewers=list(state.reviewers),

@@ -84,6 +84,7 @@ class State:
     sequence: int
     bundle: bytes
     trust: bytes
+    is_settling: bool
     releases: tuple[tuple[bytes, bytes], ...]
     epoch: int
     candidate: bytes

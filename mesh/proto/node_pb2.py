@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15mesh/proto/node.proto\x12\rlimen.node.v1\"\x1c\n\x0cRenewRequest\x12\x0c\n\x04spki\x18\x01 \x01(\x0c\".\n\rRenewResponse\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x12\x0e\n\x06\x62undle\x18\x02 \x01(\x0c\"\"\n\x04\x46\x61\x63t\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"D\n\x03\x41sk\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0c\n\x04spki\x18\x02 \x01(\x0c\x12\"\n\x05\x66\x61\x63ts\x18\x03 \x03(\x0b\x32\x13.limen.node.v1.Fact\"0\n\x0c\x42\x61tchRequest\x12 \n\x04\x61sks\x18\x01 \x03(\x0b\x32\x12.limen.node.v1.Ask\"\x89\x02\n\nIssuedSvid\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x33\n\x05\x66\x61\x63ts\x18\x03 \x03(\x0b\x32$.limen.node.v1.IssuedSvid.FactsEntry\x12\x11\n\tspiffe_id\x18\x04 \x01(\t\x12\r\n\x05\x63hain\x18\x05 \x03(\x0c\x12\x0c\n\x04rule\x18\x06 \x01(\t\x12\x0e\n\x06\x64irect\x18\x07 \x01(\x08\x12\x0c\n\x04hint\x18\x08 \x01(\t\x12\x17\n\x0f\x63ontainer_bound\x18\t \x01(\x08\x12\x16\n\x0e\x66\x65\x64\x65rates_with\x18\x1e \x03(\t\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\rBatchResponse\x12(\n\x05svids\x18\x01 \x03(\x0b\x32\x19.limen.node.v1.IssuedSvid\"\x1d\n\x0cWatchRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"/\n\x07Release\x12\x12\n\nactivation\x18\x01 \x01(\x0c\x12\x10\n\x08snapshot\x18\x02 \x01(\x0c\"<\n\x08\x45ndpoint\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\"\xca\x02\n\x06Update\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06\x62undle\x18\x02 \x01(\x0c\x12\x37\n\tfederated\x18\x03 \x03(\x0b\x32$.limen.node.v1.Update.FederatedEntry\x12(\n\x08releases\x18\x04 \x03(\x0b\x32\x16.limen.node.v1.Release\x12\x11\n\tcandidate\x18\x06 \x01(\x0c\x12\x11\n\treviewers\x18\x07 \x03(\x0c\x12*\n\tendpoints\x18\x08 \x03(\x0b\x32\x17.limen.node.v1.Endpoint\x12\x10\n\x08rotation\x18\t \x01(\x04\x12\x16\n\x0eidentity_rules\x18\n \x01(\x04\x12\r\n\x05trust\x18\x0b \x01(\x0c\x1a\x30\n\x0e\x46\x65\x64\x65ratedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\">\n\x10\x45ndpointsRequest\x12*\n\tendpoints\x18\x01 \x03(\x0b\x32\x17.limen.node.v1.Endpoint\"\x13\n\x11\x45ndpointsResponse\"P\n\x0bRecordBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07records\x18\x02 \x03(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x0b\n\x03key\x18\x04 \x01(\x0c\"\x1d\n\tRecordAck\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x1a\n\tFlowBatch\x12\r\n\x05\x66lows\x18\x01 \x03(\x0c\"\t\n\x07\x46lowAck\"\xb6\x01\n\rStatusRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08snapshot\x18\x02 \x01(\t\x12\x10\n\x08sidecars\x18\x03 \x01(\r\x12(\n\x08refusals\x18\x04 \x03(\x0b\x32\x16.limen.node.v1.Refusal\x12\x12\n\nhandshakes\x18\x05 \x01(\x04\x12\r\n\x05trust\x18\x06 \x01(\x04\x12\x10\n\x08rejected\x18\x07 \x03(\t\x12\x13\n\x0bnewer_trust\x18\x08 \x01(\x0c\"\'\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"%\n\x0eStatusResponse\x12\x13\n\x0bwants_trust\x18\x01 \x01(\x08\"_\n\x06JwtAsk\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\"\n\x05\x66\x61\x63ts\x18\x02 \x03(\x0b\x32\x13.limen.node.v1.Fact\x12\x11\n\taudiences\x18\x03 \x03(\t\x12\x11\n\tspiffe_id\x18\x04 \x01(\t\"6\n\x0fJwtBatchRequest\x12#\n\x04\x61sks\x18\x01 \x03(\x0b\x32\x15.limen.node.v1.JwtAsk\"\xcb\x01\n\tIssuedJwt\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x32\n\x05\x66\x61\x63ts\x18\x03 \x03(\x0b\x32#.limen.node.v1.IssuedJwt.FactsEntry\x12\x11\n\tspiffe_id\x18\x04 \x01(\t\x12\r\n\x05token\x18\x05 \x01(\t\x12\x11\n\tnot_after\x18\x06 \x01(\t\x12\x0c\n\x04hint\x18\x07 \x01(\t\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\";\n\x10JwtBatchResponse\x12\'\n\x05svids\x18\x01 \x03(\x0b\x32\x18.limen.node.v1.IssuedJwt2\xd3\x04\n\x04Node\x12\x42\n\x05Renew\x12\x1b.limen.node.v1.RenewRequest\x1a\x1c.limen.node.v1.RenewResponse\x12M\n\x10\x42\x61tchNewX509Svid\x12\x1b.limen.node.v1.BatchRequest\x1a\x1c.limen.node.v1.BatchResponse\x12R\n\x0f\x42\x61tchNewJwtSvid\x12\x1e.limen.node.v1.JwtBatchRequest\x1a\x1f.limen.node.v1.JwtBatchResponse\x12=\n\x05Watch\x12\x1b.limen.node.v1.WatchRequest\x1a\x15.limen.node.v1.Update0\x01\x12T\n\x0fReportEndpoints\x12\x1f.limen.node.v1.EndpointsRequest\x1a .limen.node.v1.EndpointsResponse\x12\x43\n\x0bPushRecords\x12\x1a.limen.node.v1.RecordBatch\x1a\x18.limen.node.v1.RecordAck\x12=\n\tPushFlows\x12\x18.limen.node.v1.FlowBatch\x1a\x16.limen.node.v1.FlowAck\x12K\n\x0cReportStatus\x12\x1c.limen.node.v1.StatusRequest\x1a\x1d.limen.node.v1.StatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15mesh/proto/node.proto\x12\rlimen.node.v1\"\x1c\n\x0cRenewRequest\x12\x0c\n\x04spki\x18\x01 \x01(\x0c\".\n\rRenewResponse\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x12\x0e\n\x06\x62undle\x18\x02 \x01(\x0c\"\"\n\x04\x46\x61\x63t\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"D\n\x03\x41sk\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0c\n\x04spki\x18\x02 \x01(\x0c\x12\"\n\x05\x66\x61\x63ts\x18\x03 \x03(\x0b\x32\x13.limen.node.v1.Fact\"0\n\x0c\x42\x61tchRequest\x12 \n\x04\x61sks\x18\x01 \x03(\x0b\x32\x12.limen.node.v1.Ask\"\x89\x02\n\nIssuedSvid\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x33\n\x05\x66\x61\x63ts\x18\x03 \x03(\x0b\x32$.limen.node.v1.IssuedSvid.FactsEntry\x12\x11\n\tspiffe_id\x18\x04 \x01(\t\x12\r\n\x05\x63hain\x18\x05 \x03(\x0c\x12\x0c\n\x04rule\x18\x06 \x01(\t\x12\x0e\n\x06\x64irect\x18\x07 \x01(\x08\x12\x0c\n\x04hint\x18\x08 \x01(\t\x12\x17\n\x0f\x63ontainer_bound\x18\t \x01(\x08\x12\x16\n\x0e\x66\x65\x64\x65rates_with\x18\x1e \x03(\t\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\rBatchResponse\x12(\n\x05svids\x18\x01 \x03(\x0b\x32\x19.limen.node.v1.IssuedSvid\"\x1d\n\x0cWatchRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"/\n\x07Release\x12\x12\n\nactivation\x18\x01 \x01(\x0c\x12\x10\n\x08snapshot\x18\x02 \x01(\x0c\"<\n\x08\x45ndpoint\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\"\xdc\x02\n\x06Update\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06\x62undle\x18\x02 \x01(\x0c\x12\x37\n\tfederated\x18\x03 \x03(\x0b\x32$.limen.node.v1.Update.FederatedEntry\x12(\n\x08releases\x18\x04 \x03(\x0b\x32\x16.limen.node.v1.Release\x12\x11\n\tcandidate\x18\x06 \x01(\x0c\x12\x11\n\treviewers\x18\x07 \x03(\x0c\x12*\n\tendpoints\x18\x08 \x03(\x0b\x32\x17.limen.node.v1.Endpoint\x12\x10\n\x08rotation\x18\t \x01(\x04\x12\x16\n\x0eidentity_rules\x18\n \x01(\x04\x12\r\n\x05trust\x18\x0b \x01(\x0c\x12\x10\n\x08settling\x18\x0c \x01(\x08\x1a\x30\n\x0e\x46\x65\x64\x65ratedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\">\n\x10\x45ndpointsRequest\x12*\n\tendpoints\x18\x01 \x03(\x0b\x32\x17.limen.node.v1.Endpoint\"\x13\n\x11\x45ndpointsResponse\"P\n\x0bRecordBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07records\x18\x02 \x03(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x0b\n\x03key\x18\x04 \x01(\x0c\"\x1d\n\tRecordAck\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x1a\n\tFlowBatch\x12\r\n\x05\x66lows\x18\x01 \x03(\x0c\"\t\n\x07\x46lowAck\"\xb6\x01\n\rStatusRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08snapshot\x18\x02 \x01(\t\x12\x10\n\x08sidecars\x18\x03 \x01(\r\x12(\n\x08refusals\x18\x04 \x03(\x0b\x32\x16.limen.node.v1.Refusal\x12\x12\n\nhandshakes\x18\x05 \x01(\x04\x12\r\n\x05trust\x18\x06 \x01(\x04\x12\x10\n\x08rejected\x18\x07 \x03(\t\x12\x13\n\x0bnewer_trust\x18\x08 \x01(\x0c\"\'\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"%\n\x0eStatusResponse\x12\x13\n\x0bwants_trust\x18\x01 \x01(\x08\"_\n\x06JwtAsk\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\"\n\x05\x66\x61\x63ts\x18\x02 \x03(\x0b\x32\x13.limen.node.v1.Fact\x12\x11\n\taudiences\x18\x03 \x03(\t\x12\x11\n\tspiffe_id\x18\x04 \x01(\t\"6\n\x0fJwtBatchRequest\x12#\n\x04\x61sks\x18\x01 \x03(\x0b\x32\x15.limen.node.v1.JwtAsk\"\xcb\x01\n\tIssuedJwt\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x32\n\x05\x66\x61\x63ts\x18\x03 \x03(\x0b\x32#.limen.node.v1.IssuedJwt.FactsEntry\x12\x11\n\tspiffe_id\x18\x04 \x01(\t\x12\r\n\x05token\x18\x05 \x01(\t\x12\x11\n\tnot_after\x18\x06 \x01(\t\x12\x0c\n\x04hint\x18\x07 \x01(\t\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\";\n\x10JwtBatchResponse\x12\'\n\x05svids\x18\x01 \x03(\x0b\x32\x18.limen.node.v1.IssuedJwt2\xd3\x04\n\x04Node\x12\x42\n\x05Renew\x12\x1b.limen.node.v1.RenewRequest\x1a\x1c.limen.node.v1.RenewResponse\x12M\n\x10\x42\x61tchNewX509Svid\x12\x1b.limen.node.v1.BatchRequest\x1a\x1c.limen.node.v1.BatchResponse\x12R\n\x0f\x42\x61tchNewJwtSvid\x12\x1e.limen.node.v1.JwtBatchRequest\x1a\x1f.limen.node.v1.JwtBatchResponse\x12=\n\x05Watch\x12\x1b.limen.node.v1.WatchRequest\x1a\x15.limen.node.v1.Update0\x01\x12T\n\x0fReportEndpoints\x12\x1f.limen.node.v1.EndpointsRequest\x1a .limen.node.v1.EndpointsResponse\x12\x43\n\x0bPushRecords\x12\x1a.limen.node.v1.RecordBatch\x1a\x18.limen.node.v1.RecordAck\x12=\n\tPushFlows\x12\x18.limen.node.v1.FlowBatch\x1a\x16.limen.node.v1.FlowAck\x12K\n\x0cReportStatus\x12\x1c.limen.node.v1.StatusRequest\x1a\x1d.limen.node.v1.StatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,37 +60,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENDPOINT']._serialized_start=681
   _globals['_ENDPOINT']._serialized_end=741
   _globals['_UPDATE']._serialized_start=744
-  _globals['_UPDATE']._serialized_end=1074
-  _globals['_UPDATE_FEDERATEDENTRY']._serialized_start=1026
-  _globals['_UPDATE_FEDERATEDENTRY']._serialized_end=1074
-  _globals['_ENDPOINTSREQUEST']._serialized_start=1076
-  _globals['_ENDPOINTSREQUEST']._serialized_end=1138
-  _globals['_ENDPOINTSRESPONSE']._serialized_start=1140
-  _globals['_ENDPOINTSRESPONSE']._serialized_end=1159
-  _globals['_RECORDBATCH']._serialized_start=1161
-  _globals['_RECORDBATCH']._serialized_end=1241
-  _globals['_RECORDACK']._serialized_start=1243
-  _globals['_RECORDACK']._serialized_end=1272
-  _globals['_FLOWBATCH']._serialized_start=1274
-  _globals['_FLOWBATCH']._serialized_end=1300
-  _globals['_FLOWACK']._serialized_start=1302
-  _globals['_FLOWACK']._serialized_end=1311
-  _globals['_STATUSREQUEST']._serialized_start=1314
-  _globals['_STATUSREQUEST']._serialized_end=1496
-  _globals['_REFUSAL']._serialized_start=1498
-  _globals['_REFUSAL']._serialized_end=1537
-  _globals['_STATUSRESPONSE']._serialized_start=1539
-  _globals['_STATUSRESPONSE']._serialized_end=1576
-  _globals['_JWTASK']._serialized_start=1578
-  _globals['_JWTASK']._serialized_end=1673
-  _globals['_JWTBATCHREQUEST']._serialized_start=1675
-  _globals['_JWTBATCHREQUEST']._serialized_end=1729
-  _globals['_ISSUEDJWT']._serialized_start=1732
-  _globals['_ISSUEDJWT']._serialized_end=1935
+  _globals['_UPDATE']._serialized_end=1092
+  _globals['_UPDATE_FEDERATEDENTRY']._serialized_start=1044
+  _globals['_UPDATE_FEDERATEDENTRY']._serialized_end=1092
+  _globals['_ENDPOINTSREQUEST']._serialized_start=1094
+  _globals['_ENDPOINTSREQUEST']._serialized_end=1156
+  _globals['_ENDPOINTSRESPONSE']._serialized_start=1158
+  _globals['_ENDPOINTSRESPONSE']._serialized_end=1177
+  _globals['_RECORDBATCH']._serialized_start=1179
+  _globals['_RECORDBATCH']._serialized_end=1259
+  _globals['_RECORDACK']._serialized_start=1261
+  _globals['_RECORDACK']._serialized_end=1290
+  _globals['_FLOWBATCH']._serialized_start=1292
+  _globals['_FLOWBATCH']._serialized_end=1318
+  _globals['_FLOWACK']._serialized_start=1320
+  _globals['_FLOWACK']._serialized_end=1329
+  _globals['_STATUSREQUEST']._serialized_start=1332
+  _globals['_STATUSREQUEST']._serialized_end=1514
+  _globals['_REFUSAL']._serialized_start=1516
+  _globals['_REFUSAL']._serialized_end=1555
+  _globals['_STATUSRESPONSE']._serialized_start=1557
+  _globals['_STATUSRESPONSE']._serialized_end=1594
+  _globals['_JWTASK']._serialized_start=1596
+  _globals['_JWTASK']._serialized_end=1691
+  _globals['_JWTBATCHREQUEST']._serialized_start=1693
+  _globals['_JWTBATCHREQUEST']._serialized_end=1747
+  _globals['_ISSUEDJWT']._serialized_start=1750
+  _globals['_ISSUEDJWT']._serialized_end=1953
   _globals['_ISSUEDJWT_FACTSENTRY']._serialized_start=496
   _globals['_ISSUEDJWT_FACTSENTRY']._serialized_end=540
-  _globals['_JWTBATCHRESPONSE']._serialized_start=1937
-  _globals['_JWTBATCHRESPONSE']._serialized_end=1996
-  _globals['_NODE']._serialized_start=1999
-  _globals['_NODE']._serialized_end=2594
+  _globals['_JWTBATCHRESPONSE']._serialized_start=1955
+  _globals['_JWTBATCHRESPONSE']._serialized_end=2014
+  _globals['_NODE']._serialized_start=2017
+  _globals['_NODE']._serialized_end=2612
 # @@protoc_insertion_point(module_scope)

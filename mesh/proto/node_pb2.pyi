@@ -335,6 +335,7 @@ class Update(_message.Message):
     ROTATION_FIELD_NUMBER: _builtins.int
     IDENTITY_RULES_FIELD_NUMBER: _builtins.int
     TRUST_FIELD_NUMBER: _builtins.int
+    SETTLING_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     bundle: _builtins.bytes
     """SPIFFE bundle document (JSON) of the own trust domain"""
@@ -346,6 +347,8 @@ class Update(_message.Message):
     """grows when the identity rules change"""
     trust: _builtins.bytes
     """what agents hold of the trust domain, signed by the server's pinned key (mesh.truststate)"""
+    settling: _builtins.bool
+    """the server began moments ago: endpoints that are not named may only not be reported yet"""
     @_builtins.property
     def federated(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]: ...
     @_builtins.property
@@ -371,10 +374,11 @@ class Update(_message.Message):
         rotation: _builtins.int = ...,
         identity_rules: _builtins.int = ...,
         trust: _builtins.bytes = ...,
+        settling: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "candidate", b"candidate", "endpoints", b"endpoints", "federated", b"federated", "identity_rules", b"identity_rules", "releases", b"releases", "reviewers", b"reviewers", "rotation", b"rotation", "sequence", b"sequence", "trust", b"trust"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "candidate", b"candidate", "endpoints", b"endpoints", "federated", b"federated", "identity_rules", b"identity_rules", "releases", b"releases", "reviewers", b"reviewers", "rotation", b"rotation", "sequence", b"sequence", "settling", b"settling", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,114 @@
+"""Authorities rotated every few seconds under mutual TLS load, with kills of the server: no handshake fails.
+
+Half a minute in every run; `make soak` (LIMEN_SOAK) runs ten minutes and writes what it counted. A killed agent ends
+its workloads by design (`tests/system/test_up.py`), so it is not killed here.
+"""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.enforcer.test_agent import APP, free_port
+
+SECONDS = 600 if os.environ.get("LIMEN_SOAK") else 30
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(SECONDS + 200)]
+
+CLIENT = """
+import http.client, json, select, sys
+port, good, bad = int(sys.argv[1]), 0, []
+while not select.select([sys.stdin], [], [], 0)[0]:
+    try:
+        call = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        call.request("GET", "/ok", headers={"host": "db"})
+        answer = call.getresponse()
+        text = answer.read(500).decode()
+        call.close()
+        if answer.status == 200:
+            good += 1
+        else:
+            bad.append([answer.status, text])
+    except (OSError, http.client.HTTPException) as err:
+        bad.append([0, repr(err)])
+print(json.dumps({"good": good, "bad": bad[:20], "failed": len(bad)}), flush=True)
+"""
+
+
+def write(folder: pathlib.Path, inbound: int) -> pathlib.Path:
+    folder.chmod(0o755)
+    (folder / "db").write_text(APP)
+    (folder / "cart").write_text(CLIENT)
+    tree = folder / "tree"
+    tree.mkdir()
+    (tree / "db.yaml").write_text(
+        "apiVersion: limen.dev/v1\nkind: Service\nmetadata: {name: db, owner: t}\nspec:\n"
+        f'  identities: ["spiffe://test.limen/db"]\n  ports: [{{port: {inbound}, protocol: http}}]\n---\n'
+        "apiVersion: limen.dev/v1\nkind: Policy\nmetadata: {name: p, owner: t}\nspec:\n  service: db\n  tier: app\n"
+        '  rules:\n  - {id: r, effect: allow, from: ["spiffe://test.limen/cart"], to: [{methods: [GET]}]}\n'
+    )
+    return tree
+
+
+def run(installation: Any, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "limen", "--state", str(installation.state), "run", *words]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def named(installation: Any) -> set[str]:
+    return {row["spiffe_id"].rpartition("/")[2] for row in installation.json("identity", "list")}
+
+
+def test_authorities_rotate_under_load_and_no_request_fails(
+    make_installation: Callable[..., Any], until: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    installation = make_installation()
+    inbound, app, outbound = free_port(), free_port(), free_port()
+    tree = write(tmp_path, inbound)
+    installation.rules(
+        f'rules:\n- id: s\n  match: {{"launch:script": "{tmp_path}/*"}}\n  spiffe_id: "/{{launch:script_basename}}"\n'
+    )
+    assert installation.limen("policy", "publish", "--policies", str(tree)).returncode == 0
+    python = sys.executable
+    db = run(installation, "--inbound", f"{inbound}={app}", "--", python, str(tmp_path / "db"), str(app))
+    until(lambda: "db" in named(installation), 60)
+    cart = run(installation, "--outbound", f"{outbound}=db", "--", python, str(tmp_path / "cart"), str(outbound))
+    dice, rotations, kills = random.Random(3), {"issuing": 0, "root": 0, "jwt": 0}, 0
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        kind = dice.choices(["issuing", "root", "jwt"], [5, 2, 1])[0]
+        if installation.limen("identity", "rotate", kind).returncode == 0:
+            rotations[kind] += 1
+            # every workload's next SVID is of the new one
+            installation.limen("identity", "rotate", "--svids")
+        if dice.random() < 0.2:
+            os.kill(installation.pid("server"), signal.SIGKILL)
+            kills += 1
+            until(lambda: installation.limen("status").returncode == 0, 60)
+            until(lambda: installation.json("status")["agents"][:1] != [], 60)
+    assert cart.stdin is not None
+    assert cart.stdout is not None
+    cart.stdin.write("\n")
+    cart.stdin.flush()
+    counted = json.loads(cart.stdout.readline())
+    for process in (cart, db):
+        process.terminate()
+        process.communicate(timeout=40)
+    found = {"seconds": SECONDS, "rotations": rotations, "kills": kills, **counted}
+    if os.environ.get("LIMEN_SOAK"):
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        row = {"commit": commit, "command": "make soak", **found}
+        pathlib.Path("benchmarks/results/rotation-soak.json").write_text(json.dumps(row, indent=1) + "\n")
+    assert counted["failed"] == 0, json.dumps(found, indent=1)
+    assert counted["good"] > 10 * SECONDS
+    assert min(rotations.values()) > 0
+    assert kills > 0
