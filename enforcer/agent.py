@@ -113,6 +113,8 @@ class Agent:
 
     async def run(self, stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Serve until ``stop``; ``ready`` is set when both sockets listen and the server was heard once."""
+        for name, reason in self.left_out().items():
+            self._log.warning("this host is not guarded", missing=name, reason=reason)
         control = listen_control(self._folder / "control.sock")
         await self._api.start()
         try:

@@ -8,8 +8,9 @@ import pathlib
 import socket
 import stat
 import sys
+from collections.abc import Mapping
 
-from enforcer import guard
+from enforcer import control, guard
 from enforcer.holders import is_complete
 from enforcer.process import read_process
 from enforcer.sockdiag import SockDiag
@@ -123,14 +124,24 @@ def _holders(group: str) -> Result:
     return warned(group, text, "LM5253", hint)
 
 
-def guards() -> list[Result]:
-    """Which attacks of the table this host can guard against."""
+def left_out(path: pathlib.Path) -> dict[str, str]:
+    """What the agent at a control socket does not guard, as it says itself; without one, what this process would not.
+
+    An agent knows more: the kernel may refuse a packet filter's rules although the command is installed.
+    """
+    try:
+        answer = control.ask(path, {"type": "status"}).get("left_out")
+    except Problem:
+        missing = {"nft": guard.left_out()}
+        if not is_complete():
+            missing["root"] = "without root one uid is one security domain"
+        return {name: reason for name, reason in missing.items() if reason}
+    return {str(name): str(reason) for name, reason in answer.items()} if isinstance(answer, dict) else {}
+
+
+def guards(missing: Mapping[str, str]) -> list[Result]:
+    """Which attacks of the table this host can guard against, without what is missing."""
     group = "attacks"
-    missing = {}
-    if reason := guard.left_out():
-        missing["nft"] = reason
-    if not is_complete():
-        missing["root"] = "without root one uid is one security domain"
     found = []
     for attack in attacks.TABLE:
         if attack.guard in missing:

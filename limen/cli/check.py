@@ -25,7 +25,8 @@ _MARKS = {"ok": "√", "warning": "‼", "error": "×"}  # noqa: RUF001  the fie
 @context.output_option("table", "json")
 def check(output: str, *, pre: bool, strict: bool) -> int:
     """Check this installation and what it can guard."""
-    found = [*host.installation(), *host.state(context.state()), *host.kernel(), *host.guards()]
+    missing = host.left_out(context.state() / "control.sock")
+    found = [*host.installation(), *host.state(context.state()), *host.kernel(), *host.guards(missing)]
     if not pre:
         found += _running()
     if output == "json":

@@ -19,6 +19,7 @@ from mesh.spiffe import SpiffeId
 from mesh.x509svid import verify_x509_svid
 from tests.ca.upstream.chains import DOMAIN
 from tests.ca.upstream.stepca import binary
+from tests.tools import needs
 
 NOW = SystemClock().now().replace(microsecond=0)
 HOUR = dt.timedelta(hours=1)
@@ -94,6 +95,7 @@ def test_py_spiffe_reads_it(made: Chain, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.peer
+@needs("openssl")
 @pytest.mark.parametrize("purpose", ["sslserver", "sslclient"])
 def test_openssl_accepts_it_as_server_and_client(made: Chain, tmp_path: pathlib.Path, purpose: str) -> None:
     made.write(tmp_path)

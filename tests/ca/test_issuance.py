@@ -17,6 +17,7 @@ from ca.registration import IdentityRule, Refusal, RuleSet, Selector
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, TrustDomain
 from mesh.x509svid import verify_x509_svid
+from tests.tools import needs
 
 FACTS = {"unix:uid": ("1001",), "unix:basename": ("cart",)}
 KEY = new_key()
@@ -154,6 +155,7 @@ def test_a_certificate_that_signs_is_no_identity(authority: Authority, now: dt.d
 
 
 @pytest.mark.peer
+@needs("openssl")
 def test_openssl_accepts_what_is_issued(authority: Authority, now: dt.datetime, tmp_path: pathlib.Path) -> None:
     found = issue(authority, now, rules(dns_names=("cart.corp.test",)))
     assert isinstance(found, IssuedSvid)

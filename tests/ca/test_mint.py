@@ -15,6 +15,7 @@ from mesh.bundle import TrustBundle
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, TrustDomain
 from mesh.x509svid import verify_x509_svid
+from tests.tools import needs
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 DOMAIN = TrustDomain.parse("corp.test")
@@ -163,6 +164,7 @@ def test_an_issuing_certificate_may_be_limited_to_its_trust_domain(rule: str) ->
 
 
 @pytest.mark.peer
+@needs("openssl")
 def test_openssl_accepts_a_limited_chain(tmp_path: pathlib.Path) -> None:
     for name, der in zip(("leaf", "issuing", "root"), constrained_chain(), strict=True):
         (tmp_path / name).write_bytes(load(der).public_bytes(Encoding.PEM))

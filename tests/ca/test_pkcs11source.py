@@ -19,6 +19,7 @@ from mesh.clock import ManualClock
 from mesh.database import migrate, sqlite_url
 from mesh.problems import Conflict, NotFound
 from tests.ca.softhsm import make_token
+from tests.tools import needs
 
 pytestmark = pytest.mark.peer
 pytest.importorskip("pkcs11")
@@ -54,6 +55,7 @@ def test_other_objects_of_the_partition_are_nobodys_business(keys: TokenKeys, ur
     assert "somebody-elses" in Token(parse_token_uri(uri)).labels()
 
 
+@needs("openssl")
 @pytest.mark.parametrize("algorithm", [P256, KeyAlgorithm.P384, KeyAlgorithm.RSA_2048])
 def test_certificates_lists_and_requests_of_a_token_verify_with_openssl(
     keys: TokenKeys, tmp_path: pathlib.Path, now: dt.datetime, algorithm: KeyAlgorithm

@@ -18,6 +18,7 @@ from ca.slotstore import Revocation
 from mesh.clock import SystemClock
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, TrustDomain
+from tests.tools import needs
 
 NOW = SystemClock().now().replace(microsecond=0)
 DOMAIN = TrustDomain.parse("corp.test")
@@ -151,6 +152,7 @@ def test_whatever_ocsp_is_asked_it_answers(data: st.DataObject) -> None:
 
 
 @pytest.mark.peer
+@needs("openssl")
 def test_openssl_refuses_what_the_list_names_and_reads_the_ocsp_answer(tmp_path: pathlib.Path) -> None:
     good, bad = svid(5), svid(6)
     for name, data in (

@@ -1,9 +1,11 @@
 """A launched script that connects where it is told, and what the agent would say of the connection."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 
 from enforcer.attest import Attested, Launch, attest_connection
 from enforcer.launch import Order, launch
+from enforcer.session import members
 from enforcer.sockdiag import SockDiag
 
 # what the workload does for the tests: each line on stdin is one thing to do, each answered by a line
@@ -125,9 +128,12 @@ def make_launched(tmp_path: pathlib.Path) -> Iterator[Callable[..., Launched]]:
     yield make
     for item in made:
         os.close(item.stdin)
-        item.child.kill()
+        # the leader is reaped last: until then the session's number means no other
+        while left := members(item.launch.session):
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         item.child.wait()
-        subprocess.run(["pkill", "-KILL", "-s", str(item.launch.session)], check=False)
         os.close(item.stdout)
         item.server.close()
         item.diag.close()

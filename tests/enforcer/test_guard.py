@@ -13,6 +13,7 @@ import pytest
 from enforcer import guard
 from enforcer.guard import Guarded, table
 from mesh.problems import Unavailable
+from tests.tools import needs
 
 ITEM = Guarded(app_port=18980, sidecar_uid=61184, listener=("127.0.0.2", 18980))
 
@@ -127,6 +128,7 @@ def test_after_removal_nothing_is_left_and_removing_again_is_no_error() -> None:
 
 
 @needs_root
+@needs("unshare", "nsenter")
 def test_from_another_host_nothing_reaches_the_application() -> None:
     with subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdin is not None

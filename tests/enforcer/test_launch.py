@@ -12,6 +12,7 @@ import pytest
 from enforcer.launch import Order, launch
 from enforcer.process import read_stat
 from mesh.problems import Invalid
+from tests.tools import needs
 
 
 def order(*argv: str, cwd: pathlib.Path, out: int = 1, **env: str) -> Order:
@@ -155,6 +156,7 @@ def test_a_program_that_executes_another_at_once_is_never_recorded_as_the_other(
         assert child.wait() == 0
 
 
+@needs("setarch")
 def test_an_image_that_was_not_placed_at_random_proves_nothing(tmp_path: pathlib.Path) -> None:
     wait, feed = os.pipe()
     found = order("setarch", "-R", "cat", cwd=tmp_path)

@@ -11,6 +11,7 @@ import pytest
 
 from enforcer.process import hash_file, is_randomised, read_process, read_stat
 from mesh.problems import Invalid, NotFound
+from tests.tools import needs
 
 GONE = 2**22 - 3
 
@@ -115,6 +116,7 @@ def test_executions_of_one_program_never_share_a_layout_however_it_is_linked(
     assert len(layouts([program], 200)) == 200
 
 
+@needs("setarch")
 def test_without_randomisation_all_executions_share_one_and_it_is_noticed() -> None:
     assert len(layouts(["setarch", "-R", "cat"], 20)) == 1
     process = subprocess.Popen(["setarch", "-R", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)

@@ -3,7 +3,6 @@
 import asyncio
 import datetime as dt
 import pathlib
-import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,12 +15,10 @@ from enforcer.proof import Method, attest
 from enforcer.tpm import Tpm, _first_der, open_tpm
 from mesh.problems import Forbidden, Unavailable
 from tests.doors import Doors, at_present
+from tests.tools import needs
 from tests.world import make_world
 
-needs_swtpm = pytest.mark.skipif(
-    not all(shutil.which(name) for name in ("swtpm", "swtpm_setup", "swtpm_localca", "tpm2_createek")),
-    reason="swtpm, swtpm-tools or tpm2-tools is not installed",
-)
+needs_swtpm = needs("swtpm", "swtpm_setup", "swtpm_localca", "tpm2_createek")
 
 
 def free_ports() -> int:

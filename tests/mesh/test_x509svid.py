@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mesh.spiffe import TrustDomain
 from mesh.x509svid import MAX_CHAIN, SvidError, X509Svid, split_chain, verify_x509_svid
 from tests.pki import NOW, Made, Pki, make, usage
+from tests.tools import needs
 
 PKI = Pki()
 ISSUING = PKI.signer(PKI.root, subject="issuing", path_length=0)
@@ -223,6 +224,7 @@ def test_a_changed_byte_never_makes_another_identity(position: int, change: int)
 
 
 @pytest.mark.peer
+@needs("openssl")
 def test_openssl_agrees_on_what_is_accepted(tmp_path: pathlib.Path) -> None:
     now = dt.datetime.now(dt.UTC)  # noqa: TID251  openssl looks at the real clock
     pki = Pki()

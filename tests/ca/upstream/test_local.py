@@ -12,6 +12,7 @@ from ca.upstream.chain import accept, build_csr
 from ca.upstream.local import LocalUpstream, open_disk, own_root, read_certificates, read_secret, token_key
 from mesh.problems import Invalid, NotFound, Problem
 from tests.ca.upstream.chains import DAY, DOMAIN, NOW, Made, below, root
+from tests.tools import needs
 
 KEY = generate(KeyAlgorithm.P256)
 CSR = build_csr(KEY, DOMAIN)
@@ -100,6 +101,8 @@ def test_an_intermediate_on_disk_brings_its_chain(tmp_path: pathlib.Path) -> Non
         open_disk(DOMAIN, certificates=alone, key=str(key))
 
 
+@pytest.mark.peer
+@needs("openssl")
 def test_openssl_verifies_the_whole_chain(tmp_path: pathlib.Path) -> None:
     for kind in (KeyAlgorithm.P256, KeyAlgorithm.P384, KeyAlgorithm.RSA_2048, KeyAlgorithm.RSA_3072):
         key = generate(kind)

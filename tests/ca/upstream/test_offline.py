@@ -10,6 +10,7 @@ from ca.upstream.chain import UpstreamPending, accept, build_csr
 from ca.upstream.offline import OfflineUpstream, split
 from mesh.problems import Invalid, NotFound
 from tests.ca.upstream.chains import DAY, DOMAIN, NOW, Made, Signs, below, root
+from tests.tools import needs
 
 KEY = generate(KeyAlgorithm.P256)
 CSR = build_csr(KEY, DOMAIN)
@@ -107,6 +108,7 @@ def test_a_request_that_was_changed_by_hand_says_so(offline: OfflineUpstream, tm
 
 
 @pytest.mark.peer
+@needs("openssl")
 def test_the_ceremony_with_openssl(offline: OfflineUpstream, tmp_path: pathlib.Path) -> None:
     """The commands of docs/guides/upstream.md."""
     import datetime as dt

@@ -6,6 +6,7 @@ import pytest
 
 from learner.sources.pcap import read_flows, read_table
 from mesh.problems import Diagnostic, Invalid
+from tests.tools import needs
 
 DATA = pathlib.Path(__file__).parent.parent / "data"
 CAPTURES = ["loopback-tcpdump.pcap", "loopback-tshark.pcapng"]
@@ -29,6 +30,7 @@ def test_captures_of_other_peoples_tools_are_read(name: str) -> None:
 
 
 @pytest.mark.peer
+@needs("tshark")
 @pytest.mark.parametrize("name", CAPTURES)
 def test_the_table_equals_tsharks(name: str) -> None:
     done = subprocess.run(

@@ -1,6 +1,11 @@
 import os
 import pathlib
+import socket
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
+from enforcer.native import wire
 from limen import attacks
 from limen.checks import host
 
@@ -36,8 +41,42 @@ def test_this_kernel_is_asked_and_answers() -> None:
 
 
 def test_every_attack_of_the_table_is_listed() -> None:
-    found = host.guards()
+    found = host.guards({"nft": "the kernel refused"})
     assert len(found) == len(attacks.TABLE)
     for attack, item in zip(attacks.TABLE, found, strict=True):
         assert attack.name in item.text
-        assert attack.guard or item.level == "ok"
+        assert item.level == ("warning" if attack.guard == "nft" else "ok")
+        assert ("the kernel refused" in item.text) is (attack.guard == "nft")
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"),
+    [
+        ({"type": "status", "left_out": {"nft": "the kernel refused"}}, {"nft": "the kernel refused"}),
+        ({"type": "status", "left_out": {}}, {}),
+        ({"type": "failed"}, {}),
+    ],
+    ids=["refused", "all-guarded", "another-answer"],
+)
+def test_a_running_agent_says_what_it_does_not_guard(
+    tmp_path: pathlib.Path, answer: dict[str, object], missing: dict[str, str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        with ThreadPoolExecutor(1) as other:
+            told = other.submit(host.left_out, tmp_path / "s")
+            accepted = listener.accept()[0]
+            with accepted:
+                assert wire.receive(accepted) == {"type": "status"}
+                wire.send(accepted, answer)
+                assert told.result() == missing
+
+
+def test_without_an_agent_it_is_said_what_this_process_would_not_guard(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/none")
+    found = host.left_out(tmp_path / "none")
+    assert "nft" in found
+    assert ("root" in found) is (os.geteuid() != 0)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.tools import needs
+
 pytestmark = pytest.mark.system
 
 
@@ -47,6 +49,8 @@ def test_every_kind_rotates_while_an_agent_follows_and_an_old_one_is_tainted_and
     until(lambda: installation.json("identity", "authorities")["agents_behind"] == [], 60)
 
 
+@pytest.mark.peer
+@needs("openssl")
 def test_an_svid_by_hand_is_good_for_openssl_until_it_is_revoked(installation: Any, tmp_path: pathlib.Path) -> None:
     domain = installation.json("status")["trust_domain"]
     name = f"spiffe://{domain}/ci/job"
@@ -63,6 +67,8 @@ def test_an_svid_by_hand_is_good_for_openssl_until_it_is_revoked(installation: A
     assert "LM1311" in installation.limen("identity", "show", "ff").stderr
 
 
+@pytest.mark.peer
+@needs("openssl")
 def test_a_request_is_answered_with_its_own_key_and_a_token_is_printed(
     installation: Any, tmp_path: pathlib.Path
 ) -> None:

@@ -1,0 +1,18 @@
+"""Tools of other people that some tests need: skips name what is missing; `.ci/run` installs all and fails on skips."""
+
+import shutil
+
+import pytest
+
+
+def needs(*names: str) -> pytest.MarkDecorator:
+    """A test that needs these commands."""
+    missing = [name for name in names if shutil.which(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+def require(*names: str) -> None:
+    """Skip the test that runs unless these commands are there."""
+    missing = [name for name in names if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
