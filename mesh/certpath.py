@@ -78,7 +78,22 @@ def parse(der: bytes) -> x509.Certificate:
         raise SvidError("LM1010", reason="a serial number is positive (RFC 5280 §4.1.2.2)")
     if found.version is not x509.Version.v3:
         raise SvidError("LM1010", reason="a certificate is not X.509 v3")
+    # the signature's bits are not signed themselves: unused ones would give one certificate two hashes (X.690 §11.2.2)
+    if not der.endswith(_octets_as_bits(found.signature)):
+        raise SvidError("LM1010", reason="a signature has unused bits")
     return found
+
+
+def _octets_as_bits(octets: bytes) -> bytes:
+    """The DER BIT STRING of whole octets."""
+    size = 1 + len(octets)
+    length = bytes([size]) if size < 0x80 else _long_length(size)
+    return b"\x03" + length + b"\x00" + octets
+
+
+def _long_length(size: int) -> bytes:
+    content = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([0x80 | len(content)]) + content
 
 
 @functools.lru_cache(maxsize=64)
