@@ -21,6 +21,8 @@ TEMPLATE = re.compile(r"\{([^{}]*)\}")
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+\Z")
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\Z")
+# the digests of a program; that of an image, or a label by such a name, says nothing of which program asks
+DIGESTS = frozenset({"unix:sha256", "launch:sha256", "launch:script_sha256"})
 DEFAULT_TTL = dt.timedelta(hours=1)
 _RESERVED = "/limen/"
 
@@ -48,7 +50,7 @@ class Selector:
     @property
     def names_program(self) -> bool:
         """Whether it speaks of a program, not of whatever runs in a container: a whole digest, or a launch."""
-        if self.name.endswith("sha256"):
+        if self.name in DIGESTS:
             return not self.prefix
         return self.name.startswith("launch:") and self.value != ""
 

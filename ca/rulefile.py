@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Iterator
 
-from ca.registration import DEFAULT_TTL, TEMPLATE, IdentityRule, RuleSet, Selector, is_host_name, is_reserved
+from ca.registration import DEFAULT_TTL, DIGESTS, TEMPLATE, IdentityRule, RuleSet, Selector, is_host_name, is_reserved
 from mesh.interpreters import is_interpreter_name
 from mesh.problems import Diagnostic, Severity, Span
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
@@ -26,6 +26,7 @@ _NAMES = (
     "k8s:pod-uid",
     "k8s:pod-name",
     "k8s:container-name",
+    "docker:id",
     "docker:image",
     "docker:image-digest",
     "node:id",
@@ -33,6 +34,7 @@ _NAMES = (
 _FAMILIES = ("k8s:pod-label:", "docker:label:", "node:")
 _ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+_IMAGE_DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z|sha512:[0-9a-f]{128}\Z")
 _TTL = re.compile(r"([1-9][0-9]{0,5})(s|m|h|d)\Z")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MIN_TTL, MAX_TTL = dt.timedelta(seconds=60), dt.timedelta(days=30)
@@ -206,8 +208,10 @@ def _match(node: Node | None, found: list[Diagnostic]) -> tuple[Selector, ...]:
             text = str(value.scalar)
             if "*" in text[:-1]:
                 found.append(_finding("LM1224", value.span, field=name, reason="`*` only at the end"))
-            if name.endswith("sha256") and not _DIGEST.match(text):
+            if name in DIGESTS and not _DIGEST.match(text):
                 found.append(_finding("LM1224", value.span, field=name, reason="64 lower-case hexadecimal digits"))
+            if name == "docker:image-digest" and not _IMAGE_DIGEST.match(text):
+                found.append(_finding("LM1224", value.span, field=name, reason="`sha256:` and 64 hexadecimal digits"))
             selectors.append(Selector.parse(name, text))
     return tuple(sorted(selectors, key=lambda selector: selector.name))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import grp
 import hashlib
 import os
@@ -17,7 +18,7 @@ import stat as st
 import time
 from collections import OrderedDict
 
-from enforcer.cgroup import MAX_BYTES, Cgroup, parse_cgroup
+from enforcer.cgroup import MAX_BYTES, Cgroup, Depths, parse_cgroup, read_depths
 from mesh.interpreters import is_interpreter_name
 from mesh.problems import Invalid, NotFound
 
@@ -128,7 +129,7 @@ def read_process(pid: int) -> Process:
     before = read_stat(pid)
     # (2)
     uid, gid, groups = _ids(pid)
-    cgroup = _cgroup(pid)
+    cgroup = read_cgroup(pid)
     # (3)
     executable = _executable(pid)
     # (4)
@@ -178,12 +179,22 @@ def _ids(pid: int) -> tuple[int, int, tuple[int, ...]]:
     return uid, gid, groups
 
 
-def _cgroup(pid: int) -> Cgroup:
+def read_cgroup(pid: int) -> Cgroup:
+    """Read what a process's control group says of it.
+
+    Raises NotFound LM3401 when there is no such process.
+    """
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
-            return parse_cgroup(file.read(MAX_BYTES))
+            return parse_cgroup(file.read(MAX_BYTES), _depths())
     except OSError as err:
         raise NotFound("LM3401", pid=pid) from err
+
+
+@functools.cache
+def _depths() -> Depths | None:
+    """Our own view, which stays what it is."""
+    return read_depths()
 
 
 def _executable(pid: int) -> Executable:

@@ -168,6 +168,10 @@ def test_any_facts_give_an_id_below_the_template_or_a_refusal(facts: dict[str, t
         pytest.param({"launch_path": "*"}, True, id="launched-from-anywhere"),
         pytest.param({"unix_sha256": "*"}, True, id="any-digest"),
         pytest.param({"launch_script_sha256": "a*"}, True, id="half-a-digest"),
+        pytest.param({"docker_image-digest": f"sha256:{'a' * 64}"}, True, id="the-digest-of-an-image"),
+        pytest.param({"docker_label:sha256": "a"}, True, id="a-label-that-is-called-a-digest"),
+        pytest.param({"k8s_pod-label:x-sha256": "a"}, True, id="a-pod-label-that-is-called-a-digest"),
+        pytest.param({"k8s_ns": "shop", "unix_sha256": "ab"}, False, id="a-namespace-and-a-digest"),
     ],
 )
 def test_a_rule_without_a_program_is_bound_to_its_container(match: dict[str, str], *, expected: bool) -> None:

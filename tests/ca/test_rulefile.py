@@ -87,6 +87,7 @@ def bad() -> list[object]:
         case("selector-is-a-list", "LM1224", one(match='{"unix:uid": [1]}')),
         case("star-in-the-middle", "LM1224", one(match='{"unix:path": "/a/*/b"}')),
         case("two-stars", "LM1224", one(match='{"unix:path": "/a/**"}')),
+        case("digest-of-an-image-as-a-tag", "LM1224", one(match='{"docker:image-digest": "shop:1"}')),
         case("digest-of-another-size", "LM1224", one(match='{"unix:sha256": "ab"}')),
         case("digest-in-upper-case", "LM1224", one(match=f'{{"launch:sha256": "{DIGEST.upper()}"}}')),
         case("digest-with-a-star", "LM1224", one(match=f'{{"launch:script_sha256": "{DIGEST}*"}}')),

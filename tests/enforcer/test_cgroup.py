@@ -1,8 +1,12 @@
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer.cgroup import Cgroup, parse_cgroup
+from enforcer.cgroup import Cgroup, parse_cgroup, read_depths
 
 ID, OTHER = "ab" * 32, "cd" * 32
 POD = "0f6b3a1c-9f3e-4c55-8a53-111122223333"
@@ -52,6 +56,18 @@ LOW = POD.replace("-", "_")
         pytest.param(f"0::/docker/{ID[:-1]}", "", "", "", id="short"),
         pytest.param(f"0::/docker/{ID.upper()}", "", "", "", id="upper-case"),
         pytest.param(f"0::/docker/{ID}/kubepods/pod{POD}", "", ID, "", id="a-pod-below-a-container"),
+        pytest.param(f"0::/machine.slice/libpod-{ID}.scope/container", f"libpod-{ID}.scope", ID, "", id="podman"),
+        pytest.param(f"0::/libpod_parent/libpod-{ID}", "", ID, "", id="podman-cgroupfs"),
+        pytest.param(f"0::/libpod_parent/{OTHER}/libpod-{ID}", "", ID, "", id="podman-in-a-pod"),
+        pytest.param(f"0::/libpod_parent/{OTHER}", "", "", "", id="a-pod-of-podman-is-no-container"),
+        pytest.param(
+            f"0::/kubepods.slice/kubepods-pod{LOW}.slice/crio-{ID}.scope/container",
+            f"crio-{ID}.scope", ID, POD, id="cri-o",
+        ),
+        pytest.param(
+            f"0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope/container",
+            "user@1000.service", "", "", id="a-users-own-podman",
+        ),
     ],
 )  # fmt: skip
 def test_units_containers_and_pods(text: str, unit: str, container: str, pod: str) -> None:
@@ -84,3 +100,61 @@ def test_nothing_below_a_unit_or_container_changes_what_it_is(below: list[str]) 
     assert parse_cgroup(f"0::/system.slice/a.service{tail}").unit == "a.service"
     assert parse_cgroup(f"0::/system.slice/a.service{tail}").container == ""
     assert parse_cgroup(f"0::/docker/{ID}{tail}").container == ID
+
+
+@pytest.mark.parametrize(
+    ("path", "unit", "container", "pod", "seen"),
+    [
+        pytest.param("/../../../a.slice/a.service", "a.service", "", "", "/a.slice/a.service", id="to-the-root"),
+        pytest.param("/../../..", "", "", "", "/", id="the-root"),
+        pytest.param(f"/../../kubepods-pod{LOW}.slice/cri-containerd-{ID}.scope", "", ID, POD, "", id="another-pod"),
+        pytest.param(f"/../cri-containerd-{ID}.scope", "", ID, "", "", id="another-container-of-the-pod"),
+        pytest.param(f"/../../pod{POD}/{ID}", "", ID, POD, "", id="another-pod-cgroupfs"),
+        pytest.param(f"/../{ID}", "", ID, "", "", id="another-container-of-docker"),
+        pytest.param("/../shop.service", "", "", "", "", id="a-unit-beside-says-nothing"),
+        pytest.param(f"/../shop.service/docker-{ID}.scope", "", "", "", "", id="below-a-unit-beside"),
+        pytest.param(f"/docker/{ID}", "", "", "", "", id="a-forgery-in-our-own-group"),
+        pytest.param("/system.slice/a.service", "", "", "", "", id="a-forged-unit-in-our-own-group"),
+        pytest.param("/", "", "", "", "", id="our-own-group"),
+        pytest.param("/../../../../system.slice/a.service", "", "", "", "", id="higher-than-the-root"),
+        pytest.param(f"/../x/../docker/{ID}", "", "", "", "", id="up-again"),
+    ],
+)  # fmt: skip
+def test_a_reader_three_groups_deep_trusts_only_what_is_above_it(
+    path: str, unit: str, container: str, pod: str, seen: str
+) -> None:
+    found = parse_cgroup(f"0::{path}\n", {"": 3})
+    assert (found.unit, found.container, found.pod, found.path) == (unit, container, pod, seen)
+
+
+def test_who_does_not_know_where_it_stands_knows_nothing() -> None:
+    assert parse_cgroup(f"0::/docker/{ID}\n", None) == Cgroup()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (f"0::/docker/{ID}", f"0::/docker/{ID}/below", True),
+        (f"0::/docker/{ID}", f"0::/system.slice/docker-{ID}.scope", False),
+        (f"4:memory:/docker/{ID}\n0::/docker/{ID}", f"4:memory:/docker/{ID}\n0::/a", False),
+        (f"0::/docker/{ID}", f"0::/docker/{OTHER}", False),
+    ],
+    ids=["below", "elsewhere", "in-one-hierarchy-only", "another"],
+)
+def test_whoever_is_in_a_container_is_in_its_very_groups(one: str, other: str, *, same: bool) -> None:
+    assert (parse_cgroup(one).groups == parse_cgroup(other).groups) is same
+    assert parse_cgroup("0::/a").groups == ()
+
+
+READ = "from enforcer.cgroup import read_depths; print(read_depths())"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_the_view_is_known_in_the_first_namespace_and_in_another_and_unknown_among_strangers() -> None:
+    assert read_depths() is not None
+    for options, expected in ((["-C"], "{'"), (["-C", "-p", "-f", "--mount-proc"], "None")):
+        done = subprocess.run(
+            ["unshare", *options, sys.executable, "-c", READ], capture_output=True, text=True, check=True, timeout=60
+        )
+        assert done.stdout.startswith(expected)
