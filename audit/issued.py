@@ -18,10 +18,24 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.utils import CryptographyDeprecationWarning
 
 from mesh.problems import Invalid, NotFound
 
 MAX_CERTIFICATE_BYTES = 1 << 20
+# what the library raises for certificates that break its rules; not all of them are ValueErrors
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    CryptographyDeprecationWarning,
+)
 
 
 class Standing(enum.StrEnum):
@@ -82,13 +96,16 @@ class Watch:
     def look(self, certificate: x509.Certificate) -> Seen:
         """Say of a certificate what the log says.
 
-        1. Its hash stands in a record: it is one of ours, and was given out.
+        1. The hash of it, or of another spelling of its signature, stands in a record: it is ours, and was given out.
         2. One of our signing certificates signed it: our key was used outside the log.
         3. Else it is somebody else's.
         """
         digest = certificate.fingerprint(hashes.SHA256()).hex()
         index = self._known.get(digest)
         signer = self._signer(certificate)
+        if index is None and signer:
+            found = (hashlib.sha256(der).hexdigest() for der in _spellings(certificate, self._authorities[signer]))
+            index = next((self._known[item] for item in found if item in self._known), None)
         # (1)
         standing = Standing.LOGGED if index is not None else Standing.NOT_LOGGED
         # (2), (3)
@@ -113,6 +130,33 @@ class Watch:
         return ""
 
 
+def _spellings(certificate: x509.Certificate, signer: x509.Certificate) -> Iterator[bytes]:
+    """What one certificate may look like without the signer's key: its signature is not part of what is signed.
+
+    Whoever has a certificate can make another of the same content that verifies: with unused bits in the BIT STRING,
+    and for ECDSA with n - s in the place of s. Neither says that a key was stolen.
+    """
+    der, signed = certificate.public_bytes(Encoding.DER), certificate.tbs_certificate_bytes
+    algorithm = der[der.index(signed) + len(signed) :]
+    # an algorithm identifier is shorter than 128 bytes (RFC 5280 §4.1.1.2)
+    algorithm = algorithm[: 2 + algorithm[1]]
+    signatures, key = [certificate.signature], signer.public_key()
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        r, s = decode_dss_signature(certificate.signature)
+        signatures.append(encode_dss_signature(r, key.curve.group_order - s))
+    for signature in signatures:
+        yield _tagged(0x30, signed + algorithm + _tagged(0x03, b"\0" + signature))
+
+
+def _tagged(tag: int, content: bytes) -> bytes:
+    """DER of bounded length (X.690 §8.1.3)."""
+    size = len(content)
+    if size < 128:
+        return bytes([tag, size]) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(length)]) + length + content
+
+
 def read_certificates(data: bytes) -> Iterator[x509.Certificate]:
     """The certificates of a file: PEM, or one in DER.
 
@@ -122,11 +166,15 @@ def read_certificates(data: bytes) -> Iterator[x509.Certificate]:
         raise Invalid("LM6057", reason="it is larger than 1 MiB")
     try:
         if b"-----BEGIN" in data:
-            yield from x509.load_pem_x509_certificates(data)
+            found = x509.load_pem_x509_certificates(data)
         else:
-            yield x509.load_der_x509_certificate(data)
-    except ValueError as err:
+            found = [x509.load_der_x509_certificate(data)]
+        for certificate in found:
+            # parsing is lazy: what is wrong inside must show here
+            _ = certificate.extensions, certificate.serial_number, certificate.subject, certificate.public_key()
+    except _UNREADABLE as err:
         raise Invalid("LM6057", reason="it is neither PEM nor DER") from err
+    yield from found
 
 
 def _name(certificate: x509.Certificate) -> str:

@@ -78,22 +78,18 @@ def parse(der: bytes) -> x509.Certificate:
         raise SvidError("LM1010", reason="a serial number is positive (RFC 5280 §4.1.2.2)")
     if found.version is not x509.Version.v3:
         raise SvidError("LM1010", reason="a certificate is not X.509 v3")
-    # the signature's bits are not signed themselves: unused ones would give one certificate two hashes (X.690 §11.2.2)
-    if not der.endswith(_octets_as_bits(found.signature)):
+    if not ends_whole(der, found.signature):
         raise SvidError("LM1010", reason="a signature has unused bits")
     return found
 
 
-def _octets_as_bits(octets: bytes) -> bytes:
-    """The DER BIT STRING of whole octets."""
-    size = 1 + len(octets)
-    length = bytes([size]) if size < 0x80 else _long_length(size)
-    return b"\x03" + length + b"\x00" + octets
+def ends_whole(der: bytes, signature: bytes) -> bool:
+    """Whether a certificate or request ends in its signature, all bits of it (X.690 §8.6.2).
 
-
-def _long_length(size: int) -> bytes:
-    content = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return bytes([0x80 | len(content)]) + content
+    The number of unused bits stands outside what is signed, and pyca passes over it: without this, the bytes of a
+    certificate could be changed, and its hash with them, while it still verifies.
+    """
+    return der.endswith(b"\0" + signature)
 
 
 @functools.lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from cryptography.x509.oid import NameOID
 
 from ca.acme.names import Identifier
 from ca.keys import PublicKey, algorithm_of, spki_der
+from mesh.certpath import ends_whole
 from mesh.problems import Invalid
 
 MAX_BYTES = 32_768
@@ -48,7 +49,7 @@ def read_csr(der: bytes, ordered: Sequence[Identifier]) -> PublicKey:
         digest = request.signature_hash_algorithm
         if digest is None or digest.name not in {"sha256", "sha384", "sha512"}:
             raise Invalid("LM1407", reason="it is signed with a hash that does not hold")
-        if not request.is_signature_valid:
+        if not request.is_signature_valid or not ends_whole(der, request.signature):
             raise Invalid("LM1407", reason="its signature is not its key's")
         # (2)
         named = _names(request)

@@ -20,6 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from ca.keys import PublicKey, SigningKey, algorithm_of, spki_der
 from mesh.bundle import TrustBundle
+from mesh.certpath import ends_whole
 from mesh.problems import Invalid, Problem, Unavailable
 from mesh.spiffe import SpiffeId, TrustDomain
 from mesh.x509svid import verify_x509_svid
@@ -101,7 +102,7 @@ def read_csr(csr: bytes) -> PublicKey:
         raise Invalid("LM1617", reason="it is larger than 64 KiB")
     try:
         found = x509.load_der_x509_csr(csr)
-        proven = found.is_signature_valid
+        proven = found.is_signature_valid and ends_whole(csr, found.signature)
         key = found.public_key()
     except (*_BAD, InvalidSignature) as err:
         raise Invalid("LM1617", reason="it is no PKCS#10 request in DER") from err
