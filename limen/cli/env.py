@@ -7,10 +7,10 @@ import shlex
 import click
 
 from limen.cli import context, render
+from limen.endpoint import VARIABLE, uri_of
 
 
 @click.command()
 def env() -> None:
     """Print `export SPIFFE_ENDPOINT_SOCKET=…` for a shell."""
-    address = f"unix://{context.state() / 'agent.sock'}"
-    render.line(f"export SPIFFE_ENDPOINT_SOCKET={shlex.quote(address)}")
+    render.line(f"export {VARIABLE}={shlex.quote(uri_of(context.state() / 'agent.sock'))}")

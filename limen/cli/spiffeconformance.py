@@ -8,6 +8,7 @@ import os
 import click
 
 from limen.cli import context, render
+from limen.endpoint import VARIABLE, uri_of
 from mesh.problems import Unavailable
 
 
@@ -15,7 +16,7 @@ from mesh.problems import Unavailable
 @click.option(
     "--socket",
     default=None,
-    help="The Workload API, unix:///PATH; default $SPIFFE_ENDPOINT_SOCKET, then this installation's.",
+    help="The Workload API, unix:///PATH or tcp://IP:PORT; default $SPIFFE_ENDPOINT_SOCKET, then this installation's.",
 )
 @context.output_option("table", "json")
 def conformance(socket: str | None, output: str) -> int:
@@ -26,7 +27,7 @@ def conformance(socket: str | None, output: str) -> int:
     from limen.conformance import probe, rules  # noqa: PLC0415  grpc and cryptography are heavy
     from mesh.clock import SystemClock  # noqa: PLC0415
 
-    address = socket or os.environ.get("SPIFFE_ENDPOINT_SOCKET") or f"unix://{context.state() / 'agent.sock'}"
+    address = socket or os.environ.get(VARIABLE) or uri_of(context.state() / "agent.sock")
     asked = probe.Probe(address)
     try:
         evidence = probe.gather(asked)

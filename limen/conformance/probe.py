@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from mesh.problems import Invalid
+from limen.endpoint import target_of
 from mesh.proto import workload_pb2 as pb
 
 SERVICE = "/SpiffeWorkloadAPI/"
@@ -43,11 +43,8 @@ class Probe:
     """One connection to a socket."""
 
     def __init__(self, socket: str) -> None:
-        """Raises Invalid LM1040 for what is no `unix:///path` (Workload Endpoint §4; E-9, E-10)."""
-        path = socket.removeprefix("unix://") if socket.startswith("unix://") else socket.removeprefix("unix:")
-        if not socket.startswith("unix:") or not path.startswith("/") or "?" in path or "#" in path:
-            raise Invalid("LM1040", given=socket[:200])
-        self._channel = grpc.insecure_channel(f"unix:{path}", options=[("grpc.enable_http_proxy", 0)])
+        """Raises Invalid LM1040 for what is no address of a Workload Endpoint (E-9 to E-11)."""
+        self._channel = grpc.insecure_channel(target_of(socket), options=[("grpc.enable_http_proxy", 0)])
 
     def close(self) -> None:
         """Hang up."""

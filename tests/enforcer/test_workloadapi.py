@@ -21,7 +21,6 @@ from enforcer.jwtsvids import HeldJwt
 from enforcer.workloadapi import WorkloadApi
 from enforcer.workloadfront import MAX_CONNECTIONS_PER_USER, Caller
 from mesh.bundle import TrustBundle
-from mesh.problems import Forbidden, Unavailable
 from mesh.proto import workload_pb2 as pb
 from mesh.proto import workload_pb2_grpc
 from mesh.spiffe import SpiffeId
@@ -100,15 +99,15 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def served(folder: pathlib.Path) -> AsyncIterator[Served]:
-    provider = Provider()
+async def served(folder: pathlib.Path, provider: Provider | None = None) -> AsyncIterator[Served]:
+    provider = provider or Provider()
     path = folder / "agent.sock"
-    api = WorkloadApi(provider, path, folder / "api")
-    await api.start()
+    found = Served(provider, WorkloadApi(provider, path, folder / "api"), path)
+    await found.api.start()
     try:
-        yield Served(provider, api, path)
+        yield found
     finally:
-        await api.stop()
+        await found.api.stop()
         assert not path.exists()
 
 
@@ -118,9 +117,9 @@ async def client(path: pathlib.Path) -> AsyncIterator[workload_pb2_grpc.SpiffeWo
         yield workload_pb2_grpc.SpiffeWorkloadAPIStub(channel)  # type: ignore[no-untyped-call]
 
 
-def run(folder: pathlib.Path, work: Callable[[Served, object], object]) -> None:
+def run(folder: pathlib.Path, work: Callable[[Served, object], object], provider: Provider | None = None) -> None:
     async def main() -> None:
-        async with asyncio.timeout(30), served(folder) as found, client(found.path) as stub:
+        async with asyncio.timeout(30), served(folder, provider) as found, client(found.path) as stub:
             await work(found, stub)  # type: ignore[misc]
 
     asyncio.run(main())
@@ -132,156 +131,6 @@ async def code_of(call: object) -> tuple[str, str]:
     except grpc.aio.AioRpcError as err:
         return err.code().name, err.details() or ""
     return "OK", ""
-
-
-def test_the_first_message_is_whole_and_comes_at_once(tmp_path: pathlib.Path) -> None:
-    async def work(found: Served, stub: object) -> None:
-        found.provider.paths, found.provider.hints = ["/a", "/b", "/c"], ["x", "x", "y"]
-        call = stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER)  # type: ignore[attr-defined]
-        message = await anext(aiter(call))
-        assert [item.spiffe_id for item in message.svids] == [f"spiffe://corp.test/{name}" for name in "abc"]  # W-7
-        assert [item.hint for item in message.svids] == ["x", "", "y"]  # W-11
-        first = message.svids[0]
-        assert first.x509_svid == found.provider.made["/a"].svid.chain_der[0]  # W-8
-        assert first.x509_svid_key == found.provider.made["/a"].svid.key_pkcs8_der  # W-9
-        assert first.bundle == found.provider.root.der  # W-10
-        assert list(message.federated_bundles) == ["spiffe://other.test"]  # W-10
-        assert found.provider.callers[0].pid == os.getpid()
-        assert found.provider.callers[0].uid == os.getuid()
-        call.cancel()
-
-    run(tmp_path, work)
-
-
-def test_a_change_sends_the_full_state_again_and_no_change_sends_nothing(tmp_path: pathlib.Path) -> None:
-    async def work(found: Served, stub: object) -> None:
-        call = stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER)  # type: ignore[attr-defined]
-        stream = aiter(call)
-        first = await anext(stream)
-        asked = len(found.provider.callers)
-        await found.provider.change()
-        while len(found.provider.callers) == asked:
-            await asyncio.sleep(0)
-        found.provider.made.clear()
-        await found.provider.change()
-        second = await anext(stream)
-        assert second.svids[0].x509_svid != first.svids[0].x509_svid  # W-3, W-4
-        found.provider.problem = Forbidden("LM1210", count=0)
-        await found.provider.change()
-        assert (await code_of(call))[0] == "PERMISSION_DENIED"  # W-12
-        found.provider.problem = None
-
-    run(tmp_path, work)
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        pytest.param((), id="E-4-missing"),
-        pytest.param((("workload.spiffe.io", "True"),), id="E-3-case"),
-        pytest.param((("workload.spiffe.io", "1"),), id="E-4-one"),
-        pytest.param((("workload.spiffe.io", "true"), ("workload.spiffe.io", "true")), id="E-4-twice"),
-    ],
-)
-def test_without_the_security_header_nothing_is_served(
-    metadata: tuple[tuple[str, str], ...], tmp_path: pathlib.Path
-) -> None:
-    async def work(found: Served, stub: object) -> None:
-        for method, request in (
-            ("FetchX509SVID", pb.X509SVIDRequest()),
-            ("FetchX509Bundles", pb.X509BundlesRequest()),
-        ):
-            code, _ = await code_of(getattr(stub, method)(request, metadata=metadata))
-            assert code == "INVALID_ARGUMENT"
-        assert found.provider.callers == []
-
-    run(tmp_path, work)
-
-
-@pytest.mark.parametrize(
-    ("problem", "code"),
-    [
-        pytest.param(Forbidden("LM1210", count=0), "PERMISSION_DENIED", id="E-12-no-identity"),
-        pytest.param(Unavailable("LM3444", address="x", reason="y"), "UNAVAILABLE", id="E-12-not-ready"),
-    ],
-)
-def test_refusals_carry_their_code(problem: Exception, code: str, tmp_path: pathlib.Path) -> None:
-    async def work(found: Served, stub: object) -> None:
-        found.provider.problem = problem
-        got, details = await code_of(stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER))  # type: ignore[attr-defined]
-        assert got == code
-        assert "LM" in details
-
-    run(tmp_path, work)
-
-
-def test_W_13_bundles_hold_the_own_trust_domain(tmp_path: pathlib.Path) -> None:
-    async def work(found: Served, stub: object) -> None:
-        call = stub.FetchX509Bundles(pb.X509BundlesRequest(), metadata=HEADER)  # type: ignore[attr-defined]
-        message = await anext(aiter(call))
-        assert message.bundles["spiffe://corp.test"] == found.provider.root.der
-        call.cancel()
-
-    run(tmp_path, work)
-
-
-@pytest.mark.parametrize(
-    ("request_", "audiences"),
-    [
-        pytest.param(pb.JWTSVIDRequest(audience=["a", "b"]), ["a", "b"], id="W-16-all"),
-        pytest.param(
-            pb.JWTSVIDRequest(audience=["a"], spiffe_id="spiffe://corp.test/ns/web/sa/front"), ["a"], id="W-16-named"
-        ),
-    ],
-)
-def test_tokens_are_given_for_every_identity_or_the_one_that_is_named(
-    tmp_path: pathlib.Path, request_: pb.JWTSVIDRequest, audiences: list[str]
-) -> None:
-    async def work(served: Served, stub: object) -> None:
-        served.provider.paths, served.provider.hints = ["/ns/web/sa/front", "/ns/web/sa/back"], ["web", "web"]
-        found = await stub.FetchJWTSVID(request_, metadata=HEADER)  # type: ignore[attr-defined]
-        names = [str(item.spiffe_id) for item in found.svids]
-        every = ["spiffe://corp.test/ns/web/sa/front", "spiffe://corp.test/ns/web/sa/back"]
-        assert names == (every[:1] if request_.spiffe_id else every)
-        assert served.provider.tokens == [(name, audiences) for name in names]
-        # a hint stands once (W-11)
-        assert [item.hint for item in found.svids].count("web") == 1
-
-    run(tmp_path, work)
-
-
-@pytest.mark.parametrize(
-    ("request_", "problem", "code"),
-    [
-        pytest.param(pb.JWTSVIDRequest(), None, "INVALID_ARGUMENT", id="W-6-no-audience"),
-        pytest.param(pb.JWTSVIDRequest(audience=["a", ""]), None, "INVALID_ARGUMENT", id="W-6-empty-audience"),
-        pytest.param(
-            pb.JWTSVIDRequest(audience=["a"], spiffe_id="spiffe://corp.test/other"),
-            None,
-            "PERMISSION_DENIED",
-            id="W-16-not-its-own",
-        ),
-        pytest.param(
-            pb.JWTSVIDRequest(audience=["a"]),
-            Unavailable("LM3444", address="x", reason="away"),
-            "UNAVAILABLE",
-            id="E-12-server-away",
-        ),
-        pytest.param(
-            pb.JWTSVIDRequest(audience=["a"]), Forbidden("LM1210", count="0"), "PERMISSION_DENIED", id="W-12-no-rule"
-        ),
-    ],
-)
-def test_tokens_are_refused_as_the_standard_says(
-    tmp_path: pathlib.Path, request_: pb.JWTSVIDRequest, problem: Exception | None, code: str
-) -> None:
-    async def work(served: Served, stub: object) -> None:
-        served.provider.no_token = problem
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.FetchJWTSVID(request_, metadata=HEADER)  # type: ignore[attr-defined]
-        assert caught.value.code().name == code
-
-    run(tmp_path, work)
 
 
 def test_one_user_cannot_hold_streams_without_end(tmp_path: pathlib.Path) -> None:

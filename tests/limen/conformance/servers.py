@@ -109,10 +109,10 @@ class Workloads(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
 
 
 @contextlib.contextmanager
-def served(folder: pathlib.Path, broken: str = "") -> Iterator[str]:
+def serving(folder: pathlib.Path, service: Workloads) -> Iterator[str]:
     with ThreadPoolExecutor(16) as threads:
         server = grpc.server(threads)
-        workload_pb2_grpc.add_SpiffeWorkloadAPIServicer_to_server(Workloads(broken), server)  # type: ignore[no-untyped-call]
+        workload_pb2_grpc.add_SpiffeWorkloadAPIServicer_to_server(service, server)  # type: ignore[no-untyped-call]
         path = folder / "api.sock"
         server.add_insecure_port(f"unix:{path}")
         server.start()
@@ -120,3 +120,7 @@ def served(folder: pathlib.Path, broken: str = "") -> Iterator[str]:
             yield f"unix://{path}"
         finally:
             server.stop(0).wait()
+
+
+def served(folder: pathlib.Path, broken: str = "") -> contextlib.AbstractContextManager[str]:
+    return serving(folder, Workloads(broken))
