@@ -23,14 +23,23 @@ def bundles_message(identities: list[Identity], every: dict[str, TrustBundle]) -
     return pb.JWTBundlesResponse(bundles={f"spiffe://{name}": _jwks(found) for name, found in bundles.items()})
 
 
+def check(request: pb.JWTSVIDRequest | pb.ValidateJWTSVIDRequest) -> None:
+    """Look whether a request has its mandatory fields, whoever asks (W-6).
+
+    Raises Invalid LM3509 for one that is missing or empty, and for an audience that is empty.
+    """
+    audiences = [request.audience] if isinstance(request, pb.ValidateJWTSVIDRequest) else list(request.audience)
+    if not audiences or not all(audiences):
+        raise Invalid("LM3509", name="audience")
+    if isinstance(request, pb.ValidateJWTSVIDRequest) and not request.svid:
+        raise Invalid("LM3509", name="svid")
+
+
 def wanted(request: pb.JWTSVIDRequest, identities: list[Identity]) -> list[Identity]:
     """The identities that tokens are asked for: all of a caller's, or the one that is named (W-16).
 
-    Raises Invalid LM3509 without an audience, and for an audience that is empty (W-6); Forbidden LM3503 for an
-    identity that the caller does not have.
+    Raises Forbidden LM3503 for an identity that the caller does not have.
     """
-    if not request.audience or not all(request.audience):
-        raise Invalid("LM3509", name="audience")
     found = [item for item in identities if request.spiffe_id in {"", str(item.svid.spiffe_id)}]
     if not found:
         raise Forbidden("LM3503", spiffe_id=request.spiffe_id[:200])
@@ -53,20 +62,15 @@ def validated(
 ) -> pb.ValidateJWTSVIDResponse:
     """What a token says, for a caller who trusts the domains that it is given (W-17).
 
-    1. Audience and token are there (W-6).
-    2. The token passes the verifier that everything here uses.
-    3. Its claims, all of them, can be said in a Struct.
+    1. The token passes the verifier that everything here uses.
+    2. Its claims, all of them, can be said in a Struct.
 
-    Raises Invalid LM3509 for (1), the verifier's codes for (2), LM1027 for (3).
+    Raises Invalid with the verifier's codes for (1), LM1027 for (2).
     """
     # (1)
-    for name, value in (("audience", request.audience), ("svid", request.svid)):
-        if not value:
-            raise Invalid("LM3509", name=name)
-    # (2)
     trusted = {found.trust_domain: found for found in given_to(identities, every).values()}
     verified = verify_jwt_svid(request.svid, request.audience, trusted, now)
-    # (3)
+    # (2)
     answer = pb.ValidateJWTSVIDResponse(spiffe_id=str(verified.spiffe_id))
     try:
         answer.claims.update(verified.claims)

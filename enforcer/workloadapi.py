@@ -73,8 +73,9 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         """Give JWT-SVIDs for the audiences, of all the caller's identities or the one that is named (§6.2.1)."""
         asked = self._admission.identities
         async with self._admission.call(context) as caller:
-            identities = await self._admission.entitled(caller, context)
             try:
+                jwtapi.check(request)
+                identities = await self._admission.entitled(caller, context)
                 wanted = jwtapi.wanted(request, identities)
                 audiences = list(request.audience)
                 return jwtapi.svids_message([(item, await asked.jwt_svid(item, audiences)) for item in wanted])
@@ -103,8 +104,9 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         """Say whose a token is and what it claims, if it is valid (Workload API §6.2.3)."""
         asked = self._admission.identities
         async with self._admission.call(context) as caller:
-            identities = await self._admission.entitled(caller, context)
             try:
+                jwtapi.check(request)
+                identities = await self._admission.entitled(caller, context)
                 return jwtapi.validated(request, identities, asked.bundles(), asked.now())
             except Invalid as problem:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(problem))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from limen.cli import context, render
 from limen.endpoint import VARIABLE, uri_of
-from mesh.problems import Unavailable
+from mesh.problems import Forbidden, Unavailable
+
+if TYPE_CHECKING:
+    from limen.conformance.row import Row
+
+_MARKS = {"pass": "√", "fail": "×", "n/a": "-"}  # noqa: RUF001  the field's check marks
 
 
 @click.command()
@@ -22,7 +29,8 @@ from mesh.problems import Unavailable
 def conformance(socket: str | None, output: str) -> int:
     """Check a Workload API from outside, as a workload sees it: any implementation's.
 
-    Ends with 1 when a MUST does not hold. Give the caller an identity first: what is not given cannot be checked.
+    Ends with 1 when a MUST does not hold, and with 4 when the caller has no identity there: what is not given cannot
+    be checked.
     """
     from limen.conformance import probe, rules  # noqa: PLC0415  grpc and cryptography are heavy
     from mesh.clock import SystemClock  # noqa: PLC0415
@@ -33,18 +41,28 @@ def conformance(socket: str | None, output: str) -> int:
         evidence = probe.gather(asked)
         if evidence.x509.code == evidence.x509_bundles.code == "UNAVAILABLE":
             raise Unavailable("LM1041", socket=address, reason=evidence.x509.details)
-        rows = rules.run(asked, evidence, SystemClock())
+        rows = rules.run(asked, evidence, SystemClock().now())
     finally:
         asked.close()
-    failed = [row for row in rows if row.result is rules.Result.FAIL]
-    broken = [row for row in failed if row.level == "M"]
+    broken = [item for item in rows if item.result is rules.Result.FAIL and item.level == "M"]
+    counts = {result.value: sum(item.result is result for item in rows) for result in rules.Result}
     if output == "json":
-        render.data({"socket": address, "conforms": not broken, "rows": [dataclasses.asdict(row) for row in rows]})
+        found = [dataclasses.asdict(item) for item in rows]
+        render.data({"socket": address, "conforms": not broken, "counts": counts, "rows": found})
     else:
-        marks = {rules.Result.PASS: "√", rules.Result.NOT_APPLICABLE: "-"}
-        shown = [(marks.get(row.result, "×"), row.id, row.level, row.statement, row.seen) for row in rows]  # noqa: RUF001
-        render.table(shown, ("", "id", "level", "statement", "seen"))
-        passed = sum(row.result is rules.Result.PASS for row in rows)
-        said = f"{passed} passed, {len(broken)} MUST and {len(failed) - len(broken)} SHOULD failed"
-        render.line(f"{said}, {len(rows) - passed - len(failed)} not applicable")
-    return 1 if broken else 0
+        _show(rows)
+        failed = f"{len(broken)} MUST and {counts['fail'] - len(broken)} SHOULD failed"
+        render.line(f"{counts['pass']} passed, {failed}, {counts['n/a']} not applicable")
+    if broken:
+        return 1
+    if evidence.x509.code == "PERMISSION_DENIED":
+        raise Forbidden("LM1042", socket=address, count=counts["n/a"])
+    return 0
+
+
+def _show(rows: Sequence[Row]) -> None:
+    """Write the statements; under one that failed, what was seen."""
+    for item in rows:
+        render.line(f"{_MARKS[item.result]} {item.id:<5} {item.level}  {item.statement}")
+        if item.result == "fail":
+            render.line(f"            seen: {item.seen}")

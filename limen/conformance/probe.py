@@ -8,16 +8,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
+from limen.conformance.tokens import AUDIENCE
 from limen.endpoint import target_of
 from mesh.proto import workload_pb2 as pb
 
 SERVICE = "/SpiffeWorkloadAPI/"
 HEADER = (("workload.spiffe.io", "true"),)
-AUDIENCE = "limen-conformance"
 WITHIN_S = 5.0
 STAYS_S = 0.5
 Metadata = tuple[tuple[str, str], ...]
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+WIT_METHODS = ("FetchWITSVID", "FetchWITBundles")
 STREAMS = ("FetchX509SVID", "FetchX509Bundles", "FetchJWTBundles")
 ANSWERS: dict[str, Any] = {
     "FetchX509SVID": pb.X509SVIDResponse,
@@ -44,7 +47,8 @@ class Probe:
 
     def __init__(self, socket: str) -> None:
         """Raises Invalid LM1040 for what is no address of a Workload Endpoint (E-9 to E-11)."""
-        self._channel = grpc.insecure_channel(target_of(socket), options=[("grpc.enable_http_proxy", 0)])
+        self.target = target_of(socket)
+        self._channel = grpc.insecure_channel(self.target, options=[("grpc.enable_http_proxy", 0)])
 
     def close(self) -> None:
         """Hang up."""
@@ -59,6 +63,26 @@ class Probe:
     def raw(self, method: str, metadata: Metadata = HEADER) -> Outcome:
         """Call a method by its whole name, with an empty message."""
         return self._stream(method, b"", bytes, metadata)
+
+    def methods(self) -> set[str] | None:
+        """The methods of the service as reflection tells them; None where it tells nothing."""
+        from google.protobuf.descriptor_pb2 import FileDescriptorProto  # noqa: PLC0415  asked for here alone
+        from grpc_reflection.v1alpha import reflection_pb2  # noqa: PLC0415
+
+        asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE.strip("/"))
+        call = self._channel.stream_stream(
+            REFLECTION,
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )(iter([asked]), metadata=HEADER, timeout=WITHIN_S)
+        try:
+            files = next(call).file_descriptor_response.file_descriptor_proto
+            services = [item for data in files for item in FileDescriptorProto.FromString(data).service]
+        except (grpc.RpcError, StopIteration, DecodeError):
+            return None
+        finally:
+            call.cancel()
+        return {method.name for item in services if item.name == SERVICE.strip("/") for method in item.method} or None
 
     def _unary(self, method: str, data: bytes, read: Callable[[bytes], Any], metadata: Metadata) -> Outcome:
         begun = time.monotonic()
@@ -107,6 +131,12 @@ class Evidence:
     x509_bundles: Outcome
     jwt: Outcome
     jwt_bundles: Outcome
+    again: Outcome
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """All that came back."""
+        return self.x509, self.x509_bundles, self.jwt, self.jwt_bundles, self.again
 
 
 def gather(probe: Probe) -> Evidence:
@@ -116,6 +146,7 @@ def gather(probe: Probe) -> Evidence:
         x509_bundles=probe.call("FetchX509Bundles", pb.X509BundlesRequest()),
         jwt=probe.call("FetchJWTSVID", pb.JWTSVIDRequest(audience=[AUDIENCE])),
         jwt_bundles=probe.call("FetchJWTBundles", pb.JWTBundlesRequest()),
+        again=probe.call("FetchX509SVID", pb.X509SVIDRequest()),
     )
 
 

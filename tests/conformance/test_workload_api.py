@@ -223,11 +223,11 @@ class Emptied(Workloads):
 
     def __init__(self) -> None:
         super().__init__("")
-        self.asked = 0
+        self.served = 0
 
     def serve(self, message: Any, context: Any) -> Any:
-        self.asked += 1
-        yield from super().serve(message if self.asked <= len(STREAMS) else type(message)(), context)
+        self.served += 1
+        yield from super().serve(message if self.served <= len(STREAMS) + 1 else type(message)(), context)
 
 
 @pytest.mark.parametrize("statement", [P("client", id="W-5-client")])
@@ -414,6 +414,27 @@ def test_tokens_are_refused_as_the_standard_says(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.FetchJWTSVID(request_, metadata=HEADER)
         assert caught.value.code().name == code
+
+    issuing(tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        P("FetchJWTSVID", pb.JWTSVIDRequest(), id="W-6-fetch"),
+        P("ValidateJWTSVID", pb.ValidateJWTSVIDRequest(svid="a.b.c"), id="W-6-validate-audience"),
+        P("ValidateJWTSVID", pb.ValidateJWTSVIDRequest(audience="me"), id="W-6-validate-svid"),
+    ],
+)
+def test_a_request_without_a_mandatory_field_is_invalid_also_of_one_without_an_identity(
+    method: str, request_: Any, tmp_path: pathlib.Path
+) -> None:
+    async def work(served: Served, stub: Any) -> None:
+        served.provider.problem = Forbidden("LM1210", count="0")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await getattr(stub, method)(request_, metadata=HEADER)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert served.provider.callers == []
 
     issuing(tmp_path, work)
 

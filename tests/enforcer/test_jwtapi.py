@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.jwtmint import JwtSigner, mint_jwt_svid
-from enforcer.jwtapi import bundles_message, validated
+from enforcer.jwtapi import bundles_message, check, validated
 from mesh.bundle import TrustBundle
 from mesh.problems import Invalid
 from mesh.proto import workload_pb2 as pb
@@ -70,8 +70,6 @@ def test_W_17_all_claims_come_as_a_struct() -> None:
 @pytest.mark.parametrize(
     ("audience", "name", "later", "code"),
     [
-        pytest.param("", "spiffe://corp.test/a", 0, "LM3509", id="W-6-audience"),
-        pytest.param("me", "", 0, "LM3509", id="W-6-svid"),
         pytest.param("you", "spiffe://corp.test/a", 0, "", id="W-17-audience"),
         pytest.param("me", "spiffe://corp.test/a", 3600, "", id="W-17-expired"),
         pytest.param("me", "spiffe://stranger.test/a", 0, "", id="W-17-not-given"),
@@ -84,10 +82,24 @@ def test_what_is_wrong_is_refused(audience: str, name: str, later: int, code: st
     every["stranger.test"] = dataclasses.replace(
         every["corp.test"], trust_domain=SpiffeId.parse("spiffe://stranger.test/x").trust_domain
     )
-    request = ask(token(provider, name) if name else "", audience)
+    request = ask(token(provider, name), audience)
     with pytest.raises(Invalid) as caught:
         validated(request, [provider.identity("/b", "")], every, provider.now() + dt.timedelta(seconds=later))
     assert caught.value.code == code or not code
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(pb.ValidateJWTSVIDRequest(svid="x"), id="W-6-validate-audience"),
+        pytest.param(pb.ValidateJWTSVIDRequest(audience="x"), id="W-6-validate-svid"),
+        pytest.param(pb.JWTSVIDRequest(), id="W-6-fetch-audience"),
+        pytest.param(pb.JWTSVIDRequest(audience=["", "x"]), id="W-6-fetch-empty-audience"),
+    ],
+)
+def test_a_mandatory_field_is_missing(request_: pb.ValidateJWTSVIDRequest | pb.JWTSVIDRequest) -> None:
+    with pytest.raises(Invalid, match="LM3509"):
+        check(request_)
 
 
 @pytest.mark.parametrize("claims", [{"n": 10**400}, {"t": "\ud800"}], ids=["number", "surrogate"])
