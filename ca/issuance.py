@@ -1,7 +1,7 @@
 """Issuing, in order: read the key, find the identity, mint, and check our own work before it leaves.
 
-Nothing that this module returns was not verified by `mesh.x509svid` against our own bundle: a mistake in a profile
-shows here, at once, and not in a peer.
+Nothing that this module returns was not checked against our own bundle, as peers check it (`ca.owncheck`): a mistake in
+a profile shows here, at once, and not in a peer.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ import datetime as dt
 import re
 from collections.abc import Collection, Sequence
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from ca import keys
 from ca.authority import NODE_LIFE, Authority, SvidOrder
 from ca.keys import LEAF_ALGORITHMS, KeyAlgorithm
+from ca.owncheck import Meant
 from ca.registration import Entitlement, Facts, Refusal, RuleSet, is_reserved
 from mesh.problems import Invalid, Problem
 from mesh.spiffe import SpiffeId, TrustDomain
-from mesh.x509svid import verify_x509_svid
 
 _NODE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}\Z")
 
@@ -95,11 +92,11 @@ def issue_workloads(
     """
     answers: list[IssuedSvid | Refusal | Problem] = []
     orders: list[SvidOrder] = []
-    meant: list[tuple[int, Entitlement, _Meant]] = []
+    meant: list[tuple[int, Entitlement, Meant]] = []
     for ask in asks:
         try:
             # (1)
-            public_key = keys.parse_leaf_key(ask.spki, leaf_algorithms)
+            keys.parse_leaf_key(ask.spki, leaf_algorithms)
         except Problem as problem:
             answers.append(problem)
             continue
@@ -111,14 +108,14 @@ def issue_workloads(
         orders.append(
             SvidOrder(
                 spiffe_id=entitled.spiffe_id,
-                public_key=public_key,
+                spki=ask.spki,
                 life=entitled.ttl,
                 node=node,
                 rule=entitled.rule,
                 dns_names=entitled.dns_names,
             )
         )
-        wanted = _Meant(
+        wanted = Meant(
             spiffe_id=entitled.spiffe_id, spki=ask.spki, dns_names=entitled.dns_names, end=now + entitled.ttl
         )
         meant.append((len(answers), entitled, wanted))
@@ -147,7 +144,7 @@ def issue_node(authority: Authority, *, name: str, spki: bytes, now: dt.datetime
     public_key = keys.parse_spki(spki)
     spiffe_id = node_id(authority.trust_domain, name)
     chain = authority.sign(spiffe_id, public_key, now=now, life=NODE_LIFE, node=name)
-    meant = _Meant(spiffe_id=spiffe_id, spki=spki, dns_names=(), end=now + NODE_LIFE)
+    meant = Meant(spiffe_id=spiffe_id, spki=spki, dns_names=(), end=now + NODE_LIFE)
     return _checked(authority, chain, meant, None, now)
 
 
@@ -167,44 +164,22 @@ def issue_by_hand(
     """
     public_key = keys.parse_leaf_key(spki, leaf_algorithms)
     chain = authority.sign(spiffe_id, public_key, now=now, life=life, node="", rule="by hand", dns_names=dns_names)
-    meant = _Meant(spiffe_id=spiffe_id, spki=spki, dns_names=dns_names, end=now + life)
+    meant = Meant(spiffe_id=spiffe_id, spki=spki, dns_names=dns_names, end=now + life)
     return _checked(authority, chain, meant, None, now)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Meant:
-    """What a certificate is meant to say, from what was asked and entitled: never read from the certificate."""
-
-    spiffe_id: SpiffeId
-    spki: bytes
-    dns_names: tuple[str, ...]
-    end: dt.datetime
 
 
 def _checked(
     authority: Authority,
     chain: tuple[bytes, ...],
-    meant: _Meant,
+    meant: Meant,
     entitlement: Entitlement | None,
     now: dt.datetime,
 ) -> IssuedSvid:
-    verified = verify_x509_svid(chain, {authority.trust_domain: authority.bundle}, now)
-    leaf = x509.load_der_x509_certificate(verified.leaf_der)
-    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    key = leaf.public_key()
-    is_meant = (
-        verified.spiffe_id == meant.spiffe_id
-        and key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == meant.spki
-        and tuple(names.get_values_for_type(x509.DNSName)) == meant.dns_names
-        and len(list(names)) == 1 + len(meant.dns_names)
-        and verified.not_after <= meant.end
-    )
-    if not is_meant:
-        raise AssertionError("the minted certificate says something else than what was meant")
+    found = authority.own_check.check(chain, meant, authority.bundle, now)
     return IssuedSvid(
         spiffe_id=meant.spiffe_id,
         chain=chain,
         entitlement=entitlement,
-        not_after=verified.not_after,
-        serial=verified.serial,
+        not_after=found.not_after,
+        serial=found.serial,
     )

@@ -24,6 +24,7 @@ Algorithm = Literal["ES256", "ES384", "RS256", "PS256"]
 JwtKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 MIN_RSA_BITS = 2048
 _CURVES: dict[str, Algorithm] = {"secp256r1": "ES256", "secp384r1": "ES384"}
+_JSON = json.JSONEncoder(separators=(",", ":")).encode
 _SHA256, _SHA384 = ec.ECDSA(hashes.SHA256()), ec.ECDSA(hashes.SHA384())
 _PKCS1 = padding.PKCS1v15()
 _PSS = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS.DIGEST_LENGTH)
@@ -115,7 +116,7 @@ def mint_jwt_svid(
 
 
 def _encoded(found: object) -> bytes:
-    return _base64url(json.dumps(found, separators=(",", ":")).encode())
+    return _base64url(_JSON(found).encode())
 
 
 def _base64url(data: bytes) -> bytes:

@@ -18,6 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
 from mesh.problems import Invalid
 
 _SPKI_BYTES = 91
+# SubjectPublicKeyInfo of P-256 up to the coordinates (RFC 5480 §2)
+_P256_SPKI = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+_P256 = ec.SECP256R1()
 _MAX_SPKI_BYTES = 4096
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | mldsa.MLDSA65PrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | mldsa.MLDSA65PublicKey
@@ -192,6 +195,12 @@ def parse_leaf_key(data: bytes, allowed: Collection[KeyAlgorithm]) -> PublicKey:
     """
     if len(data) > _MAX_SPKI_BYTES:
         raise Invalid("LM1203")
+    if len(data) == _SPKI_BYTES and data.startswith(_P256_SPKI) and KeyAlgorithm.P256 in allowed:
+        # the one form of a P-256 key: an uncompressed point, which the library takes only when it is on the curve
+        try:
+            return ec.EllipticCurvePublicKey.from_encoded_point(_P256, data[26:])
+        except ValueError as err:
+            raise Invalid("LM1203") from err
     try:
         key = serialization.load_der_public_key(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as err:

@@ -139,12 +139,22 @@ def mint_server(key: PrivateKey, *, serial: int, now: dt.datetime, life: dt.time
 
 
 def _window(issuer: Issuer, now: dt.datetime, life: dt.timedelta) -> tuple[dt.datetime, dt.datetime]:
-    begin = max(now - BACKDATING, issuer.certificate.not_valid_before_utc)
-    end = min(now + life, issuer.certificate.not_valid_after_utc)
+    found = issuer.certificate
+    return window_under(found.not_valid_before_utc, found.not_valid_after_utc, now, life)
+
+
+def window_under(
+    since: dt.datetime, until: dt.datetime, now: dt.datetime, life: dt.timedelta
+) -> tuple[dt.datetime, dt.datetime]:
+    """When a certificate begins and ends that is signed now, by an issuer that is valid in that time.
+
+    Raises Invalid LM1204 when the issuer's own time is over, LM1214 when it has not begun.
+    """
+    begin, end = max(now - BACKDATING, since), min(now + life, until)
     if begin > now:
         raise Invalid("LM1214", begin=begin.isoformat(), now=now.isoformat())
     if end <= now:
-        raise Invalid("LM1204", end=issuer.certificate.not_valid_after_utc.isoformat())
+        raise Invalid("LM1204", end=until.isoformat())
     return begin, end
 
 

@@ -45,7 +45,9 @@ class Selector:
     def matches(self, facts: Facts) -> bool:
         """Whether SOME value of the fact fits."""
         found = facts.get(self.name, ())
-        return any(value.startswith(self.value) if self.prefix else value == self.value for value in found)
+        if not self.prefix:
+            return self.value in found
+        return any(value.startswith(self.value) for value in found)
 
     @property
     def names_program(self) -> bool:
@@ -79,6 +81,13 @@ class IdentityRule:
     admin: bool = False
     federates_with: tuple[TrustDomain, ...] = ()
     span: Span | None = dataclasses.field(default=None, compare=False)
+
+    def fits(self, facts: Facts) -> bool:
+        """Whether ALL its selectors match."""
+        for selector in self.match:  # noqa: SIM110  a generator would cost as much again, for every candidate
+            if not selector.matches(facts):
+                return False
+        return True
 
     @property
     def specificity(self) -> tuple[int, int]:
@@ -143,18 +152,19 @@ class RuleSet:
         """
         # (1)
         candidates = [self.rules[place] for place in self._index.candidates(facts)]
-        matching = [rule for rule in candidates if all(selector.matches(facts) for selector in rule.match)]
-        if not matching:
+        winners = [rule for rule in candidates if rule.fits(facts)]
+        if not winners:
             return Refusal(code="LM1210", facts={"count": str(len(self.rules))})
         # (2)
-        best = max(rule.specificity for rule in matching)
-        winners = [rule for rule in matching if rule.specificity == best]
+        if len(winners) > 1:
+            best = max(rule.specificity for rule in winners)
+            winners = [rule for rule in winners if rule.specificity == best]
         if len(winners) > 1:
             return Refusal(code="LM1211", facts={"rules": ", ".join(rule.id for rule in winners)})
         # (3)
         rule = winners[0]
         try:
-            spiffe_id = SpiffeId.parse(f"spiffe://{trust_domain}{fill(rule.spiffe_id, facts, is_path=True)}")
+            spiffe_id = SpiffeId.with_path(trust_domain, fill(rule.spiffe_id, facts, is_path=True))
             dns_names = tuple(fill(name, facts, is_path=False) for name in rule.dns_names)
         except (SpiffeIdError, ValueError) as err:
             return Refusal(code="LM1212", facts={"rule": rule.id, "reason": str(err)})
@@ -213,7 +223,7 @@ def fill(template: str, facts: Facts, *, is_path: bool) -> str:
             raise ValueError(f"{{{match.group(1)}}} is `{found[0][:80]}`, which is no path segment")
         return found[0]
 
-    filled = TEMPLATE.sub(value, template)
+    filled = TEMPLATE.sub(value, template) if "{" in template else template
     if not is_path and not is_host_name(filled):
         raise ValueError(f"`{filled[:80]}` is no lower-case host name")
     return filled

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from cryptography import x509
 
 from ca import store
-from ca.authority import Authority, new_serial, open_authority
+from ca.authority import Authority, new_serial, open_authority, svid_serial
 from ca.keys import key_to_der, new_key
 from mesh.database import open_database, sqlite_url, transaction
 from mesh.problems import Conflict, Invalid
@@ -87,7 +87,7 @@ def test_a_serial_number_that_was_used_refuses(
     first = authority.sign(WEB, key, now=now, life=HOUR, node="n1")
     used = x509.load_der_x509_certificate(first[0]).serial_number
     stuck = open_authority(
-        engine, wrapping, trust_domain=domain, now=now, random=lambda size: (used << 1).to_bytes(size, "big")
+        engine, wrapping, trust_domain=domain, now=now, random=lambda size: used.to_bytes(16, "big")[-size:]
     )
     with pytest.raises(Conflict, match="LM1205"):
         stuck.sign(WEB, key, now=now, life=HOUR, node="n1")
@@ -97,6 +97,21 @@ def test_a_serial_number_that_was_used_refuses(
 def test_a_serial_number_is_positive_and_fits_20_bytes(data: bytes) -> None:
     found = new_serial(lambda size: data[:size])
     assert 0 < found < 1 << 127
+
+
+@pytest.mark.parametrize("data", [b"\x00" * 10, b"\xff" * 10], ids=["zero", "ones"])
+@pytest.mark.parametrize("year", [1960, 1970, 2026, 9999])
+def test_an_svids_serial_number_is_positive_and_fits_20_bytes(data: bytes, year: int) -> None:
+    assert 0 < svid_serial(dt.datetime(year, 1, 1, tzinfo=dt.UTC), lambda size: data[:size]) < 1 << 128
+
+
+def test_serial_numbers_grow_with_time_and_have_80_random_bits(now: dt.datetime) -> None:
+    first = svid_serial(now, lambda size: b"\xff" * size)
+    second = svid_serial(now + dt.timedelta(milliseconds=1), lambda size: b"\x00" * size)
+    assert first < second
+    assert first - svid_serial(now, lambda size: b"\x00" * size) == (1 << 80) - 1
+    # as text they sort alike: they have the same length for centuries to come
+    assert f"{first:x}" < f"{second:x}"
 
 
 def test_an_issuing_certificate_whose_time_is_over_signs_nothing(authority: Authority, now: dt.datetime) -> None:

@@ -128,7 +128,7 @@ class Mistaken(Authority):
     "mistake",
     [
         pytest.param({"spiffe_id": SpiffeId.parse("spiffe://corp.test/ns/ops/sa/admin")}, id="another-identity"),
-        pytest.param({"public_key": new_key().public_key()}, id="another-key"),
+        pytest.param({"spki": spki_der(new_key().public_key())}, id="another-key"),
         pytest.param({"dns_names": ("db.corp.test",)}, id="a-name-too-many"),
         pytest.param({"life": dt.timedelta(hours=2)}, id="too-long-a-life"),
     ],

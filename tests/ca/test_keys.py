@@ -189,3 +189,20 @@ def test_a_key_does_not_show_itself() -> None:
 def test_a_public_key_that_is_too_large_is_not_parsed() -> None:
     with pytest.raises(Invalid, match="LM1203"):
         parse_leaf_key(SPKI + b"\x00" * 4096, set(KeyAlgorithm))
+
+
+@given(place=st.integers(0, len(SPKI) - 1), value=st.integers(1, 255))
+def test_a_changed_key_is_another_key_in_its_one_form_or_none(place: int, value: int) -> None:
+    data = bytearray(SPKI)
+    data[place] ^= value
+    try:
+        found = parse_leaf_key(bytes(data), {KeyAlgorithm.P256})
+    except Invalid:
+        return
+    assert spki_der(found) == bytes(data)
+
+
+@pytest.mark.parametrize("point", [bytes(64), b"\xff" * 64, bytes(63) + b"\x01"], ids=["zero", "beyond", "off"])
+def test_a_point_that_is_not_on_the_curve_is_no_key(point: bytes) -> None:
+    with pytest.raises(Invalid, match="LM1203"):
+        parse_leaf_key(SPKI[:27] + point, {KeyAlgorithm.P256})

@@ -139,3 +139,29 @@ def test_any_text_is_an_id_or_breaks_a_rule(text: str) -> None:
         assert str(SpiffeId.parse(text)) == text
     except SpiffeIdError:
         pass
+
+
+@given(st.text(alphabet="/.aZ0_-é %", max_size=12))
+def test_an_id_of_a_path_is_what_the_two_together_parse_to(path: str) -> None:
+    """With `check_path`'s quick look for plain paths, segment by segment, the answer stays the same."""
+    text = f"spiffe://td{path}"
+    if path and not path.startswith("/"):
+        with pytest.raises(SpiffeIdError):
+            SpiffeId.with_path(TrustDomain("td"), path)
+        return
+    segments = path[1:].split("/") if path else []
+    is_good = all(part not in {"", ".", ".."} and set(part) <= set(".aZ0_-") for part in segments)
+    if not is_good:
+        with pytest.raises(SpiffeIdError):
+            SpiffeId.with_path(TrustDomain("td"), path)
+        with pytest.raises(SpiffeIdError):
+            SpiffeId.parse(text)
+        return
+    assert SpiffeId.with_path(TrustDomain("td"), path) == SpiffeId.parse(text)
+
+
+def test_an_id_of_a_path_is_no_longer_than_any_other() -> None:
+    longest = "/" + "a" * (2048 - len("spiffe://td/"))
+    assert len(str(SpiffeId.with_path(TrustDomain("td"), longest))) == 2048
+    with pytest.raises(SpiffeIdError, match="2048"):
+        SpiffeId.with_path(TrustDomain("td"), longest + "a")
