@@ -11,7 +11,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
+import hypothesis
 import pytest
+
+from tests.examples import examples
+
+# no deadline: a machine that is shared makes any example slow
+hypothesis.settings.register_profile("limen", max_examples=examples(50), deadline=None)
+hypothesis.settings.load_profile("limen")
 
 
 @dataclasses.dataclass(slots=True)
@@ -66,6 +73,16 @@ def stop(installation: Installation) -> None:
     assert installation.process.wait(timeout=40) == 0
     assert installation.process.stdout is not None
     installation.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def own_installation() -> Iterator[Installation]:
+    """One that the tests of a module have for themselves: they may publish and rotate in it."""
+    state = pathlib.Path(tempfile.mkdtemp(prefix="limen-m-"))
+    found = start(state)
+    yield found
+    stop(found)
+    shutil.rmtree(state)
 
 
 @pytest.fixture
@@ -125,7 +142,7 @@ def wait_for(claim: Callable[[], object], seconds: float = 20) -> object:
     raise AssertionError("waited in vain")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def until() -> Callable[..., object]:
     return wait_for
 

@@ -16,6 +16,7 @@ from audit.reader import Reader
 from audit.verify import verify_log
 from mesh.problems import Problem
 from tests.audit.making import KEY, ORIGIN, OTHER_KEY, id_of, make, make_log, open_log
+from tests.examples import examples
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -31,7 +32,7 @@ def contents(directory: pathlib.Path) -> list[bytes]:
     return [data for _, data in Reader(directory, (directory / "key.pub").read_text()).records()]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.lists(st.integers(0, 400), max_size=6))
 def test_any_batches_make_the_tree_of_their_records(sizes: list[int]) -> None:
     import tempfile

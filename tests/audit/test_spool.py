@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from audit.spool import Cursor, Spool, batch_digest, sign_batch, verify_batch
 from mesh.problems import Problem
 from tests.audit.making import KEY, OTHER_KEY, make
+from tests.examples import examples
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEAD = 12
@@ -126,7 +127,7 @@ def filled(directory: pathlib.Path) -> pathlib.Path:
     return segments(directory)[0]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.integers(0, STARTS[-1] - 1), st.integers(1, 255))
 def test_a_changed_byte_is_reported_with_the_record_it_is_in(place: int, change: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -139,7 +140,7 @@ def test_a_changed_byte_is_reported_with_the_record_it_is_in(place: int, change:
         assert facts["offset"] == max(start for start in STARTS if start <= place)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, STARTS[-1]), st.sampled_from([b"", bytes(512), bytes(5000)]))
 def test_a_torn_tail_is_cut_off_and_the_rest_kept(size: int, unwritten: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:

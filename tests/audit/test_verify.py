@@ -15,6 +15,7 @@ from audit.tiles import pack_entries
 from audit.verify import prove, verify_log, verify_proof
 from mesh.problems import Problem
 from tests.audit.making import KEY, ORIGIN, OTHER_KEY, id_of, make, make_log, open_log
+from tests.examples import examples
 
 SIZE = 300
 
@@ -73,7 +74,7 @@ def test_narrower_partial_tiles_are_among_what_is_checked(good: tuple[pathlib.Pa
     assert {"tile/0/001.p/34", "tile/entries/001.p/38", "tile/0/001.p/44", "tile/1/000.p/1"} <= set(files(good[0]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(data=st.data())
 def test_a_flipped_byte_anywhere_is_named(good: tuple[pathlib.Path, str], data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(files(good[0])))
@@ -83,7 +84,7 @@ def test_a_flipped_byte_anywhere_is_named(good: tuple[pathlib.Path, str], data: 
     assert names_place(mutated(good, path, bytes(content)), path)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(data=st.data())
 def test_a_file_cut_short_or_drawn_out_is_named(good: tuple[pathlib.Path, str], data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(files(good[0])))
@@ -101,7 +102,7 @@ def test_a_deleted_file_is_named(good: tuple[pathlib.Path, str], path: str) -> N
     assert names_place(mutated(good, path, None), path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_a_changed_record_is_named_by_its_index_and_alone(good: tuple[pathlib.Path, str], data: st.DataObject) -> None:
     index = data.draw(st.integers(0, SIZE - 1))
@@ -114,7 +115,7 @@ def test_a_changed_record_is_named_by_its_index_and_alone(good: tuple[pathlib.Pa
     assert {facts["path"] for code, facts in findings if code == "LM6039"} <= set(files(good[0]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(data=st.data())
 def test_swapped_records_are_named(good: tuple[pathlib.Path, str], data: st.DataObject) -> None:
     one, other = data.draw(st.lists(st.integers(0, 255), min_size=2, max_size=2, unique=True))
@@ -124,7 +125,7 @@ def test_swapped_records_are_named(good: tuple[pathlib.Path, str], data: st.Data
     assert sorted(str(facts["index"]) for code, facts in findings if code == "LM6034") == sorted(map(str, (one, other)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(data=st.data())
 def test_a_changed_tile_is_named_by_its_byte_and_alone(good: tuple[pathlib.Path, str], data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(["tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1"]))
@@ -250,7 +251,7 @@ def test_a_changed_log_proves_nothing(good: tuple[pathlib.Path, str], tmp_path: 
     assert caught.value.code == "LM6033"
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(data=st.data())
 def test_a_changed_proof_does_not_hold(good: tuple[pathlib.Path, str], data: st.DataObject) -> None:
     proof = prove(good[0], good[1], id_of(7))

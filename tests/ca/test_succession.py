@@ -23,6 +23,7 @@ from mesh.spiffe import SpiffeId, TrustDomain
 from mesh.truststate import parse_payload
 from mesh.wrapping import WrappingKey
 from mesh.x509svid import verify_x509_svid
+from tests.examples import examples
 
 HOUR = dt.timedelta(hours=1)
 WEB = SpiffeId.parse("spiffe://corp.test/web")
@@ -277,7 +278,7 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=_STEPS)
 def test_whatever_happens_one_of_a_kind_signs_and_what_is_trusted_verifies(
     wrapping: WrappingKey, domain: TrustDomain, now: dt.datetime, steps: list[tuple[str, int]]

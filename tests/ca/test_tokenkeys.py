@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ca.keys import SigningKey
 from ca.tokenkeys import EcTokenKey, RsaTokenKey
 from mesh.problems import Unavailable
+from tests.examples import examples
 
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 RSA_KEY = rsa.generate_private_key(65537, 2048)
@@ -52,7 +53,7 @@ def test_signatures_are_the_librarys_own(elliptic: EcTokenKey, rivest: RsaTokenK
     RSA_KEY.public_key().verify(SigningKey(rivest).sign(b"data"), b"data", padding.PKCS1v15(), hashes.SHA256())
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.binary(max_size=300))
 def test_what_a_lying_token_says_never_gets_out(answer: bytes) -> None:
     for key in (

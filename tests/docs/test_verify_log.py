@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from audit.verify import prove, verify_log
 from tests.audit.making import id_of, make_log
+from tests.examples import examples
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "verify_log.py"
 
@@ -71,7 +72,7 @@ def test_agrees_with_our_verifier_on_whole_logs(
     assert verify_log(tmp_path, key).is_good
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_refuses_any_changed_byte_that_it_reads(
     script: ModuleType, good: tuple[pathlib.Path, str], data: st.DataObject

@@ -17,11 +17,16 @@ def test_the_pin_is_of_the_key_and_not_of_the_certificate() -> None:
     assert pin_of(one.der[:12].replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03") + b"\x03" + one.der[13:]) == ""
 
 
-@given(st.dictionaries(st.text(), st.recursive(st.none() | st.text() | st.integers(), st.lists)))
+DOOR = Door("https://127.0.0.1:1", "sha256:0")
+
+
+_JSON = st.recursive(st.none() | st.text() | st.integers(), st.lists, max_leaves=5)
+
+
+@given(st.dictionaries(st.sampled_from(["class", "code", "facts", "x"]), _JSON | st.dictionaries(st.text(), _JSON)))
 def test_any_refusal_is_a_problem(told: dict[str, object]) -> None:
-    door = Door("https://127.0.0.1:1", "sha256:0")
     with pytest.raises((Forbidden, Unavailable)):
-        door._refuse(told)
+        DOOR._refuse(told)
 
 
 @pytest.mark.parametrize("answer", [{}, {"time": 7}, {"time": "soon"}], ids=str)

@@ -16,6 +16,7 @@ from limen.federations import Federations, keep_polling, poll_once, refresh
 from mesh.bundle import TrustBundle, parse_bundle
 from mesh.problems import Problem, Unavailable
 from mesh.spiffe import TrustDomain
+from tests.examples import examples
 from tests.pki import Pki
 from tests.world import TREE, World
 
@@ -317,7 +318,7 @@ def test_a_refresh_says_how_it_went(world: World, monkeypatch: pytest.MonkeyPatc
         assert once(force=False)["code"] == "LM1508"
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(120), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_served, max_size=8))
 def test_whatever_is_served_the_bundle_is_the_last_good_one(world: World, served: list[bytes]) -> None:
     """Malformed, oversized, doubled, cut, flipped or rolled back: none of it replaces what is held."""

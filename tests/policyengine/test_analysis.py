@@ -28,6 +28,7 @@ from policyengine.model import (
     Service,
     Unless,
 )
+from tests.examples import examples
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 LATER = NOW + dt.timedelta(days=3)
@@ -377,7 +378,7 @@ def speaks_of(row: Any, request: Request) -> bool:
     return next((name for name in around if name in listed), None) in when["hosts"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data(), SETS, SETS)
 def test_rows_speak_of_exactly_the_requests_that_are_decided_differently(
     data: Any, old: PolicySet, new: PolicySet
@@ -395,7 +396,7 @@ def test_rows_speak_of_exactly_the_requests_that_are_decided_differently(
         assert lost == ((before, after) == (Effect.ALLOW, Effect.DENY))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(SETS, SETS)
 def test_every_witness_differs_as_its_row_says(old: PolicySet, new: PolicySet) -> None:
     found = plan(old, new, [], NOW)
@@ -408,7 +409,7 @@ def test_every_witness_differs_as_its_row_says(old: PolicySet, new: PolicySet) -
             assert (before, after) == (not gains, gains)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(SETS)
 def test_order_and_names_change_nothing(version: PolicySet) -> None:
     renamed = tuple(dataclasses.replace(found, name=f"new-{found.name}") for found in reversed(version.policies))

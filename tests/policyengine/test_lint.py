@@ -12,6 +12,7 @@ from mesh.request import Effect, Request
 from policyengine import reference
 from policyengine.lint import lint, lint_tree
 from policyengine.model import Group, Policy, PolicySet, Principal, Rule
+from tests.examples import examples
 from tests.policyengine.corners import (
     CART,
     CLAIM_ADMIN,
@@ -89,7 +90,7 @@ def test_owners_are_asked_for() -> None:
 
 
 # INVARIANT: a rule that is called shadowed never decides.
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policy_sets, st.lists(requests, min_size=4, max_size=4))
 def test_what_is_called_shadowed_never_decides(policies: PolicySet, asked: list[Request]) -> None:
     shadowed = {

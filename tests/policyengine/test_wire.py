@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mesh.problems import Invalid
 from policyengine.consistency import check
 from policyengine.model import PolicySet, policy_set_from_json
+from tests.examples import examples
 from tests.policyengine.corners import CLAIM_ADMIN, FUTURE, ROLE_ADMIN, TD, allow, deny, grant, tree
 from tests.policyengine.strategies import policy_sets
 
@@ -35,7 +36,7 @@ def test_round_trip_keeps_everything() -> None:
     assert policy_set_from_json(whole()).to_json() == whole()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policy_sets)
 def test_what_is_consistent_round_trips(policies: PolicySet) -> None:
     written = policies.to_json()

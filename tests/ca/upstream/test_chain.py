@@ -11,6 +11,7 @@ from ca.keys import KeyAlgorithm, generate, spki_der
 from ca.upstream.chain import MAX_BYTES, Upstreamed, accept, build_csr, check, read_csr, spki_of
 from mesh.problems import Invalid
 from tests.ca.upstream.chains import DAY, DOMAIN, NOW, Made, Signs, below, make, root
+from tests.examples import examples
 
 KEY = generate(KeyAlgorithm.P256)
 CSR = build_csr(KEY, DOMAIN)
@@ -139,7 +140,7 @@ def test_bytes_that_are_no_certificate_are_refused(der: bytes) -> None:
 GOOD = signed(MIDDLE, ROOT)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.sampled_from([0, 1]),
     st.integers(min_value=0, max_value=5000),
@@ -161,7 +162,7 @@ def test_any_bytes_are_a_request_or_refused(data: bytes) -> None:
         read_csr(data)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.integers(min_value=0, max_value=len(CSR) - 1), st.integers(min_value=1, max_value=255))
 def test_a_request_with_one_changed_byte_is_refused(position: int, change: int) -> None:
     data = bytearray(CSR)

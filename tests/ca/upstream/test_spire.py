@@ -20,6 +20,7 @@ from mesh.proto import spire_pb2, spire_pb2_grpc, workload_pb2, workload_pb2_grp
 from tests.ca.upstream.chains import DAY, DOMAIN, Made, Signs, make, root
 from tests.ca.upstream.spireserver import running_spire
 from tests.ca.upstream.stepca import free_port, private_pem
+from tests.examples import examples
 
 NOW = SystemClock().now().replace(microsecond=0)
 KEY = generate(KeyAlgorithm.P256)
@@ -185,7 +186,7 @@ def test_any_other_answer_has_its_code(peers: Peers, say: Callable[[bytes], obje
     assert "\x1b" not in str(caught.value)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=3), st.lists(st.binary(max_size=40), max_size=2))
 def test_any_bytes_are_a_problem_with_a_code(peers: Peers, chain: list[bytes], roots: list[bytes]) -> None:
     peers.say = lambda csr: spire_pb2.NewDownstreamX509CAResponse(ca_cert_chain=chain, x509_authorities=roots)

@@ -18,6 +18,7 @@ from mesh.clock import SystemClock
 from mesh.problems import Forbidden, Invalid, Problem, Unavailable
 from tests.ca.upstream.chains import DAY, DOMAIN, NOW, Signs, below, root
 from tests.ca.upstream.stepca import TEMPLATE, names, private_pem, public_jwk, running_step_ca
+from tests.examples import examples
 
 KEY = generate(KeyAlgorithm.P256)
 CSR = build_csr(KEY, DOMAIN)
@@ -106,7 +107,7 @@ JSON = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(100))
 @given(
     st.integers(min_value=200, max_value=599),
     st.one_of(st.binary(max_size=200), JSON.map(lambda found: json.dumps(found).encode())),

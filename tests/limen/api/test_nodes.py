@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from limen.api.public import public_api
 from tests.ca.attestation.issuers import key_set
+from tests.examples import examples
 from tests.pki import make, usage
 from tests.world import World, make_world
 
@@ -57,7 +58,7 @@ def test_a_large_body_is_refused_unread(world: World) -> None:
     assert (answer.status_code, answer.json()["problem"]["code"]) == (413, "LM1258")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["join", "nonce", "readmit", "challenge", "attest"]),
     st.binary(max_size=200) | st.text().map(str.encode),
@@ -72,7 +73,7 @@ _PARTS = ["token", "signature", "ek", "ak", "certificate", "secret", "quote"]
 _BASE64 = st.binary(max_size=100).map(lambda data: base64.b64encode(data).decode())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["x509pop", "tpm", "k8s", "oidc", "x"]),
     st.dictionaries(st.sampled_from(_PARTS), st.text(max_size=50) | _BASE64),
