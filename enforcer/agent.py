@@ -31,6 +31,7 @@ from enforcer.identity import Identity, new_ask, read_issued
 from enforcer.membership import Attest, Membership
 from enforcer.node import Node, pause
 from enforcer.nodestate import NodeState
+from enforcer.order import Order, open_watch
 from enforcer.orders import read_order
 from enforcer.process import read_process
 from enforcer.release import Releases
@@ -94,6 +95,8 @@ class Agent:
         self._past_handshakes = 0
         self._guard_reason = guard.left_out()
         self._guard_name = guard.table_name(folder)
+        self._log = structlog.get_logger()
+        order = Order(open_watch(lambda reason: self._log.info("execs are not heard of", reason=reason)))
         self._callers = Callers(
             workloads=self._workloads.values,
             issue=self._node.issue,
@@ -104,9 +107,9 @@ class Agent:
             clock=self._time,
             source=f"agent:{node_state.name}",
             trust_domain=node_state.trust_domain,
+            order=order,
         )
-        self._api = WorkloadApi(self._callers, folder / "agent.sock", folder / "run" / "api")
-        self._log = structlog.get_logger()
+        self._api = WorkloadApi(self._callers, folder / "agent.sock", folder / "run" / "api", order)
         self.is_connected = False
 
     # -- life

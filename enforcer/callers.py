@@ -13,7 +13,8 @@ from enforcer.attest import check_member
 from enforcer.delivery import Delivery
 from enforcer.identity import Facts, Identity, new_ask, read_issued
 from enforcer.jwtsvids import HeldJwt, JwtSvids
-from enforcer.process import read_process, read_stat
+from enforcer.order import Order
+from enforcer.process import Executable, read_process, read_stat, runs
 from enforcer.workload import Workload
 from enforcer.workloadfront import Caller
 from mesh.bundle import TrustBundle
@@ -42,10 +43,12 @@ class Callers:
         clock: Clock,
         source: str,
         trust_domain: str,
+        order: Order,
     ) -> None:
         self._workloads, self._issue, self._node_facts = workloads, issue, node_facts
         self._own_bundles, self._delivery, self._clock, self._source = own_bundles, delivery, clock, source
-        self._known: dict[_Key, Identity] = {}
+        self._known: dict[_Key, tuple[Identity, Executable]] = {}
+        self._order = order
         domain = TrustDomain.parse(trust_domain)
         self._jwts = JwtSvids(issue_jwts, lambda: own_bundles()[domain.name], clock)
         self._news = asyncio.Condition()
@@ -82,7 +85,7 @@ class Callers:
     def forget_due(self) -> bool:
         """Forget what is to be renewed now; return whether there was any."""
         now = self._clock.now()
-        due = [key for key, identity in self._known.items() if now >= identity.renew_at]
+        due = [key for key, (identity, _) in self._known.items() if now >= identity.renew_at]
         for key in due:
             del self._known[key]
         return bool(due)
@@ -114,23 +117,37 @@ class Callers:
         return [identity]
 
     async def _attest(self, caller: Caller) -> Identity:
+        """The identity of a process that is no launched workload.
+
+        1. Its image is the one that was accepted, as far as its layout tells: without a launch, it may write it itself.
+        2. One that is known is the same while it runs the same file.
+        3. Otherwise it is read anew.
+        4. What was read is what connected (`enforcer.order`), then and when the answer is there.
+        """
+        # (1)
         stat = read_stat(caller.pid)
         if stat.layout != caller.layout:
             raise Forbidden("LM3404", pid=caller.pid)
+        # (2)
         key = (caller.pid, caller.start, stat.layout)
         known = self._known.get(key)
-        if known is not None:
-            return known
+        if known is not None and runs(caller.pid, known[1]):
+            await self._order.check(caller)
+            return known[0]
+        # (3)
         process = await asyncio.to_thread(read_process, caller.pid)
         if (process.start, process.layout) != (caller.start, stat.layout):
             raise NotFound("LM3401", pid=caller.pid)
+        # (4)
+        await self._order.check(caller)
         facts = [*process.facts(), *self._node_facts()]
         ask, private = new_ask("caller", facts)
         issued = await self._issue([ask])
         identity = read_issued(issued[0], private, self._clock.now(), facts)
+        await self._order.check(caller)
         if len(self._known) >= CACHE_SIZE:
             self._known.pop(next(iter(self._known)))
-        self._known[key] = identity
+        self._known[key] = identity, process.executable
         return identity
 
     async def _record_refusal(self, caller: Caller, problem: Problem) -> None:

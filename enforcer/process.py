@@ -149,6 +149,15 @@ def read_process(pid: int) -> Process:
     )
 
 
+def runs(pid: int, executable: Executable) -> bool:
+    """Whether a process runs an executable that was read before, going by the file alone."""
+    try:
+        found = os.stat(f"/proc/{pid}/exe")
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (executable.device, executable.inode)
+
+
 def is_randomised(pid: int) -> bool:
     """Whether the kernel chose the process's layout at random, without which two images may share one."""
     try:

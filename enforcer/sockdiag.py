@@ -1,4 +1,4 @@
-"""Asks the kernel for one TCP socket by its four coordinates (NETLINK_SOCK_DIAG, sock_diag(7)): owner and inode.
+"""Asks the kernel for one socket (NETLINK_SOCK_DIAG, sock_diag(7)): TCP by its four coordinates, Unix by its inode.
 
 An exact look-up, no dump: some microseconds, and no privilege in one's own network namespace.
 """
@@ -20,6 +20,8 @@ _NLM_F_REQUEST = 1
 _ANY_STATE = 0xFFFFFFFF
 _NO_COOKIE = 0xFFFFFFFF
 _INET_DIAG_CGROUP_ID = 21
+_UNIX_SHOW_PEER = 0x4
+_UNIX_DIAG_PEER = 2
 _HEADER = struct.Struct("=IHHII")
 _TIMEOUT_S = 1.0
 Address = tuple[str, int]
@@ -59,15 +61,36 @@ class SockDiag:
         ports = struct.pack("!HH", source[1], destination[1])
         identity = ports + ends + struct.pack("=III", 0, _NO_COOKIE, _NO_COOKIE)
         body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _ANY_STATE) + identity
+        message = _body(self._ask(body), _text(source), _text(destination))
+        if len(message) < 72:
+            raise Unavailable("LM3411", reason="a short answer")
+        uid, inode = struct.unpack_from("=II", message, 64)
+        cgroup = _attribute(message, 72, _INET_DIAG_CGROUP_ID, "=Q")
+        return Socket(uid=uid, inode=inode, cgroup=cgroup)
+
+    def find_peer(self, inode: int) -> int:
+        """The inode of the other end of a connected Unix socket that has ``inode`` (unix_diag.h).
+
+        Raises NotFound LM3410 when one of both ends is gone, Unavailable LM3411 when the kernel does not answer.
+        """
+        body = struct.pack(
+            "=BBHIIIII", socket.AF_UNIX, 0, 0, _ANY_STATE, inode, _UNIX_SHOW_PEER, _NO_COOKIE, _NO_COOKIE
+        )
+        message = _body(self._ask(body), f"unix:{inode}", "its peer")
+        peer = _attribute(message, 16, _UNIX_DIAG_PEER, "=I")
+        if peer is None:
+            raise NotFound("LM3410", source=f"unix:{inode}", destination="its peer")
+        return peer
+
+    def _ask(self, body: bytes) -> bytes:
         with self._lock:
             self._sequence += 1
             header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
             try:
                 self._netlink.send(header + body)
-                answer = self._receive()
+                return self._receive()
             except OSError as err:
                 raise Unavailable("LM3411", reason=err.strerror or str(err)) from err
-        return self._parse(answer, source, destination)
 
     def _receive(self) -> bytes:
         """The answer to the last question; answers to earlier ones that timed out are dropped."""
@@ -76,26 +99,30 @@ class SockDiag:
             if len(answer) >= _HEADER.size and _HEADER.unpack_from(answer)[3] == self._sequence:
                 return answer
 
-    def _parse(self, answer: bytes, source: Address, destination: Address) -> Socket:
-        _, kind, _, _, _ = _HEADER.unpack_from(answer)
-        message = answer[_HEADER.size :]
-        if kind == _NLMSG_ERROR:
-            number = -struct.unpack_from("=i", message)[0]
-            if number == errno.ENOENT:
-                raise NotFound("LM3410", source=_text(source), destination=_text(destination))
-            raise Unavailable("LM3411", reason=errno.errorcode.get(number, str(number)))
-        if len(message) < 72:
-            raise Unavailable("LM3411", reason="a short answer")
-        uid, inode = struct.unpack_from("=II", message, 64)
-        cgroup, offset = None, 72
-        while offset + 4 <= len(message):
-            size, name = struct.unpack_from("=HH", message, offset)
-            if size < 4:
-                break
-            if name == _INET_DIAG_CGROUP_ID and size >= 12:
-                cgroup = struct.unpack_from("=Q", message, offset + 4)[0]
-            offset += (size + 3) & ~3
-        return Socket(uid=uid, inode=inode, cgroup=cgroup)
+
+def _body(answer: bytes, source: str, destination: str) -> bytes:
+    """What follows the header; an error of the kernel's raises."""
+    _, kind, _, _, _ = _HEADER.unpack_from(answer)
+    message = answer[_HEADER.size :]
+    if kind != _NLMSG_ERROR:
+        return message
+    number = -struct.unpack_from("=i", message)[0]
+    if number == errno.ENOENT:
+        raise NotFound("LM3410", source=source, destination=destination)
+    raise Unavailable("LM3411", reason=errno.errorcode.get(number, str(number)))
+
+
+def _attribute(message: bytes, offset: int, wanted: int, form: str) -> int | None:
+    """The value of a netlink attribute, None when it is not there."""
+    needed = 4 + struct.calcsize(form)
+    while offset + 4 <= len(message):
+        size, name = struct.unpack_from("=HH", message, offset)
+        if size < 4:
+            return None
+        if name == wanted and size >= needed and offset + needed <= len(message):
+            return int(struct.unpack_from(form, message, offset + 4)[0])
+        offset += (size + 3) & ~3
+    return None
 
 
 def _text(address: Address) -> str:

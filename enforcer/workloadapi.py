@@ -15,6 +15,7 @@ import grpc
 
 from enforcer import jwtapi, x509api
 from enforcer.admission import SDS_PREFIX, Admission, Identities, SecurityHeader
+from enforcer.order import Order
 from enforcer.workloadfront import Front
 from mesh.problems import Invalid, Problem, Unavailable
 from mesh.proto import workload_pb2 as pb
@@ -27,8 +28,8 @@ _REFLECTION_PREFIX = "/grpc.reflection.v1alpha.ServerReflection/"
 class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
     """The service at the socket."""
 
-    def __init__(self, identities: Identities, path: pathlib.Path, private: pathlib.Path) -> None:
-        self._front = Front(path, private)
+    def __init__(self, identities: Identities, path: pathlib.Path, private: pathlib.Path, order: Order) -> None:
+        self._front = Front(path, private, order)
         self._admission = Admission(identities, self._front)
         self._server: grpc.aio.Server | None = None
 

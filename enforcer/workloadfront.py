@@ -16,24 +16,35 @@ import pathlib
 import select
 import socket
 import struct
+import time
 import urllib.parse
 from collections import Counter
 
+import structlog
+
+from enforcer.order import End, Order, end_of
 from enforcer.process import read_stat
-from mesh.problems import Forbidden, Problem
+from enforcer.sockdiag import SockDiag
+from mesh.problems import Forbidden, Problem, Unavailable
 from mesh.settings import check_socket_path
 
 _SO_PEERPIDFD = 77
 _UCRED = struct.Struct("3i")
 MAX_CONNECTIONS_PER_USER = 256
 _CHUNK = 65536
+_BACKLOG = 512
+# how often the host's execs are heard of at most
+_HEAR_EVERY_S = 0.01
+# how long to wait when there are no descriptors for another connection
+_AGAIN_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """The process that connected. ``pidfd`` cannot come to mean another process; ``start`` is in clock ticks.
 
-    ``layout`` is what it was when the connection was accepted: every exec draws another (ADR 3).
+    ``layout`` is what it was when the connection was accepted: every exec draws another (ADR 3). ``inode`` is that of
+    its end of the connection, None when the kernel does not tell.
     """
 
     pid: int
@@ -42,6 +53,7 @@ class Caller:
     start: int
     layout: tuple[int, ...]
     pidfd: int
+    inode: int | None
 
     @property
     def is_alive(self) -> bool:
@@ -54,13 +66,17 @@ class Caller:
 class Front:
     """Accepts at a public path, and splices to a private one under names that stand for callers."""
 
-    def __init__(self, path: pathlib.Path, private: pathlib.Path) -> None:
+    def __init__(self, path: pathlib.Path, private: pathlib.Path, order: Order) -> None:
         check_socket_path(path)
-        self._path, self._private = path, private
+        self._path, self._private, self._order = path, private, order
+        self._diag = SockDiag()
         self._numbers = itertools.count()
         self._callers: dict[str, Caller] = {}
         self._connections: Counter[int] = Counter()
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._since = 0
+        self._spliced: set[asyncio.Task[None]] = set()
+        self._log = structlog.get_logger()
 
     def prepare(self) -> str:
         """Make room for the private socket; return its address for gRPC.
@@ -73,15 +89,36 @@ class Front:
         return f"unix:{urllib.parse.quote(str(self._private / 'api'))}"
 
     async def start(self) -> None:
-        """Listen; every user may connect."""
+        """Listen; every user may connect. Nobody has connected yet at a path that is just being made."""
         self._path.unlink(missing_ok=True)
-        self._listener = await asyncio.start_unix_server(self._accept, str(self._path), limit=_CHUNK)
+        self._since = time.monotonic_ns()
+        self._order.read()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.setblocking(False)
+        self._listener.bind(str(self._path))
         self._path.chmod(0o777)
+        self._listener.listen(_BACKLOG)
+        self._listen()
+        self._hear()
+
+    def _listen(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._take_all)
 
     def close(self) -> None:
         """Take no new connections."""
         if self._listener is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._listener)
+            if self._order.watch is not None:
+                loop.remove_reader(self._order.watch)
+                self._order.watch.close()
+                self._order.watch = None
             self._listener.close()
+            self._listener = None
+            for task in self._spliced:
+                task.cancel()
+        self._diag.close()
 
     def remove(self) -> None:
         """Remove both sockets."""
@@ -101,23 +138,73 @@ class Front:
         for left in self._private.iterdir():
             left.unlink(missing_ok=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Splice one connection to the private socket, under a name that stands for its caller.
+    def _hear(self) -> None:
+        """Listen for the next exec; whoever connects after it was heard of began after it."""
+        watch = self._order.watch
+        if watch is None or self._listener is None:
+            return
+        loop = asyncio.get_running_loop()
 
-        A user who holds too many connections is hung up on: they take this process's descriptors.
-        """
-        found: socket.socket = writer.get_extra_info("socket")
+        def heard() -> None:
+            assert watch is not None
+            loop.remove_reader(watch)
+            self._take_all()
+            loop.call_later(_HEAR_EVERY_S, self._hear)
+
+        loop.add_reader(watch, heard)
+
+    def _take_all(self) -> None:
+        """Accept until nobody waits; who comes after that moment began after it."""
+        while self._listener is not None:
+            before = time.monotonic_ns()
+            try:
+                found, _ = self._listener.accept()
+            except BlockingIOError:
+                # heard of before it is forgotten: those who still hold a connection may be among them
+                self._order.read()
+                self._order.nobody_waits(before)
+                self._since = before
+                return
+            except OSError as err:
+                self._log.warning("no caller can be accepted", reason=err.strerror)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener)
+                loop.call_later(_AGAIN_S, self._listen)
+                return
+            self._take(found)
+
+    def _take(self, found: socket.socket) -> None:
+        """Take one connection. A user who holds too many is hung up on: they take this process's descriptors."""
         try:
-            caller = read_caller(found)
+            caller = read_caller(found, self._diag)
         except (OSError, Problem):
             # gone before it could be looked at
-            writer.close()
+            found.close()
             return
         if self._connections[caller.uid] >= MAX_CONNECTIONS_PER_USER:
             os.close(caller.pidfd)
-            writer.close()
+            found.close()
             return
         self._connections[caller.uid] += 1
+        task = asyncio.get_running_loop().create_task(
+            self._serve(found, caller, is_doubtful=self._order.take(caller, self._since))
+        )
+        self._spliced.add(task)
+        task.add_done_callback(self._spliced.discard)
+
+    async def _serve(self, found: socket.socket, caller: Caller, *, is_doubtful: bool) -> None:
+        """Serve one caller; one of whom nobody can say as what it began the connection has to begin it again."""
+        try:
+            with found, contextlib.suppress(OSError, Problem):
+                if not is_doubtful or await asyncio.to_thread(end_of, caller) is End.OWN:
+                    await self._splice(found, caller)
+        finally:
+            self._order.leave(caller)
+            self._connections[caller.uid] -= 1
+            os.close(caller.pidfd)
+
+    async def _splice(self, found: socket.socket, caller: Caller) -> None:
+        """Splice a connection to the private socket, under a name that stands for its caller."""
         name = str(self._private / f"c{next(self._numbers)}")
         inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -125,22 +212,22 @@ class Front:
             inner.setblocking(False)
             await asyncio.get_running_loop().sock_connect(inner, str(self._private / "api"))
             self._callers[name] = caller
-            back_reader, back_writer = await asyncio.open_unix_connection(sock=inner)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_pump(reader, back_writer))
-                tasks.create_task(_pump(back_reader, writer))
-        except OSError:
-            inner.close()
+            reader, writer = await asyncio.open_unix_connection(sock=found.dup(), limit=_CHUNK)
+            try:
+                back_reader, back_writer = await asyncio.open_unix_connection(sock=inner, limit=_CHUNK)
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(_pump(reader, back_writer))
+                    tasks.create_task(_pump(back_reader, writer))
+            finally:
+                writer.close()
         finally:
-            writer.close()
-            self._connections[caller.uid] -= 1
+            inner.close()
             self._callers.pop(name, None)
-            os.close(caller.pidfd)
             with contextlib.suppress(OSError):
                 os.unlink(name)  # noqa: PTH108  one system call
 
 
-def read_caller(sock: socket.socket) -> Caller:
+def read_caller(sock: socket.socket, diag: SockDiag) -> Caller:
     """Who connected: SO_PEERPIDFD where the kernel has it, else pidfd_open with the start time read twice.
 
     Raises Forbidden or NotFound LM3401, OSError when the process is gone.
@@ -151,15 +238,19 @@ def read_caller(sock: socket.socket) -> Caller:
     except OSError:
         before = read_stat(pid).start
         pidfd = os.pidfd_open(pid)
+    inode = None
     try:
         os.set_inheritable(pidfd, False)
         stat = read_stat(pid)
         if before not in {None, stat.start}:
             raise Forbidden("LM3401", pid=pid)
+        # unix_diag is a module that a kernel may lack
+        with contextlib.suppress(Unavailable):
+            inode = diag.find_peer(os.fstat(sock.fileno()).st_ino)
     except (OSError, Problem):
         os.close(pidfd)
         raise
-    return Caller(pid=pid, uid=uid, gid=gid, start=stat.start, layout=stat.layout, pidfd=pidfd)
+    return Caller(pid=pid, uid=uid, gid=gid, start=stat.start, layout=stat.layout, pidfd=pidfd, inode=inode)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Mapping
 
 from enforcer import control, guard
+from enforcer.execwatch import ExecWatch
 from enforcer.holders import is_complete
 from enforcer.process import read_process
 from enforcer.sockdiag import SockDiag
 from limen import attacks
 from limen.checks.result import Result, failed, passed, warned
-from mesh.problems import Problem
+from mesh.problems import Problem, Unavailable
 from mesh.settings import MAX_SOCKET_PATH_BYTES
 
 _ROOMS = ("mesh", "ca", "policyengine", "audit", "enforcer", "learner")
@@ -68,7 +69,14 @@ def state(folder: pathlib.Path) -> list[Result]:
 def kernel() -> list[Result]:
     """What the kernel lets the agent find out about processes and sockets."""
     group = "attestation"
-    return [_sock_diag(group), _peer_pidfd(group), _layout(group), _randomisation(group), _holders(group)]
+    return [
+        _sock_diag(group),
+        _peer_pidfd(group),
+        _execs(group),
+        _layout(group),
+        _randomisation(group),
+        _holders(group),
+    ]
 
 
 def _sock_diag(group: str) -> Result:
@@ -92,6 +100,18 @@ def _peer_pidfd(group: str) -> Result:
         except OSError:
             return passed(group, "callers of agent.sock: pidfd_open, start time read twice (the kernel is before 6.5)")
     return passed(group, "callers of agent.sock are held by a pidfd of the kernel's (SO_PEERPIDFD)")
+
+
+def _execs(group: str) -> Result:
+    try:
+        ExecWatch().close()
+    except Unavailable as problem:
+        text = (
+            "callers of agent.sock that keep their connection through an exec are not always noticed: "
+            f"{problem.facts['reason']}"
+        )
+        return warned(group, text, problem.code, problem.help)
+    return passed(group, "every exec on this host is heard of (CN_PROC)")
 
 
 def _layout(group: str) -> Result:

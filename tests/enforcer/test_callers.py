@@ -13,6 +13,7 @@ from audit.spool import Spool
 from enforcer.callers import Callers
 from enforcer.delivery import Delivery
 from enforcer.identity import Identity
+from enforcer.order import Order
 from enforcer.process import read_stat
 from enforcer.workload import Feed, Ports, Workload
 from enforcer.workloadfront import Caller
@@ -30,7 +31,13 @@ NAME = "spiffe://corp.test/ns/web/sa/front"
 def caller(pid: int) -> Caller:
     stat = read_stat(pid)
     return Caller(
-        pid=pid, uid=os.getuid(), gid=os.getgid(), start=stat.start, layout=stat.layout, pidfd=os.pidfd_open(pid)
+        pid=pid,
+        uid=os.getuid(),
+        gid=os.getgid(),
+        start=stat.start,
+        layout=stat.layout,
+        pidfd=os.pidfd_open(pid),
+        inode=None,
     )
 
 
@@ -55,6 +62,7 @@ class Setting:
             clock=self.clock,
             source="agent:n",
             trust_domain="corp.test",
+            order=Order(None),
         )
 
     async def issue_jwts(self, asks: list[pb.JwtAsk]) -> list[pb.IssuedJwt]:

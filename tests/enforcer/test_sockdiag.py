@@ -1,4 +1,5 @@
 import os
+import pathlib
 import socket
 import threading
 
@@ -52,3 +53,16 @@ def test_questions_from_many_threads_get_their_own_answers(diag: SockDiag) -> No
         for client in clients:
             client.close()
         assert wrong == []
+
+
+def test_a_unix_sockets_other_end_is_found_by_its_inode(diag: SockDiag, tmp_path: pathlib.Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        client.connect(str(tmp_path / "s"))
+        accepted, _ = server.accept()
+        with accepted:
+            inode = os.fstat(accepted.fileno()).st_ino
+            assert diag.find_peer(inode) == os.fstat(client.fileno()).st_ino
+    with pytest.raises(NotFound, match="LM3410"):
+        diag.find_peer(inode)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from enforcer.budget import MAX_STREAMS
 from enforcer.identity import Identity
 from enforcer.jwtsvids import HeldJwt
+from enforcer.order import Order
 from enforcer.workloadapi import WorkloadApi
 from enforcer.workloadfront import MAX_CONNECTIONS_PER_USER, Caller
 from mesh.bundle import TrustBundle
@@ -102,7 +103,7 @@ class Served:
 async def served(folder: pathlib.Path, provider: Provider | None = None) -> AsyncIterator[Served]:
     provider = provider or Provider()
     path = folder / "agent.sock"
-    found = Served(provider, WorkloadApi(provider, path, folder / "api"), path)
+    found = Served(provider, WorkloadApi(provider, path, folder / "api", Order(None)), path)
     await found.api.start()
     try:
         yield found

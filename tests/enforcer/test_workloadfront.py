@@ -1,10 +1,17 @@
+import asyncio
 import os
 import pathlib
+import select
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 
 import pytest
 
 from enforcer import workloadfront
+from enforcer.order import Order, open_watch
+from enforcer.sockdiag import SockDiag
 from enforcer.workloadfront import read_caller
 from mesh.problems import Forbidden, Invalid
 
@@ -18,22 +25,32 @@ class OldKernel(socket.socket):
         return super().getsockopt(level, option) if size is None else super().getsockopt(level, option, size)
 
 
+@pytest.fixture
+def diag() -> Iterator[SockDiag]:
+    found = SockDiag()
+    yield found
+    found.close()
+
+
 def pair(kind: type[socket.socket]) -> tuple[socket.socket, socket.socket]:
     ours, theirs = socket.socketpair()
     return kind(fileno=ours.detach()), theirs
 
 
 @pytest.mark.parametrize("kind", [socket.socket, OldKernel], ids=["peerpidfd", "pidfd-open"])
-def test_the_kernel_says_who_connected(kind: type[socket.socket]) -> None:
+def test_the_kernel_says_who_connected(kind: type[socket.socket], diag: SockDiag) -> None:
     ours, theirs = pair(kind)
     with ours, theirs:
-        found = read_caller(ours)
+        found = read_caller(ours, diag)
         assert (found.pid, found.uid, found.gid, found.is_alive) == (os.getpid(), os.getuid(), os.getgid(), True)
         assert not os.get_inheritable(found.pidfd)
+        assert found.inode == os.fstat(theirs.fileno()).st_ino
         os.close(found.pidfd)
 
 
-def test_on_an_old_kernel_another_process_with_the_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_an_old_kernel_another_process_with_the_number_is_refused(
+    monkeypatch: pytest.MonkeyPatch, diag: SockDiag
+) -> None:
     real, calls = workloadfront.read_stat, []
 
     class Later:
@@ -47,10 +64,59 @@ def test_on_an_old_kernel_another_process_with_the_number_is_refused(monkeypatch
     before = os.listdir("/proc/self/fd")
     ours, theirs = pair(OldKernel)
     with ours, theirs, pytest.raises(Forbidden):
-        read_caller(ours)
+        read_caller(ours, diag)
     assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_path_that_is_too_long_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(Invalid, match="LM5001"):
-        workloadfront.Front(tmp_path / ("x" * 120), tmp_path)
+        workloadfront.Front(tmp_path / ("x" * 120), tmp_path, Order(None))
+
+
+# connects the moment it begins and leaves its end open to what it might execute, as Envoy and curl do
+HASTY = """
+import os, socket, sys
+for tries in range(1, 20):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.set_inheritable(True)
+    sock.connect(sys.argv[1])
+    sock.send(b"hello")
+    try:
+        answer = sock.recv(5)
+    except OSError:
+        answer = b""
+    if answer:
+        print(tries, answer.decode())
+        break
+"""
+
+
+@pytest.mark.root
+def test_a_hasty_program_has_to_connect_again_and_then_is_served(tmp_path: pathlib.Path) -> None:
+    watch = open_watch(lambda reason: None)
+    if watch is None:
+        pytest.skip("execs are told to root in the first namespaces alone")
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.read(5))
+        writer.close()
+
+    async def run() -> list[bytes]:
+        front = workloadfront.Front(tmp_path / "s", tmp_path / "p", Order(watch))
+        front.prepare()
+        server = await asyncio.start_unix_server(echo, str(tmp_path / "p" / "api"))
+        await front.start()
+        process = subprocess.Popen(  # noqa: ASYNC220  the loop must not run meanwhile
+            [sys.executable, "-S", "-c", HASTY, str(tmp_path / "s")], stdout=subprocess.PIPE
+        )
+        # the loop does not run, and so hears of nothing, until the program has connected
+        found = select.poll()
+        found.register(front._listener, select.POLLIN)
+        assert found.poll(10_000)
+        out, _ = await asyncio.to_thread(process.communicate)
+        front.close()
+        server.close()
+        front.remove()
+        return out.split()
+
+    assert asyncio.run(run()) == [b"2", b"hello"]
