@@ -1,95 +1,207 @@
-"""What an X.509-SVID costs: `python -m benchmarks.issuance [COUNT]`.
+"""What an SVID costs in process: `python benchmarks/issuance.py [--count N] [--rounds N] [--save]`.
 
-Each step by itself and all of them together, in this process, by CPU time: issues a second on one core. The last
-row adds the durable record of the serial number, one transaction a certificate, by the wall clock.
+Everything that is part of issuing, in batches as the server gets them: the public key is read, the identity found
+among a thousand rules by eight facts, the leaf minted, checked, and its serial number recorded durably with one
+transaction a batch; every ask has a key and an identity of its own. JWT-SVIDs alike, without a key. CPU time of this
+process, one core; each round runs `openssl speed` first, and the ratio to that is of the same round. One more row adds
+the records in the audit log.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import pathlib
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from ca import issuance, keys, mint
-from ca.authority import Authority, open_authority
-from ca.registration import IdentityRule, RuleSet, Selector
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from audit.log import Log
+from audit.record import record, to_bytes
+from benchmarks.speed import Limit, openssl_speed, save
+from ca.authority import Authority, JwtOrder, open_authority
+from ca.issuance import IssuedSvid, WorkloadAsk, entitle, issue_workloads
+from ca.keys import new_key, spki_der
+from ca.mint import mint_svid
+from ca.registration import Entitlement, IdentityRule, RuleSet, Selector
+from mesh.clock import format_time
 from mesh.database import open_database, sqlite_url
 from mesh.spiffe import SpiffeId, TrustDomain
 from mesh.wrapping import WrappingKey
-from mesh.x509svid import verify_x509_svid
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 DOMAIN = TrustDomain("bench.test")
-WEB = SpiffeId.parse("spiffe://bench.test/ns/shop/sa/web")
 HOUR = dt.timedelta(hours=1)
-ROUNDS = 3
+BATCH = 500
+RULES = 1000
+X509_BUDGET, JWT_BUDGET = 7_000, 20_000
+AUDIENCE = ("spiffe://bench.test/ns/shop/sa/db",)
 
 
 def rules(count: int) -> RuleSet:
-    """Rules for that many users."""
+    """Rules for that many users, each with two selectors and a template."""
     return RuleSet(
         rules=tuple(
-            IdentityRule(id=f"r{place}", match=(Selector.parse("unix:uid", str(place)),), spiffe_id="/user/{unix:uid}")
+            IdentityRule(
+                id=f"r{place}",
+                match=(Selector.parse("unix:uid", str(place)), Selector.parse("unix:path", "/opt/shop/*")),
+                spiffe_id="/ns/shop/user/{unix:uid}",
+            )
             for place in range(count)
         )
     )
 
 
-def rate(step: Callable[[], object], count: int, clock: Callable[[], float] = time.process_time) -> float:
-    """How often a second a step runs: the best of several rounds."""
-    best = float("inf")
-    for _ in range(ROUNDS):
-        begin = clock()
-        for _ in range(count):
-            step()
-        best = min(best, clock() - begin)
-    return count / best
+def facts(place: int) -> dict[str, tuple[str, ...]]:
+    """What an agent attests of a process."""
+    return {
+        "unix:uid": (str(place % RULES),),
+        "unix:gid": ("1000",),
+        "unix:user": (f"u{place % RULES}",),
+        "unix:group": ("shop",),
+        "unix:path": ("/opt/shop/bin/service",),
+        "unix:basename": ("service",),
+        "unix:sha256": ("ab" * 32,),
+        "node:id": ("n1",),
+    }
 
 
-def row(name: str, found: float) -> None:
-    print(f"{name:44} {found:10,.0f}/s {1e6 / found:9,.1f} us")
+def batches(count: int, moment: Callable[[], dt.datetime]) -> Iterator[tuple[range, dt.datetime]]:
+    for begin in range(0, count, BATCH):
+        yield range(begin, min(begin + BATCH, count)), moment()
 
 
-def steps(authority: Authority, count: int) -> None:
-    spki = keys.spki_der(keys.new_key().public_key())
-    public = keys.parse_spki(spki)
-    bundles = {DOMAIN: authority.bundle}
-    leaf = mint.mint_svid(WEB, public, authority.issuer, serial=1 << 120, now=NOW, life=HOUR)
-    chain = (leaf, *authority.intermediates)
-    row("read the public key", rate(lambda: keys.parse_spki(spki), count))
-    for size in (10, 1000):
-        found = rules(size)
-        facts = {"unix:uid": (str(size - 1),)}
-        row(f"entitle by {size} rules", rate(lambda f=found, x=facts: f.entitle(x, DOMAIN), max(count // 10, 50)))  # type: ignore[misc]
-    row(
-        "mint",
-        rate(lambda: mint.mint_svid(WEB, public, authority.issuer, serial=1 << 120, now=NOW, life=HOUR), count),
-    )
-    row("verify our own work", rate(lambda: verify_x509_svid(chain, bundles, NOW), count))
+class Bench:
+    """An authority of its own, with asks that are made beforehand: their keys are the workloads' work."""
 
-    def issue() -> object:
-        return issuance.issue_workload(
-            authority, rules_of_ten, facts={"unix:uid": ("9",)}, spki=spki, node="n1", now=NOW
+    def __init__(self, folder: pathlib.Path, count: int) -> None:
+        self.count = count
+        self.engine = open_database(sqlite_url(folder / "ca.db"))
+        self.authority: Authority = open_authority(
+            self.engine, WrappingKey(b"w" * 32, beside_state=False), trust_domain=DOMAIN, now=NOW
         )
+        self.rules = rules(RULES)
+        self.log = Log.open(folder / "audit", key=Ed25519PrivateKey.generate(), origin="bench.test/audit")
+        spkis = [spki_der(new_key().public_key()) for _ in range(count)]
+        self.asks = [WorkloadAsk(facts=facts(place), spki=spki) for place, spki in enumerate(spkis)]
+        self._at = NOW
 
-    rules_of_ten = rules(10)
-    row("issue, all steps, CPU time", rate(issue, count))
-    row("issue, all steps, wall clock", rate(issue, count, time.perf_counter))
+    def moment(self) -> dt.datetime:
+        """The time goes on, as it does between batches."""
+        self._at += dt.timedelta(milliseconds=70)
+        return self._at
+
+    def x509(self) -> None:
+        """Issue them all."""
+        for places, now in batches(self.count, self.moment):
+            asks = self.asks[places.start : places.stop]
+            found = issue_workloads(self.authority, self.rules, asks, node="n1", now=now)
+            assert all(isinstance(item, IssuedSvid) for item in found)
+
+    def logged(self) -> None:
+        """The same with a record of each in the audit log, as the server writes them."""
+        for places, now in batches(self.count, self.moment):
+            asks = self.asks[places.start : places.stop]
+            records = []
+            for item in issue_workloads(self.authority, self.rules, asks, node="n1", now=now):
+                assert isinstance(item, IssuedSvid)
+                made = record(
+                    "issuance",
+                    now=now,
+                    random=item.serial.to_bytes(16, "big")[-10:],
+                    source="server:bench.test",
+                    actor="n1",
+                    spiffe_id=str(item.spiffe_id),
+                    serial=f"{item.serial:x}",
+                    sha256="ab" * 32,
+                    rule="r1",
+                    not_after=format_time(item.not_after),
+                )
+                records.append(to_bytes(made))
+            self.log.append(records)
+
+    def jwt(self) -> None:
+        """Sign as many tokens."""
+        for places, now in batches(self.count, self.moment):
+            orders = []
+            for ask in self.asks[places.start : places.stop]:
+                found = entitle(self.rules, ask.facts, DOMAIN)
+                assert isinstance(found, Entitlement)
+                orders.append(
+                    JwtOrder(
+                        spiffe_id=found.spiffe_id,
+                        audiences=AUDIENCE,
+                        life=dt.timedelta(minutes=5),
+                        node="n1",
+                        rule=found.rule,
+                    )
+                )
+            self.authority.sign_jwts(orders, now=now)
+
+    def by_builder(self) -> None:
+        """Mint by the library's builder alone, for comparison: nothing read, found, checked or recorded."""
+        public_key = new_key().public_key()
+        name = SpiffeId.parse("spiffe://bench.test/ns/shop/user/1")
+        for serial in range(1, self.count + 1):
+            mint_svid(name, public_key, self.authority.issuer, serial=serial, now=NOW, life=HOUR)
 
 
-def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+def rate(work: Callable[[], None], count: int) -> float:
+    """How many a second, by this process's CPU time."""
+    begin = time.process_time()
+    work()
+    return count / (time.process_time() - begin)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    names = ("x509", "x509_logged", "jwt", "builder_alone")
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    limits: list[Limit] = []
     with tempfile.TemporaryDirectory() as folder:
-        engine = open_database(sqlite_url(pathlib.Path(folder) / "ca.db"))
-        authority = open_authority(engine, WrappingKey(b"w" * 32, beside_state=False), trust_domain=DOMAIN, now=NOW)
-        steps(authority, count)
-        engine.dispose()
+        bench = Bench(pathlib.Path(folder), options.count)
+        work = (bench.x509, bench.logged, bench.jwt, bench.by_builder)
+        for _ in range(options.rounds):
+            limit = openssl_speed()
+            if limit is not None:
+                limits.append(limit)
+            for name, step in zip(names, work, strict=True):
+                rates[name].append(rate(step, options.count))
+        bench.log.close()
+        bench.engine.dispose()
+    found: dict[str, object] = {"count": options.count, "batch": BATCH, "rounds": options.rounds}
+    best_limit = Limit(max(item.sign for item in limits), max(item.verify for item in limits)) if limits else None
+    if best_limit is not None:
+        found["openssl"] = {"sign_per_s": best_limit.sign, "verify_per_s": best_limit.verify}
+        print(f"openssl speed, P-256: {best_limit.sign:,.0f} signatures/s, {best_limit.verify:,.0f} verifications/s")
+    for name in names:
+        best = max(rates[name])
+        row: dict[str, object] = {"per_s": round(best), "median_per_s": round(statistics.median(rates[name]))}
+        text = f"{name:16} {best:9,.0f}/s {1e6 / best:8.1f} us   median {statistics.median(rates[name]):9,.0f}/s"
+        if limits:
+            bound = [item.sign if name in {"jwt", "builder_alone"} else item.both for item in limits]
+            ratio = statistics.median(each / top for each, top in zip(rates[name], bound, strict=True))
+            row["of_the_limit"] = round(ratio, 3)
+            text += f"   {ratio:5.0%} of the limit"
+        found[name] = row
+        print(text)
+    is_met = {"x509": max(rates["x509"]) >= X509_BUDGET, "jwt": max(rates["jwt"]) >= JWT_BUDGET}
+    for name, budget in (("x509", X509_BUDGET), ("jwt", JWT_BUDGET)):
+        print(f"budget {name}: {budget:,}/s: {'met' if is_met[name] else 'missed'}")
+    if options.save:
+        save("issuance", {**found, "budgets": {"x509": X509_BUDGET, "jwt": JWT_BUDGET}, "met": is_met})
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -96,7 +96,7 @@ def issue_workloads(
     for ask in asks:
         try:
             # (1)
-            keys.parse_leaf_key(ask.spki, leaf_algorithms)
+            keys.check_leaf_key(ask.spki, leaf_algorithms)
         except Problem as problem:
             answers.append(problem)
             continue

@@ -11,7 +11,7 @@ import dataclasses
 import datetime as dt
 import json
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -26,6 +26,7 @@ MIN_RSA_BITS = 2048
 _CURVES: dict[str, Algorithm] = {"secp256r1": "ES256", "secp384r1": "ES384"}
 _JSON = json.JSONEncoder(separators=(",", ":")).encode
 _SHA256, _SHA384 = ec.ECDSA(hashes.SHA256()), ec.ECDSA(hashes.SHA384())
+_CURVES_OF = {"ES256": (32, _SHA256), "ES384": (48, _SHA384)}
 _PKCS1 = padding.PKCS1v15()
 _PSS = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS.DIGEST_LENGTH)
 
@@ -60,11 +61,14 @@ class JwtSigner:
         return (data + b"." + _base64url(self._signature(data))).decode("ascii")
 
     def _signature(self, data: bytes) -> bytes:
-        if isinstance(self.key, rsa.RSAPrivateKey):
-            return self.key.sign(data, _PSS if self.algorithm == "PS256" else _PKCS1, hashes.SHA256())
+        # the algorithm is the key's own: that was held when this was made, and a look at the type costs more
+        if self.algorithm not in _CURVES_OF:
+            key: Any = self.key
+            return bytes(key.sign(data, _PSS if self.algorithm == "PS256" else _PKCS1, hashes.SHA256()))
         # RFC 7518 §3.4: both numbers, as long as the curve's order
-        size, scheme = (32, _SHA256) if self.algorithm == "ES256" else (48, _SHA384)
-        first, second = decode_dss_signature(self.key.sign(data, scheme))
+        size, scheme = _CURVES_OF[self.algorithm]
+        curve: Any = self.key
+        first, second = decode_dss_signature(curve.sign(data, scheme))
         return first.to_bytes(size, "big") + second.to_bytes(size, "big")
 
 
@@ -101,7 +105,7 @@ def mint_jwt_svid(
     if not spiffe_id.path:
         raise ValueError("a workload's SPIFFE ID has a path")
     named = list(dict.fromkeys(audiences))
-    if not named or not all(named):
+    if not named or "" in named:
         raise Invalid("LM1270")
     # (2)
     end = now + life if signer.not_after is None else min(now + life, signer.not_after)

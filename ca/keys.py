@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Collection
+import functools
+from collections.abc import Callable, Collection
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,6 +22,9 @@ _SPKI_BYTES = 91
 # SubjectPublicKeyInfo of P-256 up to the coordinates (RFC 5480 §2)
 _P256_SPKI = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 _P256 = ec.SECP256R1()
+# FIPS 186-4 §D.1.2.3
+_P = 2**256 - 2**224 + 2**192 + 2**96 - 1
+_B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 _MAX_SPKI_BYTES = 4096
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | mldsa.MLDSA65PrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | mldsa.MLDSA65PublicKey
@@ -93,11 +97,16 @@ class SigningKey:
 
     def sign(self, data: bytes) -> bytes:
         """Sign what a certificate says (its TBS part): the bytes that stand in the certificate's signature."""
-        if isinstance(self.key, mldsa.MLDSA65PrivateKey):
-            return self.key.sign(data)
-        if isinstance(self.key, rsa.RSAPrivateKey):
-            return self.key.sign(data, padding.PKCS1v15(), hashes.SHA256())
-        return self.key.sign(data, ec.ECDSA(hash_for(self.key) or hashes.SHA256()))
+        return self.signer()(data)
+
+    def signer(self) -> Callable[[bytes], bytes]:
+        """What `sign` does with this kind of key, for who signs many times."""
+        key = self.key
+        if isinstance(key, mldsa.MLDSA65PrivateKey):
+            return key.sign
+        if isinstance(key, rsa.RSAPrivateKey):
+            return functools.partial(key.sign, padding=padding.PKCS1v15(), algorithm=hashes.SHA256())
+        return functools.partial(key.sign, signature_algorithm=ec.ECDSA(hash_for(key) or hashes.SHA256()))
 
 
 def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
@@ -215,6 +224,22 @@ def parse_leaf_key(data: bytes, allowed: Collection[KeyAlgorithm]) -> PublicKey:
     if not fits or spki_der(key) != data:
         raise Invalid("LM1203")
     return key
+
+
+def check_leaf_key(data: bytes, allowed: Collection[KeyAlgorithm]) -> None:
+    """Check the public key that an SVID is asked for, as `parse_leaf_key` does, without making a key of it.
+
+    A P-256 key in its one form is a point on the curve (SEC 1 §3.2.2.1): both coordinates below p, y² = x³ - 3x + b;
+    the curve's cofactor is 1. Only public numbers are looked at.
+
+    Raises Invalid LM1203.
+    """
+    if len(data) != _SPKI_BYTES or not data.startswith(_P256_SPKI) or KeyAlgorithm.P256 not in allowed:
+        parse_leaf_key(data, allowed)
+        return
+    x, y = int.from_bytes(data[27:59], "big"), int.from_bytes(data[59:], "big")
+    if x >= _P or y >= _P or (y * y - (x * x - 3) * x - _B) % _P:
+        raise Invalid("LM1203")
 
 
 def spki_der(key: PublicKey) -> bytes:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import hashlib
+from collections.abc import Callable
 
 from cryptography import x509
 
@@ -17,8 +19,8 @@ from ca.keys import SigningKey
 from ca.mint import Issuer, window_under
 from mesh.spiffe import SpiffeId
 
-_YEARS_OF_UTC_TIME = range(1950, 2050)  # RFC 5280 §4.1.2.5
-_MAX_SERIAL_BITS = 159
+_FIRST_YEAR, _YEAR_AFTER = 1950, 2050  # of UTCTime (RFC 5280 §4.1.2.5)
+_SERIALS = 1 << 159
 _MAX_NAMES = 100
 # [0] version v3; the empty subject; the extensions of RFC 5280 §4.2.1 as `mint_svid` asks for them
 _VERSION = bytes.fromhex("a003020102")
@@ -31,19 +33,24 @@ _USES = bytes.fromhex(
     "301d0603551d250416301406082b0601050507030106082b06010505070302"  # both server and client authentication
 )
 _AUTHORITY_KEY_ID = bytes.fromhex("0603551d23")
-_SIZES = tuple(bytes([size]) for size in range(128))
 
 
 def der(tag: int, content: bytes) -> bytes:
     """One value: tag, length in its shortest form, content."""
-    return bytes((tag,)) + _size(len(content)) + content
+    size = len(content)
+    return _TAGS[tag] + (_SIZES[size] if size < _USUAL else _size(size)) + content
 
 
 def _size(size: int) -> bytes:
     if size < 128:
-        return _SIZES[size]
+        return bytes((size,))
     data = size.to_bytes((size.bit_length() + 7) // 8, "big")
     return bytes((0x80 | len(data),)) + data
+
+
+_USUAL = 1024
+_SIZES = tuple(_size(size) for size in range(_USUAL))
+_TAGS = tuple(bytes((tag,)) for tag in range(256))
 
 
 def key_bits(spki: bytes) -> bytes | None:
@@ -80,7 +87,7 @@ class LeafTemplate:
 
     since: dt.datetime
     until: dt.datetime
-    _key: SigningKey = dataclasses.field(repr=False)
+    _sign: Callable[[bytes], bytes] = dataclasses.field(repr=False)
     _algorithm: bytes
     _head: bytes
     _tail: bytes
@@ -98,7 +105,7 @@ class LeafTemplate:
         return cls(
             since=certificate.not_valid_before_utc,
             until=certificate.not_valid_after_utc,
-            _key=key,
+            _sign=key.signer(),
             _algorithm=algorithm,
             _head=algorithm + certificate.subject.public_bytes(),
             _tail=_USES + der(0x30, _AUTHORITY_KEY_ID + der(0x04, above)),
@@ -123,10 +130,9 @@ class LeafTemplate:
         begin, end = window_under(self.since, self.until, now, life)
         bits = spki[26:] if len(spki) == 91 else key_bits(spki)
         fits = (
-            begin.year in _YEARS_OF_UTC_TIME
-            and end.year in _YEARS_OF_UTC_TIME
-            and 0 < serial.bit_length() <= _MAX_SERIAL_BITS
-            and serial > 0
+            begin.year >= _FIRST_YEAR
+            and end.year < _YEAR_AFTER
+            and 0 < serial < _SERIALS
             and len(dns_names) <= _MAX_NAMES
         )
         if not fits or bits is None:
@@ -172,9 +178,10 @@ class LeafTemplate:
         tbs = self.tbs(spiffe_id, spki, serial=serial, now=now, life=life, dns_names=dns_names)
         if tbs is None:
             return None
-        return der(0x30, tbs + self._algorithm + der(0x03, b"\x00" + self._key.sign(tbs)))
+        return der(0x30, tbs + self._algorithm + der(0x03, b"\x00" + self._sign(tbs)))
 
 
+@functools.lru_cache(maxsize=256)
 def _time(moment: dt.datetime) -> bytes:
     """A moment as UTCTime in whole seconds."""
     return b"%02d%02d%02d%02d%02d%02dZ" % (

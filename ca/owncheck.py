@@ -13,7 +13,7 @@ import datetime as dt
 import functools
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -35,7 +35,7 @@ _P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 _P256_BYTES = 91
 _IDENTIFIER = bytes.fromhex("301d0603551d0e04160414")
 _NAMES = bytes.fromhex("0603551d110101ff04")
-_UTC_TIME_HEAD = b"\x17\x0d"
+_TIMES_BYTES = 32
 _UTC_TIME = re.compile(rb"[0-9]{12}Z\Z")
 _MAX_KEPT = 8
 
@@ -66,17 +66,21 @@ class WrongWorkError(AssertionError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Leaf:
-    """A leaf with a P-256 key, cut up. ``same`` are the parts that do not depend on what it is for."""
+class _Model:
+    """A leaf that passed, and what of it every other leaf under the same chain has too.
 
-    same: tuple[bytes, ...]
-    tbs: bytes
-    signature: bytes
-    serial: int
-    times: bytes
-    spki: bytes
-    identifier: bytes
-    names: tuple[tuple[int, bytes], ...]
+    ``front`` stands before the serial number, ``above`` between that and the times, ``middle`` before the key, and
+    ``back`` from the extension after the names up to the signature. ``verify`` raises InvalidSignature.
+    """
+
+    chain: tuple[bytes, ...]
+    signer: x509.Certificate
+    front: bytes
+    above: bytes
+    middle: bytes
+    back: bytes
+    algorithm: bytes
+    verify: Callable[[bytes, bytes], None]
 
 
 class OwnCheck:
@@ -84,7 +88,7 @@ class OwnCheck:
 
     def __init__(self, trust_domain: TrustDomain) -> None:
         self._domain = trust_domain
-        self._models: dict[tuple[bytes, ...], tuple[tuple[bytes, ...], _Leaf, x509.Certificate]] = {}
+        self._models: dict[tuple[bytes, ...], _Model] = {}
         # what was asked last, and passed: all leaves of a batch ask the same
         self._passed: tuple[tuple[bytes, ...], TrustBundle, dt.datetime] | None = None
 
@@ -101,15 +105,14 @@ class OwnCheck:
         """
         # (1)
         model = self._models.get(chain[1:])
-        leaf = _cut(chain[0]) if model is not None else None
-        if model is not None and leaf is not None and self._still_passes(model[0], bundle, now):
+        if model is not None and self._still_passes(model.chain, bundle, now):
             # (2), (3)
-            found = _compare(leaf, model[1], meant, self._domain, now)
-            if found is not None and _is_signed(leaf, model[2], bundle):
+            found = self._compare(chain[0], model, meant, bundle, now)
+            if found is not None:
                 return found
         # (4)
         found = check_in_full(chain, meant, bundle, self._domain, now)
-        self._keep(chain)
+        self._keep(chain, meant)
         return found
 
     def _still_passes(self, chain: tuple[bytes, ...], bundle: TrustBundle, now: dt.datetime) -> bool:
@@ -123,16 +126,68 @@ class OwnCheck:
         self._passed = (chain, bundle, now)
         return True
 
-    def _keep(self, chain: tuple[bytes, ...]) -> None:
-        """Take a leaf that passed as the model, when the certificate above it is the one that signed it."""
-        leaf = _cut(chain[0])
-        if leaf is None or len(chain) < 2:
-            return
-        signer = x509.load_der_x509_certificate(chain[1])
-        if _verifies(leaf, signer):
-            self._models[chain[1:]] = (chain, leaf, signer)
-            if len(self._models) > _MAX_KEPT:
-                del self._models[next(iter(self._models))]
+    def _keep(self, chain: tuple[bytes, ...], meant: Meant) -> None:
+        """Take a leaf that passed as the model."""
+        if len(chain) > 1:
+            model = _model(chain, meant)
+            if model is not None:
+                self._models[chain[1:]] = model
+                if len(self._models) > _MAX_KEPT:
+                    del self._models[next(iter(self._models))]
+
+    def _compare(self, leaf: bytes, model: _Model, meant: Meant, bundle: TrustBundle, now: dt.datetime) -> Found | None:
+        """Steps 2 and 3 of `check`; None when it cannot be said here. EVERY byte of the leaf is looked at."""
+        spki, spiffe_id = meant.spki, meant.spiffe_id
+        if len(spki) != _P256_BYTES or not spki.startswith(_P256):
+            return None
+        if spiffe_id.trust_domain != self._domain or not spiffe_id.path:
+            return None
+        try:
+            # Certificate, TBSCertificate; version, serialNumber
+            begin, end = _open(leaf, 0, 0x30)
+            at, tbs_end = _open(leaf, begin, 0x30)
+            number, number_end = _open(leaf, at + len(model.front), 0x02)
+            serial = int.from_bytes(leaf[number:number_end], "big", signed=True)
+            # signature, issuer; validity; subject; subjectPublicKeyInfo
+            times = number_end + len(model.above)
+            key = times + _TIMES_BYTES + len(model.middle)
+            # [3] extensions: the key's identifier, the names, and what is the same for all
+            outer, outer_end = _open(leaf, key + _P256_BYTES, 0xA3)
+            inside, inside_end = _open(leaf, outer, 0x30)
+            identifier = inside + len(_IDENTIFIER)
+            names, names_end = _open(leaf, identifier + 20, 0x30)
+            # signatureAlgorithm, signatureValue
+            signature, signature_end = _open(leaf, tbs_end + len(model.algorithm), 0x03)
+            is_same = (
+                end == len(leaf) == signature_end
+                and outer_end == inside_end == tbs_end == names_end + len(model.back)
+                and _is_shortest(leaf[number:number_end])
+                and leaf.startswith(model.front, at)
+                and leaf.startswith(model.above, number_end)
+                and leaf.startswith(model.middle, times + _TIMES_BYTES)
+                and leaf.startswith(_IDENTIFIER, inside)
+                and leaf.startswith(model.back, names_end)
+                and leaf.startswith(model.algorithm, tbs_end)
+                and leaf[signature] == 0
+                # what is this leaf's own
+                and serial > 0
+                and leaf.startswith(spki, key)
+                and leaf.startswith(hashlib.sha1(spki[26:], usedforsecurity=False).digest(), identifier)
+                and _are_names(leaf[names:names_end], str(spiffe_id), meant.dns_names)
+            )
+        except (IndexError, ValueError):
+            return None
+        window = _window(leaf[times : times + _TIMES_BYTES])
+        if not is_same or window is None or not window[0] <= now <= window[1] <= meant.end:
+            return None
+        # (3)
+        if any(is_listed(serial, crl, model.signer) for crl in bundle.crls):
+            return None
+        try:
+            model.verify(leaf[signature + 1 : signature_end], leaf[begin:tbs_end])
+        except InvalidSignature:
+            return None
+        return Found(not_after=window[1], serial=serial)
 
 
 def check_in_full(
@@ -158,103 +213,46 @@ def check_in_full(
     return Found(not_after=verified.not_after, serial=verified.serial)
 
 
-def _compare(leaf: _Leaf, model: _Leaf, meant: Meant, trust_domain: TrustDomain, now: dt.datetime) -> Found | None:
-    """Step 2 of `OwnCheck.check`; None when it cannot be said here."""
-    names = ((0x86, str(meant.spiffe_id).encode()), *[(0x82, name.encode()) for name in meant.dns_names])
-    is_meant = (
-        leaf.same == model.same
-        and leaf.spki == meant.spki
-        and leaf.identifier == hashlib.sha1(meant.spki[26:], usedforsecurity=False).digest()
-        and leaf.names == names
-        and meant.spiffe_id.trust_domain == trust_domain
-        and meant.spiffe_id.path != ""
-        and leaf.serial > 0
-        and all(name.isascii() for name in meant.dns_names)
-    )
-    if not is_meant:
+def _model(chain: tuple[bytes, ...], meant: Meant) -> _Model | None:
+    """What later leaves are compared with; None without a P-256 key, or when the next in the chain did not sign it.
+
+    The leaf passed the verifier: it is read here only to find where its parts begin.
+    """
+    leaf, signer = chain[0], x509.load_der_x509_certificate(chain[1])
+    read, key = x509.load_der_x509_certificate(leaf), signer.public_key()
+    if len(meant.spki) != _P256_BYTES or not isinstance(key, ec.EllipticCurvePublicKey):
         return None
-    begin, end = _moment(leaf.times[4:17]), _moment(leaf.times[19:])
-    if begin is None or end is None or not begin <= now <= end <= meant.end:
-        return None
-    return Found(not_after=end, serial=leaf.serial)
-
-
-def _is_signed(leaf: _Leaf, signer: x509.Certificate, bundle: TrustBundle) -> bool:
-    """Step 3 of `OwnCheck.check`."""
-    return not any(is_listed(leaf.serial, crl, signer) for crl in bundle.crls) and _verifies(leaf, signer)
-
-
-def _verifies(leaf: _Leaf, signer: x509.Certificate) -> bool:
-    key, scheme = signer.public_key(), _HASHES.get(leaf.same[0])
-    if not isinstance(key, ec.EllipticCurvePublicKey) or scheme is None:
-        return False
     try:
-        key.verify(leaf.signature, leaf.tbs, scheme)
-    except InvalidSignature:
-        return False
-    return True
-
-
-def _cut(data: bytes) -> _Leaf | None:
-    """Cut a leaf up (RFC 5280 §4.1), None when it is not made as our leaves are: with a P-256 key and in strict DER."""
-    try:
-        # Certificate, TBSCertificate
-        begin, end = _open(data, 0, 0x30)
-        _whole(end, len(data))
-        at, tbs_end = _open(data, begin, 0x30)
-        tbs = data[begin:tbs_end]
-        # [0] version, serialNumber
-        first, version_end = _open(data, at, 0xA0)
-        number, number_end = _open(data, version_end, 0x02)
-        _integer(data[number:number_end])
-        # signature, issuer: the same for all; validity in two UTCTimes; subject
-        _, algorithm_end = _open(data, number_end, 0x30)
-        _, issuer_end = _open(data, algorithm_end, 0x30)
-        _, times_end = _open(data, issuer_end, 0x30)
-        _, subject_end = _open(data, times_end, 0x30)
-        _, spki_end = _open(data, subject_end, 0x30)
-        spki = data[subject_end:spki_end]
-        # [3] extensions: the key's identifier, the names, and what is the same for all
-        outer, outer_end = _open(data, spki_end, 0xA3)
-        _whole(outer_end, tbs_end)
-        inside, inside_end = _open(data, outer, 0x30)
-        _whole(inside_end, tbs_end)
-        identifier_end = inside + len(_IDENTIFIER) + 20
-        names_begin, names_end = _open(data, identifier_end, 0x30)
-        names = _names(data[names_begin:names_end])
-        # signatureAlgorithm, signatureValue
-        _, again_end = _open(data, tbs_end, 0x30)
-        signature, signature_end = _open(data, again_end, 0x03)
-        _whole(signature_end, end)
+        begin, _ = _open(leaf, 0, 0x30)
+        at, tbs_end = _open(leaf, begin, 0x30)
+        _, version_end = _open(leaf, at, 0xA0)
+        _, number_end = _open(leaf, version_end, 0x02)
+        _, algorithm_end = _open(leaf, number_end, 0x30)
+        _, issuer_end = _open(leaf, algorithm_end, 0x30)
+        _, times_end = _open(leaf, issuer_end, 0x30)
+        _, subject_end = _open(leaf, times_end, 0x30)
+        outer, _ = _open(leaf, subject_end + _P256_BYTES, 0xA3)
+        inside, _ = _open(leaf, outer, 0x30)
+        _, names_end = _open(leaf, inside + len(_IDENTIFIER) + 20, 0x30)
     except (IndexError, ValueError):
         return None
-    algorithm = data[number_end:algorithm_end]
-    fits = (
-        len(spki) == _P256_BYTES
-        and spki.startswith(_P256)
-        and data.startswith(_IDENTIFIER, inside)
-        and times_end - issuer_end == 32
-        and data[issuer_end + 2 : issuer_end + 4] == data[issuer_end + 17 : issuer_end + 19] == _UTC_TIME_HEAD
-        and data[tbs_end:again_end] == algorithm
-        and data[signature] == 0
-    )
-    if not fits:
+    algorithm = leaf[number_end:algorithm_end]
+    scheme = _HASHES.get(algorithm)
+    if scheme is None:
         return None
-    return _Leaf(
-        same=(
-            algorithm,
-            data[first - 2 : version_end],
-            data[algorithm_end:issuer_end],
-            data[times_end:subject_end],
-            data[names_end:tbs_end],
-        ),
-        tbs=tbs,
-        signature=data[signature + 1 : signature_end],
-        serial=int.from_bytes(data[number:number_end], "big", signed=True),
-        times=data[issuer_end:times_end],
-        spki=spki,
-        identifier=data[identifier_end - 20 : identifier_end],
-        names=names,
+    try:
+        key.verify(read.signature, read.tbs_certificate_bytes, scheme)
+    except InvalidSignature:
+        return None
+    return _Model(
+        chain=chain,
+        signer=signer,
+        front=leaf[at:version_end],
+        above=leaf[number_end:issuer_end],
+        middle=leaf[times_end:subject_end],
+        back=leaf[names_end:tbs_end],
+        algorithm=algorithm,
+        verify=functools.partial(key.verify, signature_algorithm=scheme),
     )
 
 
@@ -276,34 +274,35 @@ def _open(data: bytes, at: int, tag: int) -> tuple[int, int]:
     return begin, begin + size
 
 
-def _whole(at: int, end: int) -> None:
-    if at != end:
-        raise ValueError("more than what belongs there")
+def _is_shortest(content: bytes) -> bool:
+    """Whether an integer is in its shortest form, and of at most 20 bytes (RFC 5280 §4.1.2.2)."""
+    return 0 < len(content) <= 20 and not (len(content) > 1 and content[0] == 0 and content[1] < 0x80)
 
 
-def _integer(content: bytes) -> None:
-    """An integer in its shortest form, of at most 20 bytes (RFC 5280 §4.1.2.2)."""
-    if not 0 < len(content) <= 20 or (len(content) > 1 and content[0] == 0 and content[1] < 0x80):
-        raise ValueError("no positive integer in its shortest form")
-
-
-def _names(data: bytes) -> tuple[tuple[int, bytes], ...]:
-    """The alternative names of a critical extension, by tag."""
+def _are_names(data: bytes, uri: str, dns_names: tuple[str, ...]) -> bool:
+    """Whether a critical extension has exactly these alternative names: the URI, then the others in this order."""
     if not data.startswith(_NAMES):
-        raise ValueError("no critical names")
-    begin, end = _open(data, len(_NAMES) - 1, 0x04)
-    _whole(end, len(data))
+        return False
+    begin, octets_end = _open(data, len(_NAMES) - 1, 0x04)
     at, end = _open(data, begin, 0x30)
-    _whole(end, len(data))
-    found = []
-    while at < end:
-        tag = data[at]
+    if not end == octets_end == len(data):
+        return False
+    for tag, name in ((0x86, uri), *[(0x82, name) for name in dns_names]):
         content, at = _open(data, at, tag)
-        found.append((tag, data[content:at]))
-    return tuple(found)
+        if not name.isascii() or data[content:at] != name.encode():
+            return False
+    return at == end
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
+def _window(validity: bytes) -> tuple[dt.datetime, dt.datetime] | None:
+    """When a validity of two UTCTimes begins and ends, None when it is none."""
+    if validity[:4] != b"\x30\x1e\x17\x0d" or validity[17:19] != b"\x17\x0d":
+        return None
+    begin, end = _moment(validity[4:17]), _moment(validity[19:])
+    return None if begin is None or end is None else (begin, end)
+
+
 def _moment(text: bytes) -> dt.datetime | None:
     """The moment of a UTCTime in DER (X.690 §11.8), None when it is none."""
     if not _UTC_TIME.match(text):

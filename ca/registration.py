@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import re
 from collections.abc import Mapping
 
@@ -214,19 +215,27 @@ def fill(template: str, facts: Facts, *, is_path: bool) -> str:
     Raises ValueError, with a sentence, for a selector without exactly one value, a value that is no segment, or a
     result that is no host name: what a process is called must never become a wildcard or another name.
     """
-
-    def value(match: re.Match[str]) -> str:
-        found = facts.get(match.group(1), ())
-        if len(found) != 1:
-            raise ValueError(f"{{{match.group(1)}}} has {len(found)} values")
-        if is_path and (not _SEGMENT.match(found[0]) or found[0] in {".", ".."}):
-            raise ValueError(f"{{{match.group(1)}}} is `{found[0][:80]}`, which is no path segment")
-        return found[0]
-
-    filled = TEMPLATE.sub(value, template) if "{" in template else template
+    filled = ""
+    for place, part in enumerate(_parts(template)):
+        # a text and a selector in turn
+        filled += part if place % 2 == 0 else _value(part, facts, is_path=is_path)
     if not is_path and not is_host_name(filled):
         raise ValueError(f"`{filled[:80]}` is no lower-case host name")
     return filled
+
+
+@functools.lru_cache(maxsize=4096)
+def _parts(template: str) -> tuple[str, ...]:
+    return tuple(TEMPLATE.split(template))
+
+
+def _value(name: str, facts: Facts, *, is_path: bool) -> str:
+    found = facts.get(name, ())
+    if len(found) != 1:
+        raise ValueError(f"{{{name}}} has {len(found)} values")
+    if is_path and (not _SEGMENT.match(found[0]) or found[0] in {".", ".."}):
+        raise ValueError(f"{{{name}}} is `{found[0][:80]}`, which is no path segment")
+    return found[0]
 
 
 def is_host_name(text: str) -> bool:

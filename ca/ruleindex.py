@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ca.registration import IdentityRule, Selector
 
-_Key = tuple[str, str]
+_Places = dict[str, int | list[int]]
 
 
 class RuleIndex:
@@ -28,8 +28,9 @@ class RuleIndex:
             # of equally rare ones an exact one before a prefix, a longer value before a shorter one
             return counts[item.name, item.value, item.prefix], item.prefix, -len(item.value)
 
-        self._exact: dict[_Key, int | list[int]] = {}
-        self._prefixes: dict[_Key, int | list[int]] = {}
+        # by the fact's name: most facts of a process are in no rule
+        self._exact: dict[str, _Places] = {}
+        self._prefixes: dict[str, _Places] = {}
         lengths: dict[str, set[int]] = {}
         self._always: list[int] = []
         for place, rule in enumerate(rules):
@@ -37,27 +38,32 @@ class RuleIndex:
             if item is None:
                 self._always.append(place)
             elif item.prefix:
-                _add(self._prefixes, (item.name, item.value), place)
+                _add(self._prefixes.setdefault(item.name, {}), item.value, place)
                 lengths.setdefault(item.name, set()).add(len(item.value))
             else:
-                _add(self._exact, (item.name, item.value), place)
+                _add(self._exact.setdefault(item.name, {}), item.value, place)
         self._lengths = {name: sorted(found) for name, found in lengths.items()}
 
     def candidates(self, facts: Mapping[str, tuple[str, ...]]) -> list[int]:
         """The places of every rule that may match, each once, in the order of the file."""
-        found = set(self._always)
+        found: list[int] = list(self._always)
         for name, values in facts.items():
-            for value in values:
-                _take(found, self._exact.get((name, value)))
-                for length in self._lengths.get(name, ()):
-                    if length > len(value):
-                        break
-                    _take(found, self._prefixes.get((name, value[:length])))
-        return sorted(found)
+            exact = self._exact.get(name)
+            if exact is not None:
+                for value in values:
+                    _take(found, exact.get(value))
+            prefixes = self._prefixes.get(name)
+            if prefixes is not None:
+                for value in values:
+                    for length in self._lengths[name]:
+                        if length > len(value):
+                            break
+                        _take(found, prefixes.get(value[:length]))
+        return found if len(found) < 2 else sorted(set(found))
 
 
 # most values stand for one rule: a list of one for each would cost more than the rule's place
-def _add(index: dict[_Key, int | list[int]], key: _Key, place: int) -> None:
+def _add(index: _Places, key: str, place: int) -> None:
     there = index.get(key)
     if there is None:
         index[key] = place
@@ -67,10 +73,10 @@ def _add(index: dict[_Key, int | list[int]], key: _Key, place: int) -> None:
         index[key] = [there, place]
 
 
-def _take(found: set[int], there: int | list[int] | None) -> None:
+def _take(found: list[int], there: int | list[int] | None) -> None:
     if there is None:
         return
     if isinstance(there, list):
-        found.update(there)
+        found.extend(there)
     else:
-        found.add(there)
+        found.append(there)

@@ -11,6 +11,7 @@ from ca.keys import (
     KeyAlgorithm,
     SigningKey,
     algorithm_of,
+    check_leaf_key,
     generate,
     hash_for,
     key_from_der,
@@ -206,3 +207,43 @@ def test_a_changed_key_is_another_key_in_its_one_form_or_none(place: int, value:
 def test_a_point_that_is_not_on_the_curve_is_no_key(point: bytes) -> None:
     with pytest.raises(Invalid, match="LM1203"):
         parse_leaf_key(SPKI[:27] + point, {KeyAlgorithm.P256})
+
+
+@given(x=st.integers(0, 2**256 - 1), y=st.integers(0, 2**256 - 1), place=st.integers(0, 90), value=st.integers(0, 255))
+def test_a_key_is_checked_as_it_is_read(x: int, y: int, place: int, value: int) -> None:
+    """Points at random, changed points, and points that are on the curve: both say the same."""
+    changed = bytearray(SPKI)
+    changed[place] ^= value
+    numbers = [bytes(changed), SPKI[:27] + x.to_bytes(32, "big") + y.to_bytes(32, "big"), SPKI]
+    if 0 < x < 2**255:
+        numbers.append(spki_der(ec.derive_private_key(x, ec.SECP256R1()).public_key()))
+    for data in numbers:
+        try:
+            parse_leaf_key(data, {KeyAlgorithm.P256})
+        except Invalid:
+            with pytest.raises(Invalid, match="LM1203"):
+                check_leaf_key(data, {KeyAlgorithm.P256})
+        else:
+            check_leaf_key(data, {KeyAlgorithm.P256})
+
+
+P_256 = 2**256 - 2**224 + 2**192 + 2**96 - 1
+
+
+@pytest.mark.parametrize("beyond", [P_256, P_256 + 5], ids=["p", "above-p"])
+def test_a_coordinate_is_below_p(beyond: int) -> None:
+    """x = 5 is on the curve: x = p + 5 is the same point in another form."""
+    for place in (27, 59):
+        data = SPKI[:place] + beyond.to_bytes(32, "big") + SPKI[place + 32 :]
+        for look in (check_leaf_key, parse_leaf_key):
+            with pytest.raises(Invalid, match="LM1203"):
+                look(data, {KeyAlgorithm.P256})
+
+
+@pytest.mark.parametrize("kind", [KeyAlgorithm.P384, KeyAlgorithm.RSA_2048, KeyAlgorithm.ML_DSA_65])
+def test_other_kinds_are_checked_by_reading_them(kind: KeyAlgorithm) -> None:
+    data = spki_der(generate(kind).public_key)
+    check_leaf_key(data, {kind})
+    for refused in (data + b"\x00", SPKI):
+        with pytest.raises(Invalid, match="LM1203"):
+            check_leaf_key(refused, {kind})
