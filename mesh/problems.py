@@ -55,7 +55,7 @@ class Problem(Exception):  # noqa: N818  a Problem is the field's word here; sub
         super().__init__(code)
         self.code = code
         self.span = span
-        self.facts = facts
+        self.facts = {name: sayable(value) if isinstance(value, str) else value for name, value in facts.items()}
 
     @property
     def message(self) -> str:
@@ -166,9 +166,14 @@ def render(code: str, facts: dict[str, object]) -> tuple[str, str]:
     formatter = string.Formatter()
     values = _Facts(facts)
     return (
-        formatter.vformat(found["message"], (), values),
-        formatter.vformat(found["help"], (), values),
+        sayable(formatter.vformat(found["message"], (), values)),
+        sayable(formatter.vformat(found["help"], (), values)),
     )
+
+
+def sayable(text: str) -> str:
+    """A text as UTF-8 can carry it: JSON lets anybody send half of a surrogate pair, and no answer could repeat it."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @contextlib.contextmanager

@@ -39,6 +39,13 @@ def test_a_missing_fact_shows_and_never_fails() -> None:
     assert "a" in Diagnostic(code="LM0001", facts={"command": "{a}"}).message
 
 
+def test_what_no_encoding_carries_is_said_in_another_way() -> None:
+    problem = Invalid("LM0001", command="\ud800é")
+    assert problem.facts == {"command": "\\ud800é"}
+    assert str(problem).encode("utf-8").decode("utf-8") == "LM0001: `\\ud800é` is not part of this version"
+    assert Diagnostic(code="LM0001", facts={"command": "\udfff"}).message.isascii()
+
+
 def test_an_unknown_code_is_a_bug() -> None:
     with pytest.raises(KeyError):
         entry("LM9999")
