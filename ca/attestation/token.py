@@ -81,7 +81,7 @@ def check_token(token: str, key: ec.EllipticCurvePublicKey, now: dt.datetime) ->
     expires, name = claims["exp"], claims["jti"]
     if type(expires) is not int or now.timestamp() >= expires:
         raise Forbidden("LM1208", reason="it has expired")
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name.isascii():
         raise Forbidden("LM1208", reason="its signature or its claims are wrong")
     return _id(name)
 
