@@ -74,7 +74,7 @@ def answer_ocsp(
         serial, algorithm = asked.serial_number, asked.hash_algorithm
         name_hash, key_hash = asked.issuer_name_hash, asked.issuer_key_hash
         extensions = list(asked.extensions)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion):
         return _failed(status.MALFORMED_REQUEST)
     for issuer in issuers:
         if not _is_of(issuer, name_hash, key_hash, algorithm):
@@ -122,5 +122,5 @@ def read_crl(der: bytes) -> x509.CertificateRevocationList:
     """
     try:
         return x509.load_der_x509_crl(der)
-    except (ValueError, UnsupportedAlgorithm) as err:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as err:
         raise Invalid("LM1305") from err

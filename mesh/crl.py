@@ -16,7 +16,17 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
 MAX_CRL_BYTES = 16 << 20
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, CryptographyDeprecationWarning)
+# what the library raises for lists that break its rules; not all of them are ValueErrors
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    InvalidSignature,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    CryptographyDeprecationWarning,
+)
 
 
 def is_listed(serial: int, crl_der: bytes, issuer: x509.Certificate) -> bool:

@@ -8,7 +8,6 @@ SPIFFE document as anybody may have it; the rest is for our own verifiers.
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import json
 import re
@@ -105,7 +104,7 @@ def parse_payload(payload: bytes, trust_domain: TrustDomain) -> TrustState:
             raise Invalid("LM1304", trust_domain=str(trust_domain))
         for crl in crls:
             x509.load_der_x509_crl(crl)
-    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as err:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, x509.InvalidVersion) as err:
         raise Invalid("LM1304", trust_domain=str(trust_domain)) from err
     intermediates = None if pins is None else frozenset(pins)
     return TrustState(bundle=dataclasses.replace(bundle, intermediates=intermediates, crls=crls), revoked=revoked)

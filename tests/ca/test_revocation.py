@@ -92,6 +92,9 @@ def test_a_list_is_fresh_while_it_says_the_same_and_has_half_its_life(
 def test_what_is_no_list_is_refused() -> None:
     with pytest.raises(Invalid, match="LM1305"):
         read_crl(b"0\x00")
+    good = build_crl(ISSUER, [revoked(5)], number=9, now=NOW)
+    with pytest.raises(Invalid, match="LM1305"):
+        read_crl(good.replace(b"\x02\x01\x01", b"\x02\x01\x09", 1))
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,11 @@ def test_a_stale_list_still_counts() -> None:
     assert is_listed(7, crl(PKI.root, 7, stale=True), PKI.root.certificate)
 
 
+def test_a_list_of_an_unknown_version_says_nothing() -> None:
+    changed = crl(PKI.root, 7).replace(b"\x02\x01\x01", b"\x02\x01\x09", 1)
+    assert not is_listed(7, changed, PKI.root.certificate)
+
+
 @pytest.mark.parametrize(
     "found", [b"", b"\x30\x00", b"x" * 100, b"0" * ((16 << 20) + 1)], ids=["empty", "short", "noise", "large"]
 )
