@@ -32,6 +32,13 @@ def answers(message: bytes, asked: bytes, kind: int) -> tuple[list[bytes], bool,
 
     Raises ValueError for what is no answer to this question.
     """
+    try:
+        return _answers(message, asked, kind)
+    except (struct.error, IndexError) as err:
+        raise ValueError("it ends too early") from err
+
+
+def _answers(message: bytes, asked: bytes, kind: int) -> tuple[list[bytes], bool, int]:
     number, flags, questions, count = struct.unpack_from(">4H", message)
     if number != struct.unpack_from(">H", asked)[0] or not flags & 0x8000 or questions != 1:
         raise ValueError("no answer to this question")
@@ -140,7 +147,7 @@ class Resolver:
                     data, is_cut, status = await _by_udp(server, asked, kind)
                     if is_cut:
                         data, _, status = answers(await _by_tcp(server, asked), asked, kind)
-            except (OSError, TimeoutError, ValueError, struct.error, EOFError, IndexError):
+            except (OSError, TimeoutError, ValueError, EOFError):
                 continue
             if status not in {0, 3}:
                 raise Invalid("LM1415", name=name, reason=f"the resolver answers with status {status}")
@@ -157,7 +164,7 @@ class _Udp(asyncio.DatagramProtocol):
         del addr
         try:
             found = answers(data, self._asked, self._kind)
-        except (ValueError, struct.error, IndexError):
+        except ValueError:
             # a stranger's; the right one may still come
             return
         if not self.found.done():

@@ -42,7 +42,7 @@ def test_a_name_that_points_to_itself_ends() -> None:
 def test_any_bytes_are_an_answer_or_refused(data: bytes) -> None:
     try:
         dns.answers(answer("x")[:12] + data, ASKED, dns.TXT)
-    except (ValueError, struct.error, IndexError):
+    except ValueError:
         pass
 
 
