@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := mesh ca policyengine audit enforcer learner limen
 
-.PHONY: demo test fmt lint types contracts system bench soak demo-ten proto constraints clean
+.PHONY: demo test fmt lint types contracts system bench soak fuzz demo-ten proto constraints clean
 
 .venv/run.stamp: constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Limen needs Python 3.11 or newer: set PYTHON=") if sys.version_info < (3, 11) else 0'
@@ -47,7 +47,12 @@ demo-ten: .venv/run.stamp
 	@for turn in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/limen demo -o json || exit 1; done
 
 soak: .venv/dev.stamp
-	@LIMEN_SOAK=1 $(BIN)/python -m pytest -q -m slow
+	@LIMEN_SOAK=1 LIMEN_EXAMPLES=40 $(BIN)/python -m pytest -q -m "slow or hypothesis"
+
+# every parser of bytes from outside, for so many seconds; a finding names its parser and its bytes
+LIMEN_FUZZ_S ?= 300
+fuzz: .venv/dev.stamp
+	@LIMEN_FUZZ_S=$(LIMEN_FUZZ_S) $(BIN)/python -m pytest -q -s tests/fuzz -k "beyond"
 
 proto: .venv/dev.stamp
 	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. --grpc_python_out=. mesh/proto/*.proto
