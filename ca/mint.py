@@ -130,6 +130,8 @@ def mint_server(key: PrivateKey, *, serial: int, now: dt.datetime, life: dt.time
     builder = (
         # its key is what is trusted, not its time: an agent whose clock is slow must reach even a server of today
         _base(name, name, key.public_key(), serial, now - SERVER_BACKDATING, now + life)
+        # it may be left out of a self-signed authority alone (RFC 5280 §4.2.1.1)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
