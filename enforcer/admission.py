@@ -91,7 +91,7 @@ class Admission:
         """Let a call in.
 
         1. The connection is one that this front accepted; its process still runs.
-        2. Its user's budget of messages and streams is not used up (E-12: shedding load is Unavailable).
+        2. Its budget of messages and streams, and its user's, is not used up (E-12: shedding load is Unavailable).
         """
         # (1)
         caller = self._front.caller_of(context.peer())
@@ -99,17 +99,17 @@ class Admission:
             await gone(context)
         # (2)
         await self.message(caller, context)
-        if not self._budget.take_stream(caller.uid):
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "too many streams of one user: LM3502")
+        if not self._budget.take_stream(caller.uid, caller.process):
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "too many streams of one caller: LM3502")
         try:
             yield caller
         finally:
-            self._budget.give_stream(caller.uid)
+            self._budget.give_stream(caller.uid, caller.process)
 
     async def message(self, caller: Caller, context: grpc.aio.ServicerContext) -> None:
         """Count a message of a caller."""
-        if not self._budget.take_message(caller.uid, asyncio.get_running_loop().time()):
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "too many messages of one user: LM3505")
+        if not self._budget.take_message(caller.uid, caller.process, asyncio.get_running_loop().time()):
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "too many messages of one caller: LM3505")
 
     async def entitled(self, caller: Caller, context: grpc.aio.ServicerContext) -> list[Identity]:
         """The identities of a caller that still runs; without any the call ends (E-12, W-12)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import itertools
 import os
 import pathlib
@@ -31,6 +32,7 @@ from mesh.settings import check_socket_path
 _SO_PEERPIDFD = 77
 _UCRED = struct.Struct("3i")
 MAX_CONNECTIONS_PER_USER = 256
+MAX_CONNECTIONS_PER_PROCESS = 64
 _CHUNK = 65536
 _BACKLOG = 512
 # how often the host's execs are heard of at most
@@ -56,6 +58,11 @@ class Caller:
     inode: int | None
 
     @property
+    def process(self) -> tuple[int, int]:
+        """What no other process is called: the number and the start time."""
+        return self.pid, self.start
+
+    @property
     def is_alive(self) -> bool:
         """Whether the very process that connected still runs."""
         poll = select.poll()
@@ -72,7 +79,7 @@ class Front:
         self._diag = SockDiag()
         self._numbers = itertools.count()
         self._callers: dict[str, Caller] = {}
-        self._connections: Counter[int] = Counter()
+        self._connections: Counter[int | tuple[int, int]] = Counter()
         self._listener: socket.socket | None = None
         self._since = 0
         self._spliced: set[asyncio.Task[None]] = set()
@@ -174,18 +181,22 @@ class Front:
             self._take(found)
 
     def _take(self, found: socket.socket) -> None:
-        """Take one connection. A user who holds too many is hung up on: they take this process's descriptors."""
+        """Take one connection.
+
+        A process, and a user, who hold too many are hung up on: they take this process's descriptors.
+        """
         try:
             caller = read_caller(found, self._diag)
         except (OSError, Problem):
             # gone before it could be looked at
             found.close()
             return
-        if self._connections[caller.uid] >= MAX_CONNECTIONS_PER_USER:
+        of_user, of_process = self._connections[caller.uid], self._connections[caller.process]
+        if of_user >= MAX_CONNECTIONS_PER_USER or of_process >= MAX_CONNECTIONS_PER_PROCESS:
             os.close(caller.pidfd)
             found.close()
             return
-        self._connections[caller.uid] += 1
+        self._connections.update((caller.uid, caller.process))
         task = asyncio.get_running_loop().create_task(
             self._serve(found, caller, is_doubtful=self._order.take(caller, self._since))
         )
@@ -200,7 +211,10 @@ class Front:
                     await self._splice(found, caller)
         finally:
             self._order.leave(caller)
-            self._connections[caller.uid] -= 1
+            for holder in (caller.uid, caller.process):
+                self._connections[holder] -= 1
+                if not self._connections[holder]:
+                    del self._connections[holder]
             os.close(caller.pidfd)
 
     async def _splice(self, found: socket.socket, caller: Caller) -> None:
@@ -230,12 +244,17 @@ class Front:
 def read_caller(sock: socket.socket, diag: SockDiag) -> Caller:
     """Who connected: SO_PEERPIDFD where the kernel has it, else pidfd_open with the start time read twice.
 
+    A kernel that has it and gives none says that the process is gone: its number may be another's by now, so it is
+    never looked up instead.
+
     Raises Forbidden or NotFound LM3401, OSError when the process is gone.
     """
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     try:
         pidfd, before = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD), None
-    except OSError:
+    except OSError as err:
+        if err.errno != errno.ENOPROTOOPT:
+            raise
         before = read_stat(pid).start
         pidfd = os.pidfd_open(pid)
     inode = None

@@ -23,7 +23,7 @@ def test_a_message_that_is_too_large_is_refused(tmp_path: pathlib.Path) -> None:
 def test_E_12_who_asks_again_and_again_is_told_to_come_later(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "BURST", 3.0)
+    monkeypatch.setattr(budget, "BURST", 6.0)
     monkeypatch.setattr(budget, "MESSAGES_PER_S", 0.0)
 
     async def work(found: Served, stub: object) -> None:

@@ -15,12 +15,13 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from enforcer.budget import MAX_STREAMS
+from enforcer import workloadfront
+from enforcer.budget import MAX_STREAMS, SHARE
 from enforcer.identity import Identity
 from enforcer.jwtsvids import HeldJwt
 from enforcer.order import Order
 from enforcer.workloadapi import WorkloadApi
-from enforcer.workloadfront import MAX_CONNECTIONS_PER_USER, Caller
+from enforcer.workloadfront import Caller
 from mesh.bundle import TrustBundle
 from mesh.proto import workload_pb2 as pb
 from mesh.proto import workload_pb2_grpc
@@ -134,12 +135,12 @@ async def code_of(call: object) -> tuple[str, str]:
     return "OK", ""
 
 
-def test_one_user_cannot_hold_streams_without_end(tmp_path: pathlib.Path) -> None:
+def test_one_caller_cannot_hold_streams_without_end(tmp_path: pathlib.Path) -> None:
     async def work(_: Served, stub: object) -> None:
         def ask() -> object:
             return stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER)  # type: ignore[attr-defined]
 
-        held = [ask() for _ in range(MAX_STREAMS)]
+        held = [ask() for _ in range(int(MAX_STREAMS * SHARE))]
         for call in held:
             await anext(aiter(call))  # type: ignore[call-overload]
         code, details = await code_of(ask())
@@ -157,13 +158,20 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_one_user_cannot_hold_connections_without_end(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("limit", ["MAX_CONNECTIONS_PER_USER", "MAX_CONNECTIONS_PER_PROCESS"])
+def test_one_caller_cannot_hold_connections_without_end(
+    limit: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = getattr(workloadfront, limit)
+    if limit == "MAX_CONNECTIONS_PER_USER":
+        monkeypatch.setattr(workloadfront, "MAX_CONNECTIONS_PER_PROCESS", 2 * count)
+
     async def work(found: Served, _: object) -> None:
         before = descriptors()
-        held = [await asyncio.open_unix_connection(found.path) for _ in range(MAX_CONNECTIONS_PER_USER + 10)]
+        held = [await asyncio.open_unix_connection(found.path) for _ in range(count + 10)]
         # HTTP/2: a server that took the connection speaks first
         said = await asyncio.gather(*(reader.read(1) for reader, _ in held))
-        assert (said.count(b""), len(said) - said.count(b"")) == (10, MAX_CONNECTIONS_PER_USER)
+        assert (said.count(b""), len(said) - said.count(b"")) == (10, count)
         for _, writer in held:
             writer.close()
         while descriptors() > before:

@@ -25,6 +25,15 @@ class OldKernel(socket.socket):
         return super().getsockopt(level, option) if size is None else super().getsockopt(level, option, size)
 
 
+class Gone(socket.socket):
+    """A socket of a kernel that has SO_PEERPIDFD, and whose peer was reaped."""
+
+    def getsockopt(self, level: int, option: int, size: int | None = None) -> object:  # type: ignore[override]
+        if option == 77:
+            raise ProcessLookupError(3, "No such process")
+        return super().getsockopt(level, option) if size is None else super().getsockopt(level, option, size)
+
+
 @pytest.fixture
 def diag() -> Iterator[SockDiag]:
     found = SockDiag()
@@ -46,6 +55,15 @@ def test_the_kernel_says_who_connected(kind: type[socket.socket], diag: SockDiag
         assert not os.get_inheritable(found.pidfd)
         assert found.inode == os.fstat(theirs.fileno()).st_ino
         os.close(found.pidfd)
+
+
+def test_a_process_that_the_kernel_says_is_gone_is_never_looked_up_by_its_number(diag: SockDiag) -> None:
+    before = os.listdir("/proc/self/fd")
+    # the number is in use: it is this process's own
+    ours, theirs = pair(Gone)
+    with ours, theirs, pytest.raises(ProcessLookupError):
+        read_caller(ours, diag)
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_on_an_old_kernel_another_process_with_the_number_is_refused(

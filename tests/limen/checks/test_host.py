@@ -40,6 +40,25 @@ def test_this_kernel_is_asked_and_answers() -> None:
     assert ("LM5253" in {item.code for item in found}) is not is_root
 
 
+def has_peer_pidfd() -> bool:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        try:
+            os.close(ours.getsockopt(socket.SOL_SOCKET, 77))
+        except OSError:
+            return False
+    return True
+
+
+# an option that no kernel has stands for a kernel that has not this one
+@pytest.mark.parametrize("option", [77, 9999], ids=["this-kernel", "old-kernel"])
+def test_it_says_how_callers_are_held(option: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_SO_PEERPIDFD", option)
+    (found,) = [item for item in host.kernel() if "callers of agent.sock" in item.text]
+    expected = "(SO_PEERPIDFD)" if option == 77 and has_peer_pidfd() else "pidfd_open, start time read twice"
+    assert (found.level, expected in found.text) == ("ok", True)
+
+
 def test_every_attack_of_the_table_is_listed() -> None:
     found = host.guards({"nft": "the kernel refused"})
     assert len(found) == len(attacks.TABLE)
