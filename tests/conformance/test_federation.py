@@ -1,6 +1,7 @@
 """SPIFFE_Federation.md, statement by statement: each test carries the id of the one it shows (F-1 to F-18).
 
-The other side is a real TLS endpoint on loopback; our side is the server's own code, with its fetcher.
+The other side is a real TLS endpoint on loopback; our side is the server's own code, with its fetcher. What we serve to
+others is in test_federation_server.py.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import pytest
 import trustme
 
 from ca.federation import WELL_KNOWN
+from enforcer.federated import Federated
 from limen import bundlefetch, tlsport
 from limen.federations import poll_once
 from mesh.bundle import TrustBundle, parse_bundle
@@ -330,17 +332,6 @@ def _first(peer: Peer) -> bytes:
     return peer.roots[0].pem
 
 
-@F("statement", ["F-14"])
-def test_keys_that_do_not_sign_yet_or_any_more_are_in_the_bundle(ours: Ours, peer: Peer, statement: str) -> None:
-    """What our server serves is all of `Authority.bundle`, which holds prepared and old keys too."""
-    served = ours.world.app.bundle()
-    chain = ours.world.app.svid
-    chain.renew()
-    assert served.x509_authorities
-    assert served.refresh_hint is not None
-    verify_x509_svid(chain._chain, {served.trust_domain: served}, ours.world.clock.now())
-
-
 @F("statement", ["F-15"])
 def test_polls_at_the_hint_keeps_the_last_good_and_orders_by_sequence(
     ours: Ours, peer: Peer, web: Endpoint, statement: str
@@ -401,3 +392,22 @@ def test_ending_a_relationship_takes_the_bundle_from_validators(
     ours.federations.remove("b.test", actor="test")
     assert told == [None]
     assert ours.world.app.state(0).federated == {}
+
+
+@F("statement", ["F-18-validators"])
+def test_a_host_that_is_told_of_the_end_trusts_that_domain_no_longer(
+    peer: Peer, tmp_path: pathlib.Path, statement: str
+) -> None:
+    held = Federated(tmp_path, TrustDomain.parse("a.test"))
+    held.take({"b.test": peer.bundle().to_json()})
+    leaf = peer.leaf().der
+
+    def trusted() -> dict[TrustDomain, TrustBundle]:
+        return {found.trust_domain: found for found in held.every().values()}
+
+    assert verify_x509_svid([leaf], trusted(), _NOW)
+    held.take({})
+    with pytest.raises(Problem, match="LM1018"):
+        verify_x509_svid([leaf], trusted(), _NOW)
+    # nor does it after a restart
+    assert Federated(tmp_path, TrustDomain.parse("a.test")).every() == {}

@@ -2,12 +2,14 @@
 
 import datetime as dt
 import json
+import pathlib
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.jwtmint import jwt_signer, mint_jwt_svid
+from limen.jwks import Source, read_source
 from mesh.bundle import TrustBundle, parse_bundle
 from mesh.jwtsvid import ALGORITHMS, JwtSvidError, verify_jwt_svid
 from mesh.problems import Invalid
@@ -149,3 +151,11 @@ def test_another_domains_keys_do_not_vouch(domain: str) -> None:
     keys = bundle()[TD].jwt_authorities
     assert verdict(GOOD, {other: TrustBundle(trust_domain=other, jwt_authorities=keys)}) == "LM1030"
     assert verdict(GOOD, {TD: Pki().bundle()}) == "LM1030"
+
+
+@pytest.mark.parametrize("found", [J(GOOD, id="J-16")])
+def test_a_token_that_is_sent_over_http_is_a_bearer_token(found: str, url: str, tmp_path: pathlib.Path) -> None:
+    """The one place where a token of a workload leaves us over HTTP: a key set that asks who fetches it."""
+    (tmp_path / "token").write_text(f"{found}\n")
+    said = read_source(Source(place=f"{url}/authorized", token_path=str(tmp_path / "token")))
+    assert said == f"Bearer {found}".encode()

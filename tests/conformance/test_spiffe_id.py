@@ -5,6 +5,7 @@ import json
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ca.jwtmint import jwt_signer, mint_jwt_svid
 from ca.mint import mint_root
@@ -100,6 +101,15 @@ def test_the_id_is_in_the_signed_part(kind: str) -> None:
     leaf = pki.leaf("/a")
     with pytest.raises(SvidError):
         verify_x509_svid([leaf.der.replace(b"corp.test/a", b"corp.test/b")], {pki.domain: pki.bundle()}, NOW)
+    # and so is the public key: of another key pair, of the same form
+    other = pki.leaf("/a")
+    bits = [
+        item.certificate.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        for item in (leaf, other)
+    ]  # type: ignore[union-attr]
+    assert bits[0] in leaf.der
+    with pytest.raises(SvidError):
+        verify_x509_svid([leaf.der.replace(*bits)], {pki.domain: pki.bundle()}, NOW)
     head, _, signature = token().split(".")
     with pytest.raises(JwtSvidError):
         verify_jwt_svid(f"{head}.{b64({**CLAIMS, 'sub': 'spiffe://corp.test/b'})}.{signature}", "me", bundle(), NOW)

@@ -21,6 +21,7 @@ from ca.jwtmint import JwtSigner, mint_jwt_svid
 from ca.trustmaking import public_jwk
 from enforcer.identity import Identity
 from enforcer.jwtsvids import HeldJwt
+from enforcer.order import Order
 from enforcer.workloadapi import WorkloadApi
 from limen.conformance import probe
 from mesh.bundle import TrustBundle
@@ -493,7 +494,7 @@ def test_a_connection_is_kept_and_one_that_was_lost_is_served_again(statement: s
             return
         await found.api.stop()
         assert (await code_of(call))[0] in {"UNAVAILABLE", "CANCELLED"}
-        found.api = WorkloadApi(found.provider, found.path, tmp_path / "api")
+        found.api = WorkloadApi(found.provider, found.path, tmp_path / "api", Order(None))
         await found.api.start()
         # the same client, on whatever connection its library makes
         again = stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER, wait_for_ready=True)

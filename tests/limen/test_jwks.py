@@ -102,8 +102,6 @@ def test_a_source_is_fetched_with_bounds(url: str, tmp_path: pathlib.Path) -> No
     for path in ("/moved", "/gone"):
         with pytest.raises(ValueError, match="answered"):
             read_source(Source(place=url + path))
-    (tmp_path / "token").write_text("abc\n")
-    assert read_source(Source(place=url + "/authorized", token_path=str(tmp_path / "token"))) == b"Bearer abc"
     (tmp_path / "keys").write_bytes(key_set())
     assert read_source(Source(place=str(tmp_path / "keys"))) == key_set()
     with pytest.raises(OSError, match="refused"):
