@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -28,11 +29,12 @@ from enforcer.delivery import Delivery
 from enforcer.federated import Federated
 from enforcer.holders import is_complete
 from enforcer.identity import Identity, new_ask, read_issued
+from enforcer.launch import hash_opened, record
 from enforcer.membership import Attest, Membership
 from enforcer.node import Node, pause
 from enforcer.nodestate import NodeState
 from enforcer.order import Order, open_watch
-from enforcer.orders import read_order
+from enforcer.orders import read_begun, read_order
 from enforcer.process import read_process
 from enforcer.release import Releases
 from enforcer.skew import ServerClock
@@ -484,18 +486,19 @@ class Agent:
     async def _run_workload(self, talk: Conversation, message: Mapping[str, object]) -> None:
         """Launch a workload and stay with it until it ends, or until whoever asked for it is gone.
 
-        1. The order is read; it is carried out as the user who gave it.
+        1. The order is read, and what it executes is hashed.
         2. The sidecar listens before the program runs.
-        3. The program is launched and recorded.
-        4. It is asked for its SVID; connections are held until it is there.
+        3. The asker begins the program and holds it; it is recorded, and let go.
+        4. The agent asks for its SVID; connections are held until it is there.
         """
         # (1)
-        order, ports, name = read_order(talk, message)
+        asked = read_order(talk, message)
+        executable = await asyncio.to_thread(hash_opened, asked.executable)
+        script = await asyncio.to_thread(hash_opened, asked.script) if asked.script is not None else None
         number = next(self._numbers)
         uid = guard.FIRST_UID + number % (guard.LAST_UID - guard.FIRST_UID) if os.geteuid() == 0 else None
-        workload = Workload(name, ports, self._feed(), self._diag, uid)
+        workload = Workload(asked.name, asked.ports, self._feed(), self._diag, uid)
         self._workloads[number] = workload
-        code = 1
         try:
             with first_problem():
                 async with asyncio.TaskGroup() as tasks:
@@ -505,15 +508,19 @@ class Agent:
                         await workload.wait_ready()
                         self._write_guard()
                         # (3)
-                        launched = workload.start_program(order)
+                        await talk.send({"type": "begin"})
+                        before = len(talk.handles)
+                        handle, pid = read_begun(talk, await talk.receive(), before)
+                        launched = await asyncio.to_thread(record, pid, talk.uid, executable, script)
+                        workload.adopt(os.dup(handle), launched)
                         await talk.send({"type": "launched", "pid": launched.pid})
                         # (4)
                         with contextlib.suppress(Unavailable):
                             await self._reissue([workload])
-                        if message.get("direct") is True and workload.identity and not workload.identity.direct:
+                        if asked.is_direct and workload.identity and not workload.identity.direct:
                             raise Forbidden("LM3504", rule=workload.identity.rule)
                         listening = tasks.create_task(self._listen_to(talk, workload))
-                        code = await workload.wait_program()
+                        await workload.wait_program()
                         listening.cancel()
                     finally:
                         await workload.stop()
@@ -525,15 +532,13 @@ class Agent:
                 self._ended.notify_all()
             await self._callers.announce()
             await self._send_endpoints()
-        await talk.send({"type": "exited", "code": code})
+        await talk.send({"type": "ended"})
 
     async def _listen_to(self, talk: Conversation, workload: Workload) -> None:
-        """Pass signals on; end the workload when whoever launched it is gone."""
-        while (message := await talk.receive()) is not None:
-            number = message.get("signal")
-            if message["type"] == "signal" and type(number) is int and 0 < number < 65:
-                workload.signal_program(number)
-        workload.signal_program(15)
+        """End the workload when whoever launched it is gone."""
+        while await talk.receive() is not None:
+            continue
+        workload.signal_program(signal.SIGTERM)
 
     async def _disown_guard(self) -> None:
         """Replace what a killed predecessor guarded, once its programs are gone and ours had time to come back."""

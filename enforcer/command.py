@@ -16,6 +16,13 @@ from mesh.problems import Invalid
 
 # options of Python that take the next word as their value
 _PYTHON_VALUES = frozenset({"-W", "-X", "--check-hash-based-pycs"})
+# programs whose work is to execute another one: what they execute is not what was hashed, so it would have no identity
+_WRAPPERS = frozenset(
+    {"chroot", "chrt", "cpulimit", "dumb-init", "env", "faketime", "firejail", "flock", "gdb", "ionice", "ltrace"}
+    | {"nice", "nohup", "nsenter", "numactl", "prlimit", "runuser", "s6-setuidgid", "setarch", "setpriv", "setsid"}
+    | {"softlimit", "stdbuf", "strace", "su", "sudo", "systemd-run", "taskset", "time", "timeout", "tini", "unshare"}
+    | {"valgrind", "xargs"}
+)
 _MAX_SHEBANG_BYTES = 256
 _MAX_SHEBANGS = 2
 
@@ -32,18 +39,20 @@ class Command:
 def resolve(argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> Command:
     """Resolve a command line as a shell's `execvp` would, and through `#!` lines.
 
-    1. The program is found by its path, or along PATH for a plain name.
+    1. The program is found by its path, or along PATH for a plain name; it is none that executes another.
     2. A file that begins with `#!` is the script of the interpreter named there, at most twice over.
     3. For an interpreter, the script is the first word that is no option.
 
     Raises Invalid LM3430 when there is no such program, LM3431 for a `#!` line that cannot be followed, LM3432 for a
-    script that must not be executed, LM3433 for one that cannot be read.
+    script that must not be executed, LM3433 for one that cannot be read, LM3435 for a program that executes another.
     """
     if not argv:
         raise Invalid("LM3430", program="")
     # (1)
     path = _find(argv[0], cwd, env)
     words = [argv[0], *argv[1:]]
+    if os.path.basename(path) in _WRAPPERS:
+        raise Invalid("LM3435", wrapper=os.path.basename(path))
     # (2)
     for _ in range(_MAX_SHEBANGS):
         shebang = _shebang(path)

@@ -18,7 +18,7 @@ from mesh.problems import Unavailable
 from mesh.settings import check_socket_path
 
 _UCRED = struct.Struct("3i")
-MAX_STREAMS = 3
+MAX_HANDLES = 3
 
 
 def ask(path: pathlib.Path, message: Mapping[str, object], *, timeout_s: float = 15.0) -> wire.Message:
@@ -52,10 +52,10 @@ def connect(path: pathlib.Path, *, timeout_s: float | None = 15.0) -> socket.soc
     return sock
 
 
-def send_with_streams(sock: socket.socket, message: Mapping[str, object], streams: Sequence[int]) -> None:
+def send_with_handles(sock: socket.socket, message: Mapping[str, object], handles: Sequence[int]) -> None:
     """Send a message with open descriptors."""
     data = wire.encode(message)
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))]
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", handles))]
     sent = sock.sendmsg([data], ancillary)
     sock.sendall(data[sent:])
 
@@ -79,14 +79,14 @@ def listen(path: pathlib.Path) -> socket.socket:
 
 
 class Conversation:
-    """One accepted connection: messages in, messages out, and the descriptors that came with the first one."""
+    """One accepted connection: messages in, messages out, and the descriptors that came with them."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._decoder = wire.Decoder()
         self._waiting: list[wire.Message] = []
-        self.streams: list[int] = []
+        self.handles: list[int] = []
         pid, self.uid, self.gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         self.pid: int = pid
 
@@ -111,14 +111,17 @@ class Conversation:
         finally:
             loop.remove_reader(self._sock)
         try:
-            data, handles, _, _ = socket.recv_fds(self._sock, 65536, MAX_STREAMS)
+            data, handles, _, _ = socket.recv_fds(self._sock, 65536, MAX_HANDLES)
         except BlockingIOError:
             return await self._read()
         except OSError:
             return b""
-        self.streams += handles
         for handle in handles:
             os.set_inheritable(handle, False)
+            if len(self.handles) < MAX_HANDLES:
+                self.handles.append(handle)
+            else:
+                os.close(handle)
         return data
 
     async def send(self, message: Mapping[str, object]) -> None:
@@ -130,7 +133,7 @@ class Conversation:
 
     def close(self) -> None:
         """Close the connection and the descriptors that came."""
-        for handle in self.streams:
+        for handle in self.handles:
             os.close(handle)
-        self.streams = []
+        self.handles = []
         self._sock.close()

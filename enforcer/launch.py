@@ -1,7 +1,9 @@
-"""Launches a workload: opens and hashes what it is going to execute, executes that, and records what came of it.
+"""Launches a workload: opens what it is going to execute, hashes and executes that, and records what came of it.
 
-The record (`enforcer.attest.Launch`) is what every connection of the workload is held against. Files are executed
-through their open descriptors: what was hashed is what runs, whatever stands at the path by then.
+Two processes do it together. `limen run` opens the files, executes them as a child of its own and holds it: so the
+program has the control group, limits, namespaces and descriptors of where it was asked for, a systemd unit's as well.
+The agent hashes the open files and records what runs (`enforcer.attest.Launch`): every connection is held against it.
+Files are executed through their open descriptors: what was hashed is what runs, whatever stands at the path by then.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import pwd
 import signal
 import socket
+import stat as st
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from enforcer.attest import Launch
 from enforcer.command import Command, resolve
 from enforcer.process import hash_file, is_randomised, read_process
-from mesh.problems import Invalid, NotFound, Problem
+from mesh.problems import Invalid, NotFound
 
 _TRAMPOLINE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "trampoline.py")
 _EXEC_WITHIN_S = 10.0
@@ -39,7 +42,26 @@ class Order:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Opened:
+class Prepared:
+    """A command whose files are open; ``script`` is None for what is no interpreter."""
+
+    command: Command
+    executable: int
+    script: int | None
+
+    @property
+    def handles(self) -> tuple[int, ...]:
+        """The open descriptors, the executable's first."""
+        return (self.executable,) if self.script is None else (self.executable, self.script)
+
+    def close(self) -> None:
+        """Close the files."""
+        for handle in self.handles:
+            os.close(handle)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Hashed:
     """A file that is going to be executed or read, with what it was when it was hashed."""
 
     handle: int
@@ -48,52 +70,40 @@ class _Opened:
     stamp: tuple[int, int, int, int]
 
 
-def launch(order: Order) -> tuple[subprocess.Popen[bytes], Launch]:
-    """Launch a workload and record it.
+def prepare(order: Order) -> Prepared:
+    """Resolve a command to an executable and, for an interpreter, its script; open both, links followed now, once.
 
-    1. The command is resolved to an executable and, for an interpreter, its script.
-    2. Both are opened; a symbolic link is followed now, once. Their content is hashed through the descriptor.
-    3. A process of its own, in a session of its own, becomes the user and executes the open file (`trampoline`).
-    4. The exec closed our channel, while the kernel was still making the image: it is stopped where it begins to run.
-    5. Held there, what runs is the file that was hashed, in its first image, and neither file was changed meanwhile.
-
-    Raises Invalid LM3430 to LM3434; then nothing of the workload is left.
+    Raises Invalid LM3430 to LM3433.
     """
-    # (1)
     command = resolve(order.argv, order.cwd, order.env)
-    opened: list[_Opened] = []
+    executable = _open(command.executable)
+    if command.script is None:
+        return Prepared(command=command, executable=executable, script=None)
     try:
-        # (2)
-        executable = _open(command.executable)
-        opened.append(executable)
-        script = None
-        if command.script is not None:
-            script = _open(os.path.join(order.cwd, command.argv[command.script]))
-            opened.append(script)
-        # (3)
-        child = _execute(order, command, executable, script)
-        try:
-            # (4)
-            with _held(child.pid):
-                # (5)
-                return child, _record(order, child.pid, executable, script)
-        except Problem:
-            child.kill()
-            child.wait()
-            raise
-    finally:
-        for found in opened:
-            os.close(found.handle)
+        script = _open(os.path.join(order.cwd, command.argv[command.script]))
+    except Invalid:
+        os.close(executable)
+        raise
+    return Prepared(command=command, executable=executable, script=script)
 
 
-def _open(path: str) -> _Opened:
+def _open(path: str) -> int:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as err:
         raise Invalid("LM3433", path=path, reason=err.strerror or str(err)) from err
-    # the kernel's own answer to which file this is, links and all
-    real = os.readlink(f"/proc/self/fd/{handle}")
-    return _Opened(handle=handle, path=real, sha256=hash_file(handle), stamp=_stamp(handle))
+
+
+def hash_opened(handle: int) -> Hashed:
+    """Hash an open file, read anew; its path is the kernel's own answer to which file it is, links and all.
+
+    Raises Invalid LM3403 for one that is too large, LM3433 for what is no file with a name.
+    """
+    path = os.readlink(f"/proc/self/fd/{handle}")
+    found = os.fstat(handle)
+    if not st.S_ISREG(found.st_mode) or found.st_nlink == 0 or path.startswith("/memfd:"):
+        raise Invalid("LM3433", path=path, reason="it is no regular file, or it has no name any more")
+    return Hashed(handle=handle, path=path, sha256=hash_file(handle), stamp=_stamp(handle))
 
 
 def _stamp(handle: int) -> tuple[int, int, int, int]:
@@ -101,20 +111,24 @@ def _stamp(handle: int) -> tuple[int, int, int, int]:
     return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
 
 
-def _execute(order: Order, command: Command, executable: _Opened, script: _Opened | None) -> subprocess.Popen[bytes]:
+def begin(order: Order, prepared: Prepared) -> subprocess.Popen[bytes]:
+    """Execute the open file in a process of its own, in a session of its own, as the user of the order.
+
+    When it returns, the exec closed our channel, while the kernel was still making the image: see `held`.
+    Raises Invalid LM3432; then nothing of it is left.
+    """
+    command = prepared.command
     argv = list(command.argv)
-    passed = [executable.handle]
-    if script is not None:
+    if prepared.script is not None:
         assert command.script is not None
-        argv[command.script] = f"/proc/self/fd/{script.handle}"
-        passed.append(script.handle)
+        argv[command.script] = f"/proc/self/fd/{prepared.script}"
     ours, theirs = socket.socketpair()
     with ours, theirs:
         plan = {
             "argv": argv,
             "env": dict(order.env),
             "cwd": order.cwd,
-            "executable": executable.handle,
+            "executable": prepared.executable,
             "uid": order.uid,
             "gid": order.gid,
             "groups": _groups(order) if os.geteuid() == 0 else None,
@@ -127,7 +141,7 @@ def _execute(order: Order, command: Command, executable: _Opened, script: _Opene
             stderr=order.streams[2],
             env={},
             cwd="/",
-            pass_fds=(theirs.fileno(), *passed),
+            pass_fds=(theirs.fileno(), *prepared.handles),
             start_new_session=True,
         )
         theirs.close()
@@ -147,8 +161,11 @@ def _execute(order: Order, command: Command, executable: _Opened, script: _Opene
 
 
 @contextlib.contextmanager
-def _held(pid: int) -> Iterator[None]:
-    """Keep a child from running. One that was ended meanwhile, or that became another user, is not held."""
+def held(pid: int) -> Iterator[None]:
+    """Keep a child from running: it is stopped where its image begins to.
+
+    One that was ended meanwhile, or that became another user, is not held.
+    """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGSTOP)
         # a signal takes effect on the way out of the kernel, and the way out of an exec is where the image is ready
@@ -168,8 +185,12 @@ def _groups(order: Order) -> list[int]:
         return [order.gid]
 
 
-def _record(order: Order, pid: int, executable: _Opened, script: _Opened | None) -> Launch:
-    """Step 5 of `launch`."""
+def record(pid: int, uid: int, executable: Hashed, script: Hashed | None) -> Launch:
+    """Record what runs in a process that is held: the file that was hashed, in its first image.
+
+    ``uid`` is the user's of one that is gone already. Raises Invalid LM3402 or LM3403 for an executable that is
+    refused, LM3434 when a file was changed since it was hashed.
+    """
     process = None
     with contextlib.suppress(NotFound):
         process = read_process(pid)
@@ -177,7 +198,7 @@ def _record(order: Order, pid: int, executable: _Opened, script: _Opened | None)
         # it ended, or executed another file, before it could be looked at: of what was launched nothing is left
         # that could connect, and what another file would attest is not what was hashed
         return Launch(
-            pid=pid, start=0, session=pid, layout=(), device=0, inode=0, uid=order.uid, facts=_facts(executable, script)
+            pid=pid, start=0, session=pid, layout=(), device=0, inode=0, uid=uid, facts=_facts(executable, script)
         )
     if process.executable.sha256 != executable.sha256:
         raise Invalid("LM3434", path=executable.path)
@@ -192,12 +213,12 @@ def _record(order: Order, pid: int, executable: _Opened, script: _Opened | None)
         layout=process.layout if is_randomised(pid) else (0,) * len(process.layout),
         device=process.executable.device,
         inode=process.executable.inode,
-        uid=order.uid,
+        uid=process.uid,
         facts=(*process.facts(is_launched=True), *_facts(executable, script)),
     )
 
 
-def _facts(executable: _Opened, script: _Opened | None) -> tuple[tuple[str, str], ...]:
+def _facts(executable: Hashed, script: Hashed | None) -> tuple[tuple[str, str], ...]:
     """What the launch itself attests."""
     found = [("launch:path", executable.path), ("launch:sha256", executable.sha256)]
     if script is not None:

@@ -1,38 +1,40 @@
-"""Reads what somebody asked to be launched: command, directory, environment, ports, streams. Carries nothing out."""
+"""Reads what somebody asked to be launched: open files, ports, and then the process that executes them."""
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
 from collections.abc import Mapping
 
 from enforcer.control import Conversation
-from enforcer.launch import Order
+from enforcer.process import read_stat
 from enforcer.workload import Ports
-from mesh.problems import Invalid
+from mesh.problems import Invalid, NotFound
+
+MAX_NAME = 256
 
 
-def read_order(talk: Conversation, message: Mapping[str, object]) -> tuple[Order, Ports, str]:
-    """Read a launch order; the user is whom the kernel named.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A launch that was asked for: descriptors of the executable and, for an interpreter, of its script."""
+
+    name: str
+    ports: Ports
+    executable: int
+    script: int | None
+    is_direct: bool
+
+
+def read_order(talk: Conversation, message: Mapping[str, object]) -> Asked:
+    """Read a launch order.
 
     Raises Invalid LM3002 for an order that breaks the form of control.sock.
     """
-    argv, env, cwd = message.get("argv"), message.get("env"), message.get("cwd")
-    if (
-        not isinstance(argv, list)
-        or not argv
-        or not all(isinstance(word, str) and "\0" not in word for word in argv)
-        or not isinstance(env, dict)
-        or not isinstance(cwd, str)
-        or len(talk.streams) != 3
-    ):
-        raise Invalid("LM3002", reason="a launch has a command, a directory, an environment and three streams")
-    order = Order(
-        argv=tuple(argv),
-        cwd=cwd,
-        env={str(name): str(value) for name, value in env.items()},
-        uid=talk.uid,
-        gid=talk.gid,
-        streams=(talk.streams[0], talk.streams[1], talk.streams[2]),
-    )
+    name = message.get("name")
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+        raise Invalid("LM3002", reason="a launch has a name")
+    if len(talk.handles) not in {1, 2}:
+        raise Invalid("LM3002", reason="a launch comes with its open executable, and its open script if it has one")
     inbound = tuple(
         (_text(row, "address"), _port(row, "port"), _port(row, "app_port")) for row in _rows(message, "inbound")
     )
@@ -40,8 +42,40 @@ def read_order(talk: Conversation, message: Mapping[str, object]) -> tuple[Order
         (_port(row, "local_port"), _text(row, "service"), None if row.get("port") is None else _port(row, "port"))
         for row in _rows(message, "outbound")
     )
-    name = message.get("name")
-    return order, Ports(inbound=inbound, outbound=outbound), name if isinstance(name, str) else argv[0]
+    return Asked(
+        name=name,
+        ports=Ports(inbound=inbound, outbound=outbound),
+        executable=talk.handles[0],
+        script=talk.handles[1] if len(talk.handles) == 2 else None,
+        is_direct=message.get("direct") is True,
+    )
+
+
+def read_begun(talk: Conversation, message: Mapping[str, object] | None, before: int) -> tuple[int, int]:
+    """The process that the asker began: a pidfd, which came with the message after ``before`` others, and its pid.
+
+    It is a child of the asker's and leads a session of its own, since nothing else may be in that session.
+    Raises Invalid LM3002 for anything else, NotFound LM3401 when it is gone already.
+    """
+    if message is None or message.get("type") != "begun" or len(talk.handles) != before + 1:
+        raise Invalid("LM3002", reason="a launch that may begin is begun")
+    handle = talk.handles[before]
+    pid = _pid_of(handle)
+    stat = read_stat(pid)
+    if (stat.ppid, stat.session) != (talk.pid, pid):
+        raise Invalid("LM3002", reason="what is launched is the asker's own child, in a session of its own")
+    return handle, pid
+
+
+def _pid_of(handle: int) -> int:
+    """The pid that a pidfd stands for, as this process counts."""
+    for line in pathlib.Path(f"/proc/self/fdinfo/{handle}").read_text("ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "Pid":
+            if int(value) <= 0:
+                raise NotFound("LM3401", pid=value.strip())
+            return int(value)
+    raise Invalid("LM3002", reason="the process that was begun is named by its pidfd")
 
 
 def _rows(message: Mapping[str, object], name: str) -> list[dict[str, object]]:

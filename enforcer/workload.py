@@ -7,6 +7,7 @@ until the workload is attested and has its SVID. A sidecar that falls is started
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import signal
@@ -21,7 +22,6 @@ import structlog
 from enforcer import session
 from enforcer.attest import Attested, Launch, attest_connection
 from enforcer.identity import Identity
-from enforcer.launch import Order, launch
 from enforcer.native import wire
 from enforcer.sockdiag import SockDiag
 from enforcer.trusted import for_sidecar
@@ -82,7 +82,7 @@ class Workload:
         self._identified = asyncio.Event()
         self._ready = asyncio.Event()
         self._failed: Problem | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._program: int | None = None
         self._sidecar: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._is_stopping = False
@@ -95,34 +95,26 @@ class Workload:
 
     # -- the program
 
-    def start_program(self, order: Order) -> Launch:
-        """Launch the program; its sidecar is ready. Raises Invalid LM3430 to LM3434."""
-        self._child, self.launch = launch(order)
-        return self.launch
+    def adopt(self, handle: int, launched: Launch) -> None:
+        """Take on a program that was begun and recorded; its pidfd is this workload's own from now on."""
+        self._program, self.launch = handle, launched
 
-    async def wait_program(self) -> int:
-        """Wait for the program's end; its exit code, 128 and the signal's number for one that a signal ended."""
-        assert self._child is not None
+    async def wait_program(self) -> None:
+        """Wait for the program's end. Whoever began it reaps it, when it is told to."""
+        assert self._program is not None
         loop = asyncio.get_running_loop()
-        handle = os.pidfd_open(self._child.pid)
         ended = asyncio.Event()
-        loop.add_reader(handle, ended.set)
+        loop.add_reader(self._program, ended.set)
         try:
             await ended.wait()
         finally:
-            loop.remove_reader(handle)
-            os.close(handle)
-        # not reaped before `stop`: its number is the session's
-        found = os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222  it ended: this does not wait
-        assert found is not None
-        return found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
+            loop.remove_reader(self._program)
 
     def signal_program(self, number: int) -> None:
-        """Send the program a signal."""
-        child = self._child
-        # what is not reaped is signalled without harm, even when it ended
-        if child is not None and child.returncode is None:
-            os.kill(child.pid, number)
+        """Send the program a signal; one that is gone is left alone."""
+        if self._program is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._program, number)
 
     # -- the identity
 
@@ -294,12 +286,16 @@ class Workload:
             self._writer.write(wire.encode(message))
 
     async def stop(self) -> None:
-        """End the program with all of its session, and the sidecar; the program is gone when it returns."""
+        """End the program with all of its session, and the sidecar.
+
+        The program was not reaped yet, unless whoever began it is gone: its number is the session's.
+        """
         self._is_stopping = True
-        child = self._child
-        if child is not None and child.returncode is None:
-            await session.end(child.pid, STOP_WITHIN_S)
-            await asyncio.to_thread(child.wait)
+        if self._program is not None:
+            assert self.launch is not None
+            await session.end(self.launch.session, STOP_WITHIN_S)
+            os.close(self._program)
+            self._program = None
         self.tell({"type": "stop"})
         self._ready.set()
 

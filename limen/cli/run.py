@@ -1,26 +1,36 @@
-"""`limen run`: asks the agent to launch a program as a workload, and ends with its exit code.
+"""`limen run`: launches a program as a workload, together with the agent, and ends with its exit code.
 
-The program gets this command's stdin, stdout, stderr, directory and environment. When the agent restarts, the
-program ended with it, and is launched again.
+The program is a child of this command: it has its stdin, stdout, stderr, directory and environment, its control group,
+limits and namespaces. When the agent goes away, the program is ended, and launched again when the agent is back.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import grp
 import os
 import pathlib
+import pwd
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Self
 
 import click
 
 from limen import lifecycle
 from limen.cli import context, render
-from mesh.problems import Invalid, Problem, Unavailable
+from mesh.problems import Forbidden, Invalid, Problem, Unavailable
+
+if TYPE_CHECKING:
+    from enforcer.launch import Order, Prepared
 
 _AGAIN_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+_STOP_WITHIN_S = 5.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 Row = dict[str, object]
 
@@ -30,87 +40,191 @@ Row = dict[str, object]
 @click.option("--inbound", multiple=True, metavar="[ADDR:]PORT=APPPORT", help="Serve APPPORT at PORT, with mutual TLS.")
 @click.option("--outbound", multiple=True, metavar="LOCALPORT=SERVICE[:PORT]", help="A way to SERVICE at LOCALPORT.")
 @click.option("--direct", is_flag=True, help="The program asks agent.sock itself; its rule must say `direct: true`.")
+@click.option("--user", default=None, help="Run the program as this user, with the user's groups. Root may say this.")
+@click.option("--group", default=None, help="Its primary group, instead of the user's own.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
-    name: str | None, inbound: tuple[str, ...], outbound: tuple[str, ...], command: tuple[str, ...], *, direct: bool
+    name: str | None,
+    inbound: tuple[str, ...],
+    outbound: tuple[str, ...],
+    command: tuple[str, ...],
+    user: str | None,
+    group: str | None,
+    *,
+    direct: bool,
 ) -> int:
     """Launch COMMAND as a workload with its sidecar beside it."""
     lifecycle.die_with_parent()
     message: Row = {
         "type": "launch",
-        "argv": list(command),
-        "cwd": str(pathlib.Path.cwd()),
-        "env": dict(os.environ),
         "name": name or pathlib.PurePath(command[0]).name,
         "inbound": [_inbound(text) for text in inbound],
         "outbound": [_outbound(text) for text in outbound],
         "direct": direct,
     }
+    order = _order(command, user, group)
     path = context.state() / "control.sock"
-    code = _launch(path, message)
+    code = _launch(path, message, order)
     tries = 0
     while code is None:
-        render.say("the agent is gone, and the program with it; launching it again when the agent is back")
-        code, tries = _launch_again(path, message, tries)
+        if tries == 0:
+            render.say("the agent is gone, and the program with it; launching it again when the agent is back")
+        code, tries = _launch_again(path, message, order, tries)
     return code
 
 
-def _launch(path: pathlib.Path, message: Row) -> int | None:
+def _order(command: tuple[str, ...], user: str | None, group: str | None) -> Order:
+    """What to execute, and as whom.
+
+    Raises Forbidden LM5244 for another user without root, Invalid LM5245 for one that is not there.
+    """
+    from enforcer.launch import Order  # noqa: PLC0415  what is heavy comes after the options were read
+
+    env, uid, gid = dict(os.environ), os.geteuid(), os.getegid()
+    if (user or group) and uid != 0:
+        raise Forbidden("LM5244")
+    wanted = user
+    try:
+        if user:
+            found = pwd.getpwuid(int(user)) if user.isascii() and user.isdigit() else pwd.getpwnam(user)
+            uid, gid = found.pw_uid, found.pw_gid
+            env |= {"USER": found.pw_name, "LOGNAME": found.pw_name, "HOME": found.pw_dir, "SHELL": found.pw_shell}
+        wanted = group
+        if group:
+            gid = int(group) if group.isascii() and group.isdigit() else grp.getgrnam(group).gr_gid
+    except (KeyError, OverflowError) as err:
+        raise Invalid("LM5245", name=wanted) from err
+    return Order(argv=command, cwd=str(pathlib.Path.cwd()), env=env, uid=uid, gid=gid, streams=(0, 1, 2))
+
+
+def _launch(path: pathlib.Path, message: Row, order: Order) -> int | None:
     """Launch and wait; the exit code, or None when the agent went away.
+
+    1. The agent is handed the open files, hashes them and starts a sidecar.
+    2. The program is begun, and held where its image begins to run; the agent records it.
+    3. It runs; the agent says when it and all of its session have ended.
 
     Raises Unavailable when no agent answers, and what the agent refuses with.
     """
-    from enforcer import control  # noqa: PLC0415  what is heavy comes after the options were read
+    from enforcer import control, launch  # noqa: PLC0415
 
-    with control.connect(path, timeout_s=None) as sock:
-        control.send_with_streams(sock, message, (0, 1, 2))
-        with _forwarding(sock):
-            return _follow(sock)
+    prepared = launch.prepare(order)
+    try:
+        with control.connect(path, timeout_s=None) as sock, _Signals() as signals:
+            # (1)
+            control.send_with_handles(sock, message, prepared.handles)
+            if not _is_told(sock, "begin"):
+                return None
+            # (2)
+            signals.hold()
+            with _begun(order, prepared) as child:
+                with launch.held(child.pid):
+                    handle = os.pidfd_open(child.pid)
+                    control.send_with_handles(sock, {"type": "begun"}, (handle,))
+                    os.close(handle)
+                    if not _is_told(sock, "launched"):
+                        return None
+                # (3)
+                signals.send_to(child.pid)
+                if not _is_told(sock, "ended"):
+                    return None
+                code = child.wait()
+                return code if code >= 0 else 128 - code
+    except _SignalledError as signalled:
+        return 128 + signalled.number
+    finally:
+        prepared.close()
 
 
-def _launch_again(path: pathlib.Path, message: Row, tries: int) -> tuple[int | None, int]:
+@contextlib.contextmanager
+def _begun(order: Order, prepared: Prepared) -> Iterator[subprocess.Popen[bytes]]:
+    """The program; whatever is left of it and its session ends with the block."""
+    from enforcer import launch, session  # noqa: PLC0415
+
+    child = launch.begin(order, prepared)
+    try:
+        yield child
+    finally:
+        # not reaped before: its number is the session's
+        if child.returncode is None:
+            asyncio.run(session.end(child.pid, _STOP_WITHIN_S))
+            child.wait()
+
+
+def _launch_again(path: pathlib.Path, message: Row, order: Order, tries: int) -> tuple[int | None, int]:
     # no event tells a stranger that an agent will come back: ask again, ever less often
     time.sleep(_AGAIN_S[min(tries, len(_AGAIN_S) - 1)])
     try:
-        return _launch(path, message), 0
+        return _launch(path, message, order), 0
     except Unavailable:
         return None, tries + 1
 
 
-def _follow(sock: socket.socket) -> int | None:
+def _is_told(sock: socket.socket, wanted: str) -> bool:
+    """Wait for a word of the agent's; False when it is gone. Raises what the agent refuses with."""
     from enforcer.native import wire  # noqa: PLC0415
 
-    while True:
-        try:
-            answer = wire.receive(sock)
-        except (OSError, Invalid):
-            return None
-        if answer is None:
-            return None
-        if answer["type"] == "exited":
-            return int(str(answer["code"]))
-        if answer["type"] == "failed":
-            facts = answer.get("facts")
-            known = {str(key): value for key, value in facts.items()} if isinstance(facts, dict) else {}
-            raise Problem(str(answer["code"]), span=None, **known)
-
-
-@contextlib.contextmanager
-def _forwarding(sock: socket.socket) -> Iterator[None]:
-    """Hand the signals that people send to this command on to the program."""
-    from enforcer.native import wire  # noqa: PLC0415
-
-    def forward(number: int, frame: object) -> None:
-        del frame
-        with contextlib.suppress(OSError):
-            wire.send(sock, {"type": "signal", "signal": number})
-
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        answer = wire.receive(sock)
+    except (OSError, Invalid):
+        return False
+    if answer is None:
+        return False
+    if answer["type"] == "failed":
+        facts = answer.get("facts")
+        known = {str(key): value for key, value in facts.items()} if isinstance(facts, dict) else {}
+        raise Problem(str(answer["code"]), span=None, **known)
+    return answer["type"] == wanted
+
+
+class _SignalledError(Exception):
+    """A signal came while there was no program yet."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Signals:
+    """Hands the signals that people send to this command on to the program.
+
+    Without a program they end this command; while one is begun they wait.
+    """
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._is_held = False
+        self._waiting: list[int] = []
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._take) for number in _FORWARDED}
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what `signal` returned
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._pid:
+            # not reaped yet, or gone: never another process
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, number)
+        elif self._is_held:
+            self._waiting.append(number)
+        else:
+            raise _SignalledError(number)
+
+    def hold(self) -> None:
+        """Keep signals until there is a program."""
+        self._is_held = True
+
+    def send_to(self, pid: int) -> None:
+        """Hand on what came and what will come."""
+        self._pid = pid
+        for number in self._waiting:
+            self._take(number, None)
 
 
 def _inbound(text: str) -> Row:

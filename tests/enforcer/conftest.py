@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from enforcer.attest import Attested, Launch, attest_connection
-from enforcer.launch import Order, launch
+from enforcer.launch import Order
 from enforcer.session import members
 from enforcer.sockdiag import SockDiag
+from tests.launching import launch
 
 # what the workload does for the tests: each line on stdin is one thing to do, each answered by a line
 WORKLOAD = """

@@ -74,3 +74,10 @@ def test_what_is_not_there_is_refused() -> None:
     for argv in ((), ("nope",), ("./nope",)):
         with pytest.raises(Invalid, match="LM3430"):
             resolve(argv, "/", ENV)
+
+
+@pytest.mark.parametrize("words", [("env", "X=1", "cat"), ("nice", "cat"), ("timeout", "5", "cat")], ids=" ".join)
+def test_a_program_that_executes_another_is_refused_with_what_to_write_instead(words: tuple[str, ...]) -> None:
+    with pytest.raises(Invalid, match="LM3435") as caught:
+        resolve(words, "/", {"PATH": "/usr/bin:/bin"})
+    assert caught.value.help.startswith(f"turn it round: `{words[0]} … limen run")

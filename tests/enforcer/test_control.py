@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from enforcer.control import Conversation, ask, connect, listen, send_with_streams
+from enforcer.control import Conversation, ask, connect, listen, send_with_handles
 from mesh.problems import Invalid, Unavailable
 
 
@@ -46,16 +46,16 @@ def test_streams_arrive_with_a_message_of_any_size(tmp_path: pathlib.Path) -> No
         client = await asyncio.to_thread(connect, path)
         out, inner = os.pipe()
         big = {"type": "launch", "env": "x" * 200_000}
-        sending = asyncio.ensure_future(asyncio.to_thread(send_with_streams, client, big, (0, inner, 2)))
+        sending = asyncio.ensure_future(asyncio.to_thread(send_with_handles, client, big, (0, inner, 2)))
         sock, _ = await asyncio.get_running_loop().sock_accept(listener)
         talk = Conversation(sock)
         message = await talk.receive()
         await sending
         assert message == big
-        assert len(talk.streams) == 3
-        os.write(talk.streams[1], b"hello")
+        assert len(talk.handles) == 3
+        os.write(talk.handles[1], b"hello")
         assert os.read(out, 5) == b"hello"
-        assert not any(os.get_inheritable(handle) for handle in talk.streams)
+        assert not any(os.get_inheritable(handle) for handle in talk.handles)
         talk.close()
         for item in (client, listener):
             item.close()

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from enforcer.launch import Order, launch
+from enforcer.launch import Order
 from enforcer.process import read_stat
 from mesh.problems import Invalid
+from tests.launching import launch
 from tests.tools import needs
 
 
@@ -104,7 +105,7 @@ def test_a_directory_that_is_not_there_is_refused(tmp_path: pathlib.Path) -> Non
 def test_a_workload_ends_with_its_agent(tmp_path: pathlib.Path) -> None:
     (tmp_path / "app.py").write_text("import signal; signal.pause()\n")
     program = (
-        "import os, sys, signal; from enforcer.launch import Order, launch\n"
+        "import os, sys, signal; from enforcer.launch import Order\nfrom tests.launching import launch\n"
         f"c, l = launch(Order(argv=(sys.executable, 'app.py'), cwd={str(tmp_path)!r}, env={{}}, uid=os.getuid(),"
         " gid=os.getgid(), streams=(0, 1, 2)))\n"
         "print(l.pid, flush=True); signal.pause()\n"
@@ -145,10 +146,10 @@ def test_root_becomes_the_user_and_gives_up_its_groups() -> None:
 
 
 def test_a_program_that_executes_another_at_once_is_never_recorded_as_the_other(tmp_path: pathlib.Path) -> None:
-    wanted, other = (str(pathlib.Path(f"/usr/bin/{name}").resolve()) for name in ("env", "cat"))
+    wanted, other = (str(pathlib.Path(f"/usr/bin/{name}").resolve()) for name in ("sh", "cat"))
     for _ in range(30):
         wait, feed = os.pipe()
-        child, made = launch(dataclasses.replace(order("env", "cat", cwd=tmp_path), streams=(wait, 1, 2)))
+        child, made = launch(dataclasses.replace(order("sh", "-c", "exec cat", cwd=tmp_path), streams=(wait, 1, 2)))
         assert ("launch:path", wanted) in made.facts
         assert other not in dict(made.facts).values()
         os.close(feed)
@@ -159,9 +160,9 @@ def test_a_program_that_executes_another_at_once_is_never_recorded_as_the_other(
 @needs("setarch")
 def test_an_image_that_was_not_placed_at_random_proves_nothing(tmp_path: pathlib.Path) -> None:
     wait, feed = os.pipe()
-    found = order("setarch", "-R", "cat", cwd=tmp_path)
+    found = order("sh", "-c", "exec setarch -R cat", cwd=tmp_path)
     child, made = launch(dataclasses.replace(found, streams=(wait, 1, 2)))
-    # setarch itself is launched; what it executes has the personality
+    # the shell is launched; what it executes in the end has the personality
     while pathlib.Path(f"/proc/{made.pid}/exe").readlink().name != "cat":
         os.sched_yield()
     from enforcer.process import is_randomised

@@ -1,48 +1,74 @@
 import os
+import signal
 import socket
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from enforcer.control import Conversation
-from enforcer.orders import read_order
-from mesh.problems import Invalid
+from enforcer.orders import read_begun, read_order
+from mesh.problems import Invalid, NotFound
 
 GOOD: dict[str, object] = {
     "type": "launch",
-    "argv": ["true"],
-    "cwd": "/",
-    "env": {"A": "1"},
+    "name": "true",
     "inbound": [{"address": "127.0.0.1", "port": 1, "app_port": 2}],
     "outbound": [{"local_port": 3, "service": "db", "port": None}, {"local_port": 4, "service": "db", "port": 5}],
 }
+BEGUN: dict[str, object] = {"type": "begun"}
 
 
 @pytest.fixture
-def talk() -> object:
+def talk() -> Iterator[Conversation]:
     ours, theirs = socket.socketpair()
     found = Conversation(theirs)
-    found.streams = [os.dup(0), os.dup(1), os.dup(2)]
+    found.handles = [os.dup(0), os.dup(1)]
     yield found
     found.close()
     ours.close()
 
 
-def test_an_order_is_carried_out_as_whom_the_kernel_named(talk: Conversation) -> None:
-    order, ports, name = read_order(talk, GOOD)
-    assert (order.uid, order.gid, order.argv, name) == (os.getuid(), os.getgid(), ("true",), "true")
-    assert ports.inbound == (("127.0.0.1", 1, 2),)
-    assert ports.outbound == ((3, "db", None), (4, "db", 5))
-    assert ports.message()["type"] == "listeners"
+@pytest.fixture
+def child() -> Iterator[Callable[[bool], int]]:
+    begun: list[int] = []
+
+    def begin(is_leader: bool) -> int:
+        inner, outer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            if is_leader:
+                os.setsid()
+            os.write(outer, b"x")
+            signal.pause()
+        os.read(inner, 1)
+        os.close(inner)
+        os.close(outer)
+        begun.append(pid)
+        return pid
+
+    yield begin
+    for pid in begun:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_an_order_is_ports_and_open_files(talk: Conversation) -> None:
+    asked = read_order(talk, GOOD)
+    assert (asked.name, asked.executable, asked.script, asked.is_direct) == ("true", *talk.handles, False)
+    assert asked.ports.inbound == (("127.0.0.1", 1, 2),)
+    assert asked.ports.outbound == ((3, "db", None), (4, "db", 5))
+    assert asked.ports.message()["type"] == "listeners"
+    os.close(talk.handles.pop())
+    assert read_order(talk, GOOD | {"direct": True}).script is None
+    assert read_order(talk, GOOD | {"direct": True}).is_direct
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"argv": []},
-        {"argv": ["a\0b"]},
-        {"argv": "true"},
-        {"cwd": None},
-        {"env": []},
+        {"name": ""},
+        {"name": None},
+        {"name": "n" * 257},
         {"inbound": [{}]},
         {"inbound": "x"},
         {"inbound": [{"address": "a", "port": 0, "app_port": 1}]},
@@ -57,7 +83,52 @@ def test_an_order_that_breaks_the_form_is_refused(talk: Conversation, change: di
         read_order(talk, GOOD | change)
 
 
-def test_an_order_without_streams_is_refused(talk: Conversation) -> None:
-    os.close(talk.streams.pop())
+@pytest.mark.parametrize("count", [0, 3])
+def test_an_order_has_one_open_file_or_two(talk: Conversation, count: int) -> None:
+    talk.handles += [os.dup(0)] * (count == 3)
+    kept = talk.handles
+    talk.handles = kept[:count]
     with pytest.raises(Invalid, match="LM3002"):
         read_order(talk, GOOD)
+    talk.handles = kept
+
+
+def test_what_was_begun_is_the_askers_child_and_leads_its_session(
+    talk: Conversation, child: Callable[[bool], int]
+) -> None:
+    pid = child(True)
+    talk.handles.append(os.pidfd_open(pid))
+    assert read_begun(talk, BEGUN, 2) == (talk.handles[2], pid)
+
+
+@pytest.mark.parametrize("what", ["nothing", "other-word", "no-pidfd", "a-file", "own-session", "stranger"])
+def test_anything_else_is_not_taken_on(talk: Conversation, child: Callable[[bool], int], what: str) -> None:
+    message: dict[str, object] | None = BEGUN
+    handle = os.dup(0)
+    match what:
+        case "nothing":
+            message = None
+        case "other-word":
+            message = {"type": "launched"}
+        case "own-session":
+            os.close(handle)
+            handle = os.pidfd_open(child(False))
+        case "stranger":
+            os.close(handle)
+            handle = os.pidfd_open(1)
+    if what == "no-pidfd":
+        os.close(handle)
+    else:
+        talk.handles.append(handle)
+    with pytest.raises(Invalid, match="LM3002"):
+        read_begun(talk, message, 2)
+
+
+def test_what_is_gone_is_not_found(talk: Conversation) -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    talk.handles.append(os.pidfd_open(pid))
+    os.waitpid(pid, 0)
+    with pytest.raises(NotFound, match="LM3401"):
+        read_begun(talk, BEGUN, 2)

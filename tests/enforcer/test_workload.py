@@ -1,7 +1,7 @@
 import asyncio
 import os
-import pathlib
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from enforcer.launch import Order
 from enforcer.sockdiag import SockDiag
 from enforcer.workload import Feed, Ports, Workload
 from mesh.problems import Problem
+from tests.launching import launch
 
 pytestmark = pytest.mark.system
 
@@ -20,6 +21,7 @@ async def take(rows: Sequence[Mapping[str, object]]) -> None:
     del rows
 
 
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
 FEED = Feed(
     policy=lambda: {"type": "policy", "epoch": 0, "active": None, "candidate": None},
     endpoints=lambda: {"type": "endpoints", "endpoints": []},
@@ -34,6 +36,13 @@ def order(*argv: str) -> Order:
     return Order(
         argv=argv, cwd="/", env={"PATH": os.environ["PATH"]}, uid=os.getuid(), gid=os.getgid(), streams=(0, 1, 2)
     )
+
+
+def start(workload: Workload, *argv: str) -> subprocess.Popen[bytes]:
+    """Begin a program for a workload, which takes it on."""
+    child, launched = launch(order(*argv))
+    workload.adopt(os.pidfd_open(child.pid), launched)
+    return child
 
 
 def run(work: Any, ports: Ports | None = None) -> None:
@@ -51,21 +60,27 @@ def run(work: Any, ports: Ports | None = None) -> None:
     asyncio.run(main())
 
 
-def test_the_program_ends_with_its_code_and_the_sidecar_with_it() -> None:
+def test_the_program_ends_and_the_sidecar_with_it() -> None:
     async def work(workload: Workload) -> None:
         await workload.wait_ready()
-        workload.start_program(order(sys.executable, "-c", "raise SystemExit(5)"))
-        assert await workload.wait_program() == 5
+        child = start(workload, sys.executable, "-c", "raise SystemExit(5)")
+        await workload.wait_program()
+        await workload.stop()
+        assert child.wait() == 5
 
     run(work)
 
 
-def test_a_signal_is_128_and_its_number() -> None:
+def test_a_signal_reaches_the_program() -> None:
     async def work(workload: Workload) -> None:
         await workload.wait_ready()
-        workload.start_program(order("sleep", "60"))
+        child = start(workload, "sleep", "60")
         workload.signal_program(signal.SIGKILL)
-        assert await workload.wait_program() == 137
+        await workload.wait_program()
+        await workload.stop()
+        # what ended is signalled without harm
+        workload.signal_program(signal.SIGTERM)
+        assert child.wait() == -signal.SIGKILL
 
     run(work)
 
@@ -93,13 +108,10 @@ def test_a_sidecar_that_falls_is_started_again() -> None:
 
 
 def test_stopping_ends_a_program_that_does_not_listen() -> None:
-    ended: list[int] = []
-
     async def work(workload: Workload) -> None:
         await workload.wait_ready()
-        launched = workload.start_program(order("sleep", "60"))
+        child = start(workload, sys.executable, "-c", DEAF)
         await workload.stop()
-        ended.append(launched.pid)
+        assert child.wait() in {-signal.SIGKILL, -signal.SIGTERM}
 
     run(work)
-    assert not pathlib.Path(f"/proc/{ended[0]}").exists()

@@ -1,5 +1,7 @@
 import os
 import pathlib
+import pwd
+import resource
 import signal
 import subprocess
 import sys
@@ -8,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from limen.cli.run import _inbound, _outbound
-from mesh.problems import Invalid
+from limen.cli.run import _inbound, _order, _outbound
+from mesh.problems import Forbidden, Invalid
 
 
 @pytest.mark.parametrize(
@@ -137,3 +139,67 @@ def test_direct_needs_a_rule_that_says_so(make_installation: Callable[..., Any])
     found.rules(f'rules:\n- id: x\n  match: {{"unix:uid": "{os.getuid()}"}}\n  spiffe_id: "/x"\n')
     done = found.limen("run", "--direct", "--", sys.executable, "-c", "import signal; signal.pause()")
     assert "LM3504" in done.stderr
+
+
+@pytest.mark.system
+def test_the_program_has_the_limits_and_the_parent_of_where_it_was_asked_for(installation: Any) -> None:
+    code = "import os, resource; print(os.getppid(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    command = [
+        sys.executable,
+        "-m",
+        "limen",
+        "--state",
+        str(installation.state),
+        "run",
+        "--",
+        sys.executable,
+        "-c",
+        code,
+    ]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1077, before[1])),  # noqa: PLW1509  no threads
+    ) as process:
+        out, _ = process.communicate()
+        assert out.split() == [str(process.pid), "1077"]
+
+
+@pytest.mark.root
+@pytest.mark.system
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_root_runs_a_program_as_another_user_in_its_home_and_groups(installation: Any) -> None:
+    code = "import os; print(os.getresuid(), os.getgroups(), os.environ['USER'], os.environ['HOME'])"
+    user = pwd.getpwnam("nobody")
+    done = installation.limen("run", "--user", "nobody", "--", "/usr/bin/python3", "-c", code)
+    groups = os.getgrouplist("nobody", user.pw_gid)
+    assert done.stdout == f"{(user.pw_uid,) * 3} {groups} nobody {user.pw_dir}\n"
+
+
+def test_only_root_says_as_whom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(Forbidden, match="LM5244"):
+        _order(("true",), "nobody", None)
+    assert _order(("true",), None, None).uid == 1000
+
+
+@pytest.mark.parametrize(
+    ("user", "group"),
+    [("no-such-user", None), (None, "no-such-group"), ("9" * 30, None)],
+    ids=["user", "group", "number"],
+)
+def test_somebody_who_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, user: str | None, group: str | None
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(Invalid, match="LM5245") as caught:
+        _order(("true",), user, group)
+    assert caught.value.facts["name"] == (user or group)
+
+
+def test_a_group_of_its_own_goes_before_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    order = _order(("true",), "0", "12")
+    assert (order.uid, order.gid) == (0, 12)
