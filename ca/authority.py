@@ -18,6 +18,8 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa
 
 from ca import keys, mint, slotstore, store
+from ca.downstreams import Downstreams
+from ca.following import Following
 from ca.jwtmint import JwtSigner, jwt_signer, mint_jwt_svid
 from ca.keys import KeyAlgorithm
 from ca.keysource import DatabaseKeys, KeySource
@@ -26,7 +28,7 @@ from ca.mint import Issuer
 from ca.owncheck import OwnCheck
 from ca.rotation import AuthorityState, Kind, Slot, find
 from ca.succession import Stand, Succession
-from ca.trustmaking import chain_above
+from ca.trustmaking import chain_above, fingerprint
 from ca.upstream.chain import Upstream
 from ca.upstream.request import UpstreamRequests
 from mesh.bundle import TrustBundle
@@ -101,6 +103,8 @@ class Authority:
         self._engine, self._random, self._wrapping = stand.engine, stand.random, wrapping
         self._upstream = stand.upstream
         self.succession = Succession(stand, self.load)
+        self.downstreams = Downstreams(stand, self.load)
+        self.following = Following(stand, self.succession, self.load)
         self.load()
 
     def load(self) -> None:
@@ -155,6 +159,18 @@ class Authority:
     def bundle(self) -> TrustBundle:
         """The trust bundle with its number, and what our own verifiers need beside it."""
         return self._trust.bundle
+
+    @property
+    def own_bundle(self) -> TrustBundle:
+        """The trust bundle, narrowed to what this server itself signed: its nodes are nobody else's to name."""
+        own = frozenset(
+            fingerprint(der)
+            for slot in self._slots
+            if slot.is_trusted and slot.kind in {Kind.ROOT, Kind.ISSUING}
+            for der in slot.certificates[slot.kind is Kind.ROOT :]
+        )
+        pins = own if self.bundle.intermediates is None else own & self.bundle.intermediates
+        return dataclasses.replace(self.bundle, intermediates=pins)
 
     @property
     def issuer(self) -> Issuer:

@@ -138,6 +138,11 @@ def forget_nodes(connection: sa.Connection, attestor: str, before: dt.datetime) 
     )
 
 
+def forget_node(connection: sa.Connection, name: str) -> None:
+    """Forget a node: its keys prove nothing any more. A ban stays."""
+    connection.execute(sa.delete(NODES).where(NODES.c.name == name, NODES.c.banned.is_(None)))
+
+
 def list_nodes(connection: sa.Connection) -> list[Node]:
     """All nodes by name."""
     return [_node(row) for row in connection.execute(sa.select(NODES).order_by(NODES.c.name))]

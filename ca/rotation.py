@@ -23,6 +23,12 @@ class Kind(enum.StrEnum):
     ROOT = "root"
     ISSUING = "issuing"
     JWT = "jwt"
+    DOWNSTREAM = "downstream"
+    """An issuing authority whose key another server of the trust domain has, one below this one."""
+
+
+OWN = (Kind.ROOT, Kind.ISSUING, Kind.JWT)
+"""What this server itself signs with: of each kind exactly one is active."""
 
 
 class AuthorityState(enum.StrEnum):
@@ -152,17 +158,22 @@ def due(slots: Sequence[Slot], now: dt.datetime, timing: Timing, ends: dict[str,
     1. An active authority whose successor is due and not prepared yet: prepare one.
     2. An old or tainted authority ends when everything that it signed has ended; a root when all its issuing
        authorities have, whatever time its own certificate has left. ``ends`` has the latest end by authority.
+       One that a server below signs with ends with its certificate: who knows what else it signed.
 
     Activation is not here: it follows from what agents report (`may_activate`).
     """
     steps = []
-    for kind in Kind:
+    for kind in OWN:
         active = find(slots, kind, _S.ACTIVE)
         # (1)
         if active and not find(slots, kind, _S.PREPARED) and now >= timing.prepare_at(active[0]):
             steps.append(Step(event=None, kind=kind))
     for slot in slots:
         # (2)
+        if slot.kind is Kind.DOWNSTREAM:
+            if slot.is_trusted and now > slot.not_after:
+                steps.append(Step(event=_E.END, kind=slot.kind, slot=slot.id))
+            continue
         if slot.state not in {_S.OLD, _S.TAINTED}:
             continue
         children = [found for found in slots if found.parent == slot.id and found.is_trusted]
@@ -187,7 +198,7 @@ def may_activate(
 
 def cliff(slots: Iterable[Slot]) -> tuple[dt.datetime, Slot] | None:
     """The next moment at which something that signs today ends, and what: what people have to see coming."""
-    active = [slot for slot in slots if slot.state is _S.ACTIVE]
+    active = [slot for slot in slots if slot.state is _S.ACTIVE and slot.kind in OWN]
     if not active:
         return None
     first = min(active, key=lambda slot: slot.not_after)

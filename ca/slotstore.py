@@ -107,7 +107,11 @@ class Live:
 
 
 def put_slot(connection: sa.Connection, slot: Slot, *, published: int) -> None:
-    """Keep a new slot; ``published`` is the sequence of the first trust state that has it."""
+    """Keep a new slot; ``published`` is the sequence of the first trust state that has it.
+
+    A root of an upstream that ended here may come again: its old row makes room.
+    """
+    connection.execute(sa.delete(SLOTS).where(SLOTS.c.id == slot.id, SLOTS.c.state == str(AuthorityState.ENDED)))
     connection.execute(sa.insert(SLOTS).values(**_row(slot), published=published))
 
 

@@ -1,36 +1,35 @@
 """Lets authorities come and go: prepare, activate, roll back, taint, revoke, end. One transaction each, journaled.
 
 `ca.rotation` has the table of what may follow what; here it is done. A transition, its journal entry and the trust
-state that follows from it are written together, so that a kill at any moment leaves either all of it or nothing. Keys
-are made before the transaction that records their authority, and deleted after the one that ends it: `ca.keyledger`
-sweeps what falls between.
+state that follows from it are written together (`ca.slotbook`), so that a kill at any moment leaves either all of it
+or nothing. Keys are made before the transaction that records their authority, and deleted after the one that ends it:
+`ca.keyledger` sweeps what falls between.
 Longer than most: the steps share how they write, and reading them apart would hide the order.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime as dt
 from collections.abc import Callable, Sequence
 
-import sqlalchemy as sa
 from cryptography import x509
 
-from ca import mint, revocation, slotstore, store
+from ca import mint, neighbours, revocation, slotstore, store
 from ca.keys import KeyAlgorithm, PrivateKey, new_key
-from ca.keysource import KeySource
 from ca.mint import Issuer
-from ca.rotation import AuthorityState, Event, Kind, Slot, apply, find
-from ca.slotstore import Entry, Live, Revocation
-from ca.trustmaking import chain_above, fingerprint, key_id, make_state, names_key, public_jwk
-from ca.upstream.request import UpstreamRequests
+from ca.rotation import AuthorityState, Event, Kind, Slot, find
+from ca.slotbook import SlotBook, Stand
+from ca.slotstore import Live, Revocation
+from ca.trustmaking import chain_above, fingerprint, key_id, names_key, public_jwk
 from mesh.bundle import TrustBundle
 from mesh.database import transaction
 from mesh.problems import Conflict, NotFound, Problem
-from mesh.spiffe import SpiffeId, TrustDomain
-from mesh.truststate import TrustState, parse_payload
+from mesh.spiffe import SpiffeId
+from mesh.truststate import TrustState
 from mesh.x509svid import verify_x509_svid
+
+__all__ = ["Blast", "Stand", "Succession"]
 
 ROOT_LIFE = dt.timedelta(days=3650)
 ISSUING_LIFE = dt.timedelta(days=90)
@@ -40,25 +39,13 @@ _S = AuthorityState
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Stand:
-    """What an authority stands on: the trust domain, the database, where keys are, and who is above it.
+class Blast:
+    """What ends when an authority is revoked now. Times are None when it signed nothing that lives.
 
-    ``root_keys`` outlive a restart; ``keys`` may be in memory. ``upstream`` is None for a root of our own.
+    ``downstreams`` counts the issuing certificates of servers below; what those signed is in the other numbers.
     """
 
-    trust_domain: TrustDomain
-    engine: sa.Engine
-    keys: KeySource
-    root_keys: KeySource
-    random: Callable[[int], bytes]
-    algorithm: KeyAlgorithm = KeyAlgorithm.P256
-    upstream: UpstreamRequests | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Blast:
-    """What ends when an authority is revoked now. Times are None when it signed nothing that lives."""
-
+    downstreams: int
     certificates: int
     identities: int
     nodes: int
@@ -71,8 +58,7 @@ class Succession:
 
     def __init__(self, stand: Stand, changed: Callable[[], None]) -> None:
         self._at, self._changed = stand, changed
-        # what signs lists, loaded before a transaction begins: key sources open transactions of their own
-        self._listers: dict[str, Issuer] = {}
+        self._book = SlotBook(stand)
 
     # -- beginning
 
@@ -90,9 +76,12 @@ class Succession:
             if slotstore.slots(connection):
                 return
             for slot in made:
-                self._put(connection, dataclasses.replace(slot, state=_S.ACTIVE), "the first", "server", sequence=1)
-            self._publish(connection, now)
-            self._settle(connection, made)
+                # an upstream may have more roots: those are known, and sign nothing of ours
+                signs = slot.kind is not Kind.ROOT or slot.id == made[-2].parent
+                first = dataclasses.replace(slot, state=_S.ACTIVE if signs else _S.PREPARED)
+                self._book.put(connection, first, "the first", "server", sequence=1)
+            self._book.settle(connection, made)
+            self._book.publish(connection, now)
         self._changed()
 
     def take_over(self, root: bytes, issuing: bytes, now: dt.datetime) -> None:
@@ -111,10 +100,10 @@ class Succession:
                 jwt,
             ):
                 active = dataclasses.replace(slot, state=_S.ACTIVE)
-                self._put(connection, active, "of the first version", "server", sequence=1)
+                self._book.put(connection, active, "of the first version", "server", sequence=1)
             store.adopt_issuances(connection, "issuing")
             # a bundle of the first version has the number 1
-            self._publish(connection, now, above=1)
+            self._book.publish(connection, now, above=1)
 
     # -- preparing
 
@@ -135,14 +124,14 @@ class Succession:
             made = self._new_issuing(now, find(slots, Kind.ROOT, _S.ACTIVE)[:1])
         else:
             made = self._new_issuing(now, self._new_root(now, above=find(slots, Kind.ROOT, _S.ACTIVE)[0]))
-        self._warm(now)
+        self._book.warm(now)
         with transaction(self._at.engine) as connection:
             known = {slot.id for slot in slotstore.slots(connection)}
             for slot in made:
                 if slot.id not in known:
-                    self._put(connection, slot, reason, actor, sequence=self._next(connection))
-            self._publish(connection, now)
-            self._settle(connection, made)
+                    self._book.put(connection, slot, reason, actor, sequence=self._book.next(connection))
+            self._book.settle(connection, made)
+            self._book.publish(connection, now)
         self._changed()
         return made[-1]
 
@@ -152,12 +141,12 @@ class Succession:
             return []
         name = self._at.random(8).hex()
         key = self._at.root_keys.new(name, self._at.algorithm)
-        der = mint.mint_root(self._at.trust_domain, key.key, serial=self._serial(), now=now, life=ROOT_LIFE)
+        der = mint.mint_root(self._at.trust_domain, key.key, serial=self._book.serial(), now=now, life=ROOT_LIFE)
         certificate = x509.load_der_x509_certificate(der)
         crossed: tuple[bytes, ...] = ()
         if above is not None:
             issuer = self.issuer(above)
-            cross = mint.mint_cross(self._at.trust_domain, certificate, issuer, serial=self._serial(), now=now)
+            cross = mint.mint_cross(self._at.trust_domain, certificate, issuer, serial=self._book.serial(), now=now)
             crossed = (cross, *above.certificates[1:])[:MAX_CROSSED]
         return [_slot(name, Kind.ROOT, "", (der, *crossed), now, certificate.not_valid_after_utc)]
 
@@ -167,7 +156,12 @@ class Succession:
             found = self._at.upstream.prepare(now)
             tops = [
                 _slot(
-                    _root_id(der), Kind.ROOT, "", (der,), now, x509.load_der_x509_certificate(der).not_valid_after_utc
+                    fingerprint(der)[:16],
+                    Kind.ROOT,
+                    "",
+                    (der,),
+                    now,
+                    x509.load_der_x509_certificate(der).not_valid_after_utc,
                 )
                 for der in found.roots
             ]
@@ -176,7 +170,12 @@ class Succession:
         name = self._at.random(8).hex()
         key = self._at.keys.new(name, self._at.algorithm)
         der = mint.mint_intermediate(
-            self._at.trust_domain, key.public_key, self.issuer(root), serial=self._serial(), now=now, life=ISSUING_LIFE
+            self._at.trust_domain,
+            key.public_key,
+            self.issuer(root),
+            serial=self._book.serial(),
+            now=now,
+            life=ISSUING_LIFE,
         )
         end = x509.load_der_x509_certificate(der).not_valid_after_utc
         return [root, _slot(name, Kind.ISSUING, root.id, (der,), now, end)]
@@ -204,17 +203,20 @@ class Succession:
         if slot.kind is Kind.ISSUING:
             # (1)
             self._probe(slots, slot, now)
-        self._warm(now)
+        self._book.warm(now)
         with transaction(self._at.engine) as connection:
             # (2)
-            pairs = [slot]
-            if slot.kind is Kind.ISSUING and self._parent(slots, slot).state is _S.PREPARED:
-                pairs.append(self._parent(slots, slot))
-            for found in pairs:
+            pairs = [(slot, Event.ACTIVATE)]
+            if slot.kind is Kind.ISSUING:
+                parent = self._parent(slots, slot)
+                # an upstream that was rolled back signs with its former root again
+                event = {_S.PREPARED: Event.ACTIVATE, _S.OLD: Event.REINSTATE}.get(parent.state)
+                pairs.extend([(parent, event)] if event is not None else [])
+            for found, event in pairs:
                 for former in find(slots, found.kind, _S.ACTIVE):
-                    self._change(connection, former, Event.RETIRE, now, f"{found.id} signs now", actor)
-                self._change(connection, found, Event.ACTIVATE, now, reason, actor)
-            self._publish(connection, now)
+                    self._book.change(connection, former, Event.RETIRE, now, f"{found.id} signs now", actor)
+                self._book.change(connection, found, event, now, reason, actor)
+            self._book.publish(connection, now)
         self._changed()
         return self.find(slot_id)
 
@@ -245,30 +247,31 @@ class Succession:
         former = sorted(find(slots, kind, _S.OLD), key=lambda slot: slot.changed, reverse=True)
         if not former:
             raise NotFound("LM1310", given=f"old {kind}")
-        self._warm(now)
+        self._book.warm(now)
         with transaction(self._at.engine) as connection:
-            self._change(connection, current, Event.RETIRE, now, reason, actor)
-            self._change(connection, former[0], Event.REINSTATE, now, reason, actor)
+            self._book.change(connection, current, Event.RETIRE, now, reason, actor)
+            self._book.change(connection, former[0], Event.REINSTATE, now, reason, actor)
             if kind is Kind.ISSUING and former[0].parent != current.parent:
                 parent = self._parent(slots, former[0])
-                self._change(connection, self._parent(slots, current), Event.RETIRE, now, reason, actor)
-                self._change(connection, parent, Event.REINSTATE, now, reason, actor)
-            self._publish(connection, now)
+                self._book.change(connection, self._parent(slots, current), Event.RETIRE, now, reason, actor)
+                self._book.change(connection, parent, Event.REINSTATE, now, reason, actor)
+            self._book.publish(connection, now)
         self._changed()
         return self.find(former[0].id)
 
     def withdraw(self, slot_id: str, now: dt.datetime, *, actor: str, reason: str) -> None:
-        """Take a prepared authority back; of a new root, both levels. It never signed anything."""
+        """Take a prepared authority back; of a new root of our own, both levels. It never signed anything."""
         slots, slot = self.slots(), self.find(slot_id)
         gone = [slot]
-        if slot.kind is Kind.ISSUING and self._parent(slots, slot).state is _S.PREPARED:
+        is_ours = self._at.upstream is None
+        if is_ours and slot.kind is Kind.ISSUING and self._parent(slots, slot).state is _S.PREPARED:
             gone.append(self._parent(slots, slot))
-        self._warm(now)
+        self._book.warm(now)
         with transaction(self._at.engine) as connection:
             for found in gone:
-                self._change(connection, found, Event.WITHDRAW, now, reason, actor)
-            self._publish(connection, now)
-        self._forget(gone)
+                self._book.change(connection, found, Event.WITHDRAW, now, reason, actor)
+            self._book.publish(connection, now)
+        self._book.forget(gone)
         self._changed()
 
     # -- ending
@@ -288,51 +291,32 @@ class Succession:
         slots, slot = self.slots(), self.find(slot_id)
         below = [found for found in slots if found.parent == slot.id and found.is_trusted]
         for found in (slot, *below):
-            if found.state is _S.ACTIVE:
+            if found.state is _S.ACTIVE and found.kind is not Kind.DOWNSTREAM:
                 raise Conflict("LM1302", authority=slot.id, kind=slot.kind)
         gone = [slot, *(found for found in below if (found.state, event) != (_S.TAINTED, Event.TAINT))]
-        self._warm(now, [found.parent for found in gone])
+        self._book.warm(now, [found.parent for found in gone])
         with transaction(self._at.engine) as connection:
             for found in gone:
-                self._change(connection, found, event, now, reason, actor)
-            if event is Event.REVOKE:
-                for found in gone:
-                    self._list_certificate(connection, found, now, reason)
-            self._publish(connection, now)
+                self._book.leave(connection, found, event, now, reason, actor)
+            self._book.publish(connection, now)
         if event is Event.REVOKE:
-            self._forget(gone)
+            self._book.forget(gone)
         self._changed()
         return self.find(slot_id)
-
-    def _list_certificate(self, connection: sa.Connection, slot: Slot, now: dt.datetime, reason: str) -> None:
-        """A revoked issuing certificate is on its root's list, for those who look there."""
-        if slot.kind is Kind.ISSUING:
-            serial = x509.load_der_x509_certificate(slot.certificates[0]).serial_number
-            slotstore.revoke(
-                connection,
-                Revocation(
-                    serial=f"{serial:x}",
-                    authority=slot.parent,
-                    spiffe_id=str(self._at.trust_domain.id),
-                    revoked=now,
-                    not_after=slot.not_after,
-                    reason=reason,
-                ),
-            )
 
     def end(self, slot_id: str, now: dt.datetime) -> None:
         """Forget an authority all of whose work has ended."""
         slot = self.find(slot_id)
-        self._warm(now)
+        self._book.warm(now)
         with transaction(self._at.engine) as connection:
-            self._change(connection, slot, Event.END, now, "all that it signed has ended", "server")
-            self._publish(connection, now)
-        self._forget([slot])
+            self._book.leave(connection, slot, Event.END, now, "all that it signed has ended", "server")
+            self._book.publish(connection, now)
+        self._book.forget([slot])
         self._changed()
 
     def revoke_svids(self, found: Sequence[store.Issuance], now: dt.datetime, reason: str) -> list[store.Issuance]:
         """Revoke SVIDs for good; return those that were not revoked before."""
-        self._warm(now, [item.authority for item in found])
+        self._book.warm(now, [item.authority for item in found])
         with transaction(self._at.engine) as connection:
             fresh = [
                 item
@@ -349,20 +333,25 @@ class Succession:
                     ),
                 )
             ]
-            self._publish(connection, now)
+            self._book.publish(connection, now)
         self._changed()
         return fresh
 
     def refresh(self, now: dt.datetime) -> bool:
         """Publish again what time has changed: lists that grow old, revocations that ended. Whether it did."""
-        self._warm(now)
+        self._book.warm(now)
         with transaction(self._at.engine) as connection:
-            is_new = self._publish(connection, now)
+            is_new = self._book.publish(connection, now)
         if is_new:
             self._changed()
         return is_new
 
     # -- looking
+
+    @property
+    def has_upstream(self) -> bool:
+        """Whether roots are somebody else's."""
+        return self._at.upstream is not None
 
     def slots(self) -> list[Slot]:
         """Every authority that is not gone for good."""
@@ -385,10 +374,15 @@ class Succession:
     def blast(self, slot_id: str, now: dt.datetime) -> Blast:
         """What ends when an authority, and those below it, are revoked now."""
         slots, slot = self.slots(), self.find(slot_id)
-        ids = [slot.id, *(found.id for found in slots if found.parent == slot.id and found.is_trusted)]
+        hit = [slot, *(found for found in slots if found.parent == slot.id and found.is_trusted)]
         with transaction(self._at.engine) as connection:
-            rows = [slotstore.live(connection, name, now) for name in ids]
-        return _blast(rows)
+            rows = [
+                neighbours.live(connection, found.id, fingerprint(found.certificates[0]), found.not_after, now)
+                if found.kind is Kind.DOWNSTREAM
+                else slotstore.live(connection, found.id, now)
+                for found in hit
+            ]
+        return _blast(rows, downstreams=sum(found.kind is Kind.DOWNSTREAM for found in hit))
 
     def ends(self) -> dict[str, dt.datetime]:
         """When the last work of each retired authority ends."""
@@ -396,119 +390,21 @@ class Succession:
             rows = {
                 slot.id: slotstore.last_end(connection, slot.id)
                 for slot in slotstore.slots(connection)
-                if slot.state in {_S.OLD, _S.TAINTED}
+                if slot.state in {_S.OLD, _S.TAINTED} and slot.kind is not Kind.DOWNSTREAM
             }
         return {name: end for name, end in rows.items() if end is not None}
 
     def private_key(self, slot: Slot) -> PrivateKey:
         """The key of a slot. Raises NotFound LM1600."""
-        source = self._at.root_keys if slot.kind is Kind.ROOT else self._at.keys
-        return source.load(slot.id).key
+        return self._book.private_key(slot)
 
     def issuer(self, slot: Slot) -> Issuer:
         """The certificate of a slot with its key. Raises NotFound LM1600."""
-        return Issuer(certificate=x509.load_der_x509_certificate(slot.certificates[0]), key=self.private_key(slot))
-
-    # -- writing
-
-    def _warm(self, now: dt.datetime, more: Sequence[str] = ()) -> None:
-        """Load the keys of the authorities whose lists may have to be signed."""
-        with transaction(self._at.engine) as connection:
-            wanted = {item.authority for item in slotstore.revocations(connection, now)} | set(more)
-            slots = slotstore.slots(connection)
-        kept = {}
-        for slot in slots:
-            if slot.id in wanted and slot.is_trusted and slot.kind is not Kind.JWT:
-                # a key that was in the memory of a process that ended signs no more lists
-                with contextlib.suppress(NotFound):
-                    kept[slot.id] = self._listers.get(slot.id) or self.issuer(slot)
-        self._listers = kept
-
-    def _serial(self) -> int:
-        return int.from_bytes(self._at.random(16), "big") >> 1 or 1
+        return self._book.issuer(slot)
 
     @staticmethod
     def _parent(slots: Sequence[Slot], slot: Slot) -> Slot:
         return next(found for found in slots if found.id == slot.parent)
-
-    def _put(self, connection: sa.Connection, slot: Slot, reason: str, actor: str, *, sequence: int) -> None:
-        slotstore.put_slot(connection, slot, published=sequence)
-        entry = Entry(
-            at=slot.created, slot=slot.id, kind=slot.kind, before="", after=str(slot.state), reason=reason, actor=actor
-        )
-        slotstore.add_entry(connection, entry)
-        if slot.kind is not Kind.JWT:
-            self._record_certificate(connection, slot)
-
-    def _record_certificate(self, connection: sa.Connection, slot: Slot) -> None:
-        certificate = x509.load_der_x509_certificate(slot.certificates[0])
-        if store.find_issuances(connection, f"{certificate.serial_number:x}", slot.created):
-            # a root of an upstream that was trusted before
-            return
-        store.record_issuance(
-            connection,
-            store.Issuance(
-                serial=f"{certificate.serial_number:x}",
-                spiffe_id=str(self._at.trust_domain.id),
-                node="",
-                rule="",
-                issued=slot.created,
-                not_after=slot.not_after,
-                kind="ca",
-            ),
-        )
-
-    def _change(
-        self, connection: sa.Connection, slot: Slot, event: Event, now: dt.datetime, reason: str, actor: str
-    ) -> None:
-        after = apply(slot, event, now)
-        slotstore.change_slot(connection, after)
-        entry = Entry(
-            at=now,
-            slot=slot.id,
-            kind=slot.kind,
-            before=str(slot.state),
-            after=str(after.state),
-            reason=reason,
-            actor=actor,
-        )
-        slotstore.add_entry(connection, entry)
-
-    def _settle(self, connection: sa.Connection, made: Sequence[Slot]) -> None:
-        if self._at.upstream is not None:
-            for slot in made:
-                self._at.upstream.settle(connection, slot.id)
-
-    def _forget(self, gone: Sequence[Slot]) -> None:
-        for slot in gone:
-            (self._at.root_keys if slot.kind is Kind.ROOT else self._at.keys).delete(slot.id)
-
-    @staticmethod
-    def _next(connection: sa.Connection) -> int:
-        found = slotstore.get_trust(connection)
-        return 1 if found is None else found[0] + 1
-
-    def _publish(self, connection: sa.Connection, now: dt.datetime, *, above: int = 0) -> bool:
-        """Write the trust state that follows from the tables, under the next number, if it says anything new.
-
-        ``above`` is a number that was seen elsewhere: the new one is higher in any case.
-        """
-        before = slotstore.get_trust(connection)
-        current = None if before is None else parse_payload(before[1], self._at.trust_domain)
-        number = max(self._next(connection), above + 1)
-        made = make_state(
-            self._at.trust_domain,
-            slotstore.slots(connection),
-            slotstore.revocations(connection, now),
-            known=current.bundle.crls if current is not None else (),
-            listers=self._listers,
-            number=number,
-            now=now,
-        )
-        if current is not None and made.is_like(current) and not above:
-            return False
-        slotstore.put_trust(connection, number, made.payload(), now)
-        return True
 
     def crl(self, slot: Slot, number: int, now: dt.datetime) -> bytes:
         """The list of an authority as anybody may fetch it, empty ones too. Raises NotFound LM1600."""
@@ -526,7 +422,7 @@ class Succession:
         Returns how many revocations were new. ``newer`` was signed by this server's own key: the caller checked it.
         """
         count = 0
-        self._warm(now, [slot.id for slot in self.slots()])
+        self._book.warm(now, [slot.id for slot in self.slots()])
         by_key = {key_id(slot): slot for slot in self.slots() if slot.kind is not Kind.JWT}
         with transaction(self._at.engine) as connection:
             for der in newer.bundle.crls:
@@ -546,7 +442,7 @@ class Succession:
                         ),
                     )
             # (3)
-            self._publish(connection, now, above=newer.sequence)
+            self._book.publish(connection, now, above=newer.sequence)
         self._changed()
         # (2)
         for slot in self.slots():
@@ -559,7 +455,7 @@ class Succession:
         reason = "it was revoked before the restore"
         slot = self.find(slot_id)
         below = [found for found in self.slots() if found.parent == slot.id]
-        if any(found.state is _S.ACTIVE for found in (slot, *below)):
+        if any(found.state is _S.ACTIVE and found.kind is not Kind.DOWNSTREAM for found in (slot, *below)):
             made = self.prepare(slot.kind, now, actor="server", reason=reason)
             self.activate(made.id, now, actor="server", reason=reason)
         if self.find(slot_id).is_trusted:
@@ -581,17 +477,14 @@ def _slot(
     )
 
 
-def _blast(rows: Sequence[Live]) -> Blast:
+def _blast(rows: Sequence[Live], *, downstreams: int) -> Blast:
     ends = [row.last_end for row in rows if row.last_end is not None]
     begun = [row.last_issued for row in rows if row.last_issued is not None]
     return Blast(
+        downstreams=downstreams,
         certificates=sum(row.certificates for row in rows),
         identities=sum(row.identities for row in rows),
         nodes=sum(row.nodes for row in rows),
         last_issued=max(begun, default=None),
         safe_at=max(ends, default=None),
     )
-
-
-def _root_id(der: bytes) -> str:
-    return fingerprint(der)[:16]

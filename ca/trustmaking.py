@@ -17,6 +17,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from ca import revocation
 from ca.keys import PublicKey
 from ca.mint import Issuer
+from ca.neighbours import Others
 from ca.rotation import AuthorityState, Kind, Slot
 from ca.slotstore import Revocation
 from mesh import canonicaljson
@@ -25,6 +26,7 @@ from mesh.spiffe import TrustDomain
 from mesh.truststate import TrustState
 
 REFRESH_HINT_S = 300
+NO_OTHERS = Others()
 
 
 def make_state(
@@ -34,6 +36,7 @@ def make_state(
     *,
     known: Sequence[bytes],
     listers: Mapping[str, Issuer],
+    others: Others = NO_OTHERS,
     number: int,
     now: dt.datetime,
 ) -> TrustState:
@@ -43,6 +46,8 @@ def make_state(
     2. EVERY certificate that may stand between a leaf and a root is pinned.
     3. A list for EVERY authority some of whose work is revoked: the one that is published (``known``) while it says the
        same and is fresh, else a new one; ``listers`` have the keys.
+    4. What other servers of the trust domain add (``others``). Where one is above, its word counts for roots and pins:
+       what it trusts no more, nobody below trusts, whatever the slots say.
     """
     trusted = [slot for slot in slots if slot.is_trusted]
     # (2)
@@ -50,19 +55,24 @@ def make_state(
         fingerprint(der)
         for slot in trusted
         if slot.kind is not Kind.JWT
-        for der in (slot.certificates if slot.kind is Kind.ISSUING else slot.certificates[1:])
+        for der in (slot.certificates[1:] if slot.kind is Kind.ROOT else slot.certificates)
     )
     # (3)
     crls: list[bytes] = []
     for slot in trusted:
         mine = [item for item in revocations if item.authority == slot.id]
-        if slot.kind is not Kind.JWT and mine:
+        if slot.kind in {Kind.ROOT, Kind.ISSUING} and mine:
             crls.extend(_lists(slot, mine, known, listers.get(slot.id), number, now))
+    # (1)
+    roots = tuple(slot.certificates[0] for slot in trusted if slot.kind is Kind.ROOT)
+    tokens = tuple(slot.certificates[0] for slot in trusted if slot.kind is Kind.JWT)
+    # (4)
+    pins = pins if others.pins is None else others.pins
+    crls.extend(der for der in others.crls if not _is_among(der, crls))
     bundle = TrustBundle(
         trust_domain=trust_domain,
-        # (1)
-        x509_authorities=tuple(slot.certificates[0] for slot in trusted if slot.kind is Kind.ROOT),
-        jwt_authorities=tuple(slot.certificates[0] for slot in trusted if slot.kind is Kind.JWT),
+        x509_authorities=roots if others.roots is None else others.roots,
+        jwt_authorities=_by_kid((*tokens, *others.jwks)),
         sequence=number,
         refresh_hint=REFRESH_HINT_S,
         intermediates=pins,
@@ -84,6 +94,33 @@ def _lists(
     if lister is None or any(revocation.is_fresh(der, mine, now) for der in published):
         return published
     return [revocation.build_crl(lister, mine, number=number, now=now)]
+
+
+def _by_kid(jwks: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Keys by their ids; of two with one id, the first."""
+    found: dict[str, bytes] = {}
+    for item in jwks:
+        found.setdefault(kid_of(item), item)
+    return tuple(found.values())
+
+
+def kid_of(jwk: bytes) -> str:
+    """The id of a key."""
+    return str(json.loads(jwk)["kid"])
+
+
+def _is_among(der: bytes, lists: Sequence[bytes]) -> bool:
+    """Whether a list of the same issuer is there: our own are newer than what comes back from a neighbour."""
+    issuer = _lister_of(der)
+    return any(_lister_of(found) == issuer for found in lists)
+
+
+def _lister_of(der: bytes) -> bytes | None:
+    try:
+        found = x509.load_der_x509_crl(der).extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except x509.ExtensionNotFound:
+        return der
+    return found.value.key_identifier
 
 
 def fingerprint(der: bytes) -> str:

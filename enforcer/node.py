@@ -10,7 +10,7 @@ import base64
 import contextlib
 import datetime as dt
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -34,6 +34,14 @@ from mesh.proto import node_pb2_grpc
 CALL_WITHIN_S = 15.0
 TIME_METADATA = "limen-time"
 BACKOFF_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+OPTIONS = (
+    ("grpc.ssl_target_name_override", SERVER_NAME),
+    ("grpc.max_receive_message_length", 128 << 20),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.enable_http_proxy", 0),
+)
 
 
 class Node:
@@ -46,21 +54,7 @@ class Node:
         self._channel = self._open()
 
     def _open(self) -> grpc.aio.Channel:
-        key = load_der_private_key(self._state.key, password=None)
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=_pem(self._state.server_certificate),
-            private_key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-            certificate_chain=b"".join(_pem(der) for der in self._state.chain),
-        )
-        options = [
-            ("grpc.ssl_target_name_override", SERVER_NAME),
-            ("grpc.max_receive_message_length", 128 << 20),
-            ("grpc.keepalive_time_ms", 20_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.max_reconnect_backoff_ms", 5_000),
-            ("grpc.enable_http_proxy", 0),
-        ]
-        return grpc.aio.secure_channel(self._state.node_api, credentials, options=options)
+        return grpc.aio.secure_channel(self._state.node_api, credentials_of(self._state), options=OPTIONS)
 
     @property
     def _stub(self) -> node_pb2_grpc.NodeStub:
@@ -112,9 +106,14 @@ class Node:
 
     async def watch(self, epoch: int) -> AsyncIterator[pb.Update]:
         """The server's full state, now and after every change, until the stream breaks (then Unavailable)."""
+        async for update in self.stream(lambda: self._stub.Watch(pb.WatchRequest(epoch=epoch), wait_for_ready=True)):
+            yield update
+
+    async def stream(self, begin: Callable[[], Any]) -> AsyncIterator[Any]:
+        """What a call of the node API streams, until it breaks (then Unavailable)."""
         try:
             before = self._clock.local()
-            call = self._stub.Watch(pb.WatchRequest(epoch=epoch), wait_for_ready=True)
+            call = begin()
             self._hear(await call.initial_metadata(), before)
             async for update in call:
                 yield update
@@ -128,9 +127,13 @@ class Node:
             raise Unavailable("LM3444", address=self._state.node_api, reason="the channel was replaced") from err
 
     async def _call(self, name: str, request: object) -> Any:  # noqa: ANN401  the answer of the method that is named
+        return await self.ask(getattr(self._stub, name), request)
+
+    async def ask(self, method: Callable[..., Any], request: object) -> Any:  # noqa: ANN401  the answer of the method
+        """Call a method of the node API."""
         try:
             before = self._clock.local()
-            call = getattr(self._stub, name)(request, timeout=CALL_WITHIN_S)
+            call = method(request, timeout=CALL_WITHIN_S)
             self._hear(await call.initial_metadata(), before)
             return await call
         except grpc.aio.AioRpcError as err:
@@ -149,6 +152,16 @@ class Node:
             # the server knows this node no more: whoever holds the membership comes back by the other door
             self.refused = True
         return Unavailable("LM3444", address=self._state.node_api, reason=f"{err.code().name}: {err.details()}")
+
+
+def credentials_of(state: NodeState) -> grpc.ChannelCredentials:
+    """A node's SVID, and the pinned certificate of its server."""
+    key = load_der_private_key(state.key, password=None)
+    return grpc.ssl_channel_credentials(
+        root_certificates=_pem(state.server_certificate),
+        private_key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        certificate_chain=b"".join(_pem(der) for der in state.chain),
+    )
 
 
 def _pem(der: bytes) -> bytes:

@@ -21,12 +21,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from audit import log as audit_log
 from audit.record import read_record, record, to_bytes
 from audit.spool import batch_digest, verify_batch
-from ca import nodestore
 from ca import store as ca_store
 from ca.acme.authority import AcmeAuthority
-from ca.attestation.token import make_token
+from ca.attestation.token import JoinToken
 from ca.authority import Authority
 from limen import store
+from limen.above import Above
 from limen.acme.file import AcmeFile
 from limen.acme.operators import Operators
 from limen.acme.service import Acme
@@ -35,8 +35,10 @@ from limen.attestation import Attestation
 from limen.attestorsfile import AttestorsFile
 from limen.authorities import Authorities
 from limen.byhand import ByHand
+from limen.downstreams import Downstreams
 from limen.explanation import explained, marks
 from limen.federations import Federations
+from limen.follower import Follower
 from limen.issuing import Issuing
 from limen.nodes import Nodes
 from limen.rulesfile import RulesFile
@@ -106,6 +108,15 @@ class App:
             changed=self._changed,
             reissue=self._reissue,
         )
+        self.downstreams = Downstreams(
+            authority=authority,
+            agents=self._agents,
+            authorities=self.authorities,
+            clock=clock,
+            record=self._record,
+            changed=self._changed,
+        )
+        self.follower: Follower | None = None
         self._issuing = Issuing(authority=authority, nodes=self.nodes, clock=clock, record=self._record_all)
         self.by_hand = ByHand(authority=authority, clock=clock, record=self._record)
         self.svid = ServerSvid(authority=authority, clock=clock, record=self._record)
@@ -136,6 +147,17 @@ class App:
     def use_jwt_issuer(self, url: str) -> None:
         """Have JWT-SVIDs name an OIDC issuer."""
         self._authority.jwt_issuer = url
+
+    def follow(self, above: Above) -> None:
+        """Follow a server above, of the same trust domain."""
+        self.follower = Follower(
+            above=above,
+            authority=self._authority,
+            authorities=self.authorities,
+            agents=self._agents,
+            clock=self._clock,
+            reissue=self._reissue,
+        )
 
     # -- keys that the doors need
 
@@ -210,20 +232,23 @@ class App:
 
     def create_token(self, *, ttl_s: int, actor: str) -> Json:
         """Make a single-use join token."""
+        made = self._make_token(ttl_s)
+        self._record("ca", actor, event="token", token_id=made.id, expires=format_time(made.expires))
+        return self._handed(made)
+
+    def allow_downstream(self, name: str, *, life_s: int, ttl_s: int, actor: str) -> Json:
+        """Let a server be one below, by a single-use token that it joins with."""
+        made = self._make_token(ttl_s)
+        found = self.downstreams.allow(name, token=made.id, life_s=life_s, expires=made.expires, actor=actor)
+        return {**self._handed(made), **found}
+
+    def _handed(self, made: JoinToken) -> Json:
+        return {"token": made.text, "expires": format_time(made.expires), "url": self._url}
+
+    def _make_token(self, ttl_s: int) -> JoinToken:
         with transaction(self._engine) as connection:
             reviewers = reviewing.judges_of(connection).hash
-            made = make_token(
-                self._authority.server_key,
-                server_pin=self._authority.server_pin,
-                reviewers_pin=reviewers,
-                trust_domain=str(self._domain),
-                now=self._clock.now(),
-                ttl=dt.timedelta(seconds=ttl_s),
-                random=self._random(16),
-            )
-            nodestore.put_token(connection, made.id, made.expires)
-        self._record("ca", actor, event="token", token_id=made.id, expires=format_time(made.expires))
-        return {"token": made.text, "expires": format_time(made.expires), "url": self._url}
+        return self.nodes.make_token(reviewers, dt.timedelta(seconds=ttl_s))
 
     def _admission(self) -> Mapping[str, Json]:
         """What a node that is let in is told beside its own chain."""
@@ -237,7 +262,7 @@ class App:
 
     def authenticate_node(self, chain: Sequence[bytes]) -> str:
         """The name of the node whose chain a peer proved to hold."""
-        return self.nodes.authenticate(chain)[0]
+        return self.nodes.authenticate(chain).node
 
     def renew_node(self, node: str, spki: bytes, proven: str | None = None) -> tuple[bytes, ...]:
         """Renew a node's SVID."""

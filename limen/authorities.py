@@ -21,7 +21,7 @@ from ca import slotstore
 from ca import store as ca_store
 from ca.authority import Authority
 from ca.revocation import answer_ocsp
-from ca.rotation import AuthorityState, Kind, Slot, Timing, cliff, due, find, may_activate
+from ca.rotation import OWN, AuthorityState, Event, Kind, Slot, Timing, cliff, due, find, may_activate
 from ca.succession import Blast
 from ca.trustmaking import fingerprint
 from limen.agents import Agents
@@ -30,6 +30,7 @@ from mesh.database import transaction
 from mesh.problems import Conflict, NotFound, Problem
 from mesh.truststate import read_trust_state
 
+ABOVE = "the server above"
 SETTLE = dt.timedelta(milliseconds=500)
 WITHIN = dt.timedelta(seconds=60)
 LONGEST_TTL = dt.timedelta(hours=1)
@@ -58,6 +59,8 @@ class Authorities:
     ) -> None:
         self._engine, self._authority, self._agents, self._clock = engine, authority, agents, clock
         self._record, self._changed, self._reissue = record, changed, reissue
+        # whether every agent of the server above, if one is, can follow an authority of ours
+        self.is_held_above: Callable[[Slot], bool] = lambda _: True
         self._do = authority.succession
         self._sequence = authority.trust.sequence
         self._published = clock.now()
@@ -79,6 +82,16 @@ class Authorities:
         self._log_journal()
         if now >= self._retry_at:
             for found in due(self._authority.slots, now, self._timing(), self._do.ends()):
+                if found.event is None and found.kind is Kind.ROOT and self._do.has_upstream:
+                    # a root of somebody above is replaced there
+                    continue
+                if (
+                    found.event is Event.END
+                    and found.kind is Kind.ROOT
+                    and self._authority.following.kept() is not None
+                ):
+                    # the server above says until when it is trusted
+                    continue
                 try:
                     if found.event is None:
                         self._do.prepare(found.kind, now, actor="server", reason="its time has come")
@@ -125,7 +138,8 @@ class Authorities:
 
     def _behind(self, slot: Slot, now: dt.datetime) -> list[str]:
         reported = {agent.node: agent.trust for agent in self._agents.all() if agent.watches}
-        return may_activate(slot, published=self._do.published(slot.id), reported=reported, now=now, settle=SETTLE)
+        behind = may_activate(slot, published=self._do.published(slot.id), reported=reported, now=now, settle=SETTLE)
+        return behind if self.is_held_above(slot) else [*behind, ABOVE]
 
     def _timing(self) -> Timing:
         return Timing(
@@ -147,7 +161,7 @@ class Authorities:
                 self._propagation = now - self._published
 
     def _measure(self) -> None:
-        for kind in Kind:
+        for kind in OWN:
             _EXPIRY.labels(str(kind)).set(self._authority.active(kind).not_after.timestamp())
         _SEQUENCE.set(self._authority.trust.sequence)
         live = [agent.trust for agent in self._agents.all() if agent.watches]
@@ -237,6 +251,8 @@ class Authorities:
             "created": format_time(slot.created),
             "not_after": format_time(slot.not_after),
             "renews_at": format_time(self._timing().prepare_at(slot)),
+            "downstream": self._authority.downstreams.owner(slot),
+            "blast": None if found is None else blast_json(found),
             "live_svids": 0 if found is None else found.certificates,
             "last_svid_ends": None if found is None or found.safe_at is None else format_time(found.safe_at),
         }
@@ -276,15 +292,16 @@ class Authorities:
         now = self._clock.now()
         slot = self._do.find(slot_id)
         blast = self._do.blast(slot.id, now)
-        report = {"authority": slot.id, "kind": str(slot.kind), "state": str(slot.state), "blast": _blast(blast)}
+        report = {"authority": slot.id, "kind": str(slot.kind), "state": str(slot.state), "blast": blast_json(blast)}
         if is_dry:
             return {**report, "done": False}
         if verb == "taint":
             done = self._do.taint(slot.id, now, actor=actor, reason=reason)
             self._reissue()
         else:
-            if slot.state is not AuthorityState.ACTIVE and blast.certificates and not is_forced:
-                raise _unsafe(blast)
+            is_refused_anyway = slot.state is AuthorityState.ACTIVE and slot.kind in OWN
+            if not is_refused_anyway and blast.certificates and not is_forced:
+                raise unsafe(blast)
             done = self._do.revoke(slot.id, now, actor=actor, reason=reason)
             self._reissue()
         self.step()
@@ -345,7 +362,7 @@ class Authorities:
     def crl(self, name: str) -> bytes:
         """The revocation list of an authority, DER. Raises NotFound LM1310."""
         slot = self._do.find(name)
-        if slot.kind is Kind.JWT or not slot.is_trusted:
+        if slot.kind not in {Kind.ROOT, Kind.ISSUING} or not slot.is_trusted:
             raise NotFound("LM1310", given=name[:80])
         now = self._clock.now()
         return self._do.crl(slot, self._authority.trust.sequence, now)
@@ -354,7 +371,7 @@ class Authorities:
         """The answer to an OCSP request, DER."""
         issuers = []
         for slot in self._authority.slots:
-            if slot.is_trusted and slot.kind is not Kind.JWT:
+            if slot.is_trusted and slot.kind in {Kind.ROOT, Kind.ISSUING}:
                 try:
                     issuers.append(self._do.issuer(slot))
                 except Problem:
@@ -368,8 +385,10 @@ class Authorities:
         return bool(found), revoked
 
 
-def _blast(found: Blast) -> Json:
+def blast_json(found: Blast) -> Json:
+    """What a report says of what ends with an authority."""
     return {
+        "downstreams": found.downstreams,
         "live_svids": found.certificates,
         "identities": found.identities,
         "nodes": found.nodes,
@@ -378,7 +397,8 @@ def _blast(found: Blast) -> Json:
     }
 
 
-def _unsafe(found: Blast) -> Conflict:
+def unsafe(found: Blast) -> Conflict:
+    """The refusal of what breaks something and is not forced."""
     return Conflict(
         "LM1308",
         certificates=found.certificates,

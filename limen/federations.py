@@ -166,7 +166,9 @@ class Federations:
         return hit
 
     def reach(self, *, spiffe_id: str, address: str, port: int, is_gone: bool, actor: str) -> Json:
-        """Say where a service of another trust domain is reached, or that it is not there any more.
+        """Say where a service is reached that no agent of ours reports, or that it is not there any more.
+
+        It is of another trust domain, or of this one below another server.
 
         Raises Invalid LM1514 for an identity or address that is none, NotFound LM1504 without a relationship.
         """
@@ -179,7 +181,9 @@ class Federations:
             raise Invalid("LM1514", given=address[:200], reason="it is no IP address") from err
         if not found.path:
             raise Invalid("LM1514", given=spiffe_id[:200], reason="a service's SPIFFE ID has a path")
-        self._find(str(found.trust_domain))
+        is_own = found.trust_domain == self._own().trust_domain
+        if not is_own:
+            self._find(str(found.trust_domain))
         with transaction(self._engine) as connection:
             if is_gone:
                 federationstore.remove_endpoint(connection, found, where, port)
@@ -189,6 +193,8 @@ class Federations:
         event = "federation-unreach" if is_gone else "federation-reach"
         self._record("ca", actor, event=event, spiffe_id=spiffe_id, address=where, port=port)
         self._changed()
+        if is_own:
+            return {"trust_domain": str(found.trust_domain), "endpoints": self._reached(found.trust_domain)}
         return self.show(str(found.trust_domain))
 
     # -- looking
@@ -224,8 +230,11 @@ class Federations:
             "reason": standing.reason,
             "is_stale": federation.is_stale(standing, now),
             "rules": self._federating(relationship.trust_domain),
-            "endpoints": [list(row) for row in self._endpoints if _is_of(row[0], relationship.trust_domain)],
+            "endpoints": self._reached(relationship.trust_domain),
         }
+
+    def _reached(self, trust_domain: TrustDomain) -> Json:
+        return [list(row) for row in self._endpoints if _is_of(row[0], trust_domain)]
 
     def bundle(self, trust_domain: str) -> str:
         """The bundle that is held, as a SPIFFE document.

@@ -1,71 +1,55 @@
 """The node API: agents, over mutual TLS, each proved to be the node whose SVID it shows.
 
-gRPC's own chain check is the outer fence; `mesh.x509svid` verifies the peer's chain again, as everywhere else.
-This module translates between messages and `limen.app.App` and decides nothing.
+`limen.nodedoor` knows who calls. This module translates between messages and `limen.app.App` and decides nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor
-from typing import TypeVar
+from collections.abc import AsyncIterator
 
 import grpc
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from limen.app import App
+from limen.nodedoor import UNAUTHENTICATED, NodeDoor, wake
 from limen.values import Ask, Endpoint, Issued, JwtAsk, State
-from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
 from mesh.proto import node_pb2 as pb
 from mesh.proto import node_pb2_grpc
 
-T = TypeVar("T")
 MAX_STREAMS_PER_NODE = 4
-UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
-"""The status of a peer that is no node of ours, or none any more: its agent attests itself again."""
-TIME_METADATA = "limen-time"
-_STATUS: tuple[tuple[type[Problem], grpc.StatusCode], ...] = (
-    (NotFound, grpc.StatusCode.NOT_FOUND),
-    (Conflict, grpc.StatusCode.ABORTED),
-    (Forbidden, grpc.StatusCode.PERMISSION_DENIED),
-    (Unavailable, grpc.StatusCode.UNAVAILABLE),
-    (Invalid, grpc.StatusCode.INVALID_ARGUMENT),
-)
 
 
 class NodeService(node_pb2_grpc.NodeServicer):
     """Answers agents. All work on `App` runs on one thread, so nothing there needs a lock."""
 
-    def __init__(self, app: App, worker: Executor) -> None:
-        self._app = app
-        self._worker = worker
+    def __init__(self, door: NodeDoor) -> None:
+        self._door, self._app, self._worker = door, door.app, door.worker
         self._watchers: dict[str, int] = {}
 
     async def Renew(self, request: pb.RenewRequest, context: grpc.aio.ServicerContext) -> pb.RenewResponse:
         """Renew the calling node's SVID."""
-        node, proven = await self._peer(context)
-        chain = await self._call(context, lambda: self._app.renew_node(node, bytes(request.spki), proven))
-        bundle = await self._call(context, lambda: self._app.bundle().to_json())
+        peer = await self._door.peer(context)
+        chain = await self._door.call(
+            context, lambda: self._app.renew_node(peer.node, bytes(request.spki), peer.spki_sha256)
+        )
+        bundle = await self._door.call(context, lambda: self._app.bundle().to_json())
         return pb.RenewResponse(chain=list(chain), bundle=bundle)
 
     async def BatchNewX509Svid(self, request: pb.BatchRequest, context: grpc.aio.ServicerContext) -> pb.BatchResponse:
         """Issue SVIDs for what the node attested."""
-        node = await self._node(context)
+        node = await self._door.node(context)
         asks = [
             Ask(ref=ask.ref, spki=bytes(ask.spki), facts=tuple((fact.key, fact.value) for fact in ask.facts))
             for ask in request.asks
         ]
-        issued = await self._call(context, lambda: self._app.issue(node, asks))
+        issued = await self._door.call(context, lambda: self._app.issue(node, asks))
         return pb.BatchResponse(svids=[_issued_pb(found) for found in issued])
 
     async def BatchNewJwtSvid(
         self, request: pb.JwtBatchRequest, context: grpc.aio.ServicerContext
     ) -> pb.JwtBatchResponse:
         """Issue JWT-SVIDs for what the node attested."""
-        node = await self._node(context)
+        node = await self._door.node(context)
         asks = [
             JwtAsk(
                 ref=ask.ref,
@@ -75,7 +59,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
             )
             for ask in request.asks
         ]
-        issued = await self._call(context, lambda: self._app.issue_jwts(node, asks))
+        issued = await self._door.call(context, lambda: self._app.issue_jwts(node, asks))
         return pb.JwtBatchResponse(
             svids=[
                 pb.IssuedJwt(
@@ -93,25 +77,25 @@ class NodeService(node_pb2_grpc.NodeServicer):
 
     async def Watch(self, request: pb.WatchRequest, context: grpc.aio.ServicerContext) -> AsyncIterator[pb.Update]:
         """Send the full state at once and after every change."""
-        node = await self._node(context)
+        node = await self._door.node(context)
         epoch = request.epoch
         if self._watchers.get(node, 0) >= MAX_STREAMS_PER_NODE:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "LM5211")
         self._watchers[node] = self._watchers.get(node, 0) + 1
-        await self._call(context, lambda: self._app.watch_begins(node))
+        await self._door.call(context, lambda: self._app.watch_begins(node))
         changed = asyncio.Event()
         loop = asyncio.get_running_loop()
-        forget = self._app.on_change(lambda: _wake(loop, changed))
+        forget = self._app.on_change(lambda: wake(loop, changed))
         structlog.get_logger().info("agent connected", node=node)
         try:
             while True:
                 changed.clear()
-                state = await self._call(context, lambda since=epoch: self._app.state(since))  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
+                state = await self._door.call(context, lambda since=epoch: self._app.state(since))  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
                 yield _update_pb(state)
                 epoch = state.epoch
                 await changed.wait()
                 # a banned node's watch ends with its ban
-                await self._call(context, lambda: self._app.nodes.require(node), kind=UNAUTHENTICATED)
+                await self._door.call(context, lambda: self._app.nodes.require(node), kind=UNAUTHENTICATED)
         finally:
             forget()
             self._watchers[node] -= 1
@@ -123,17 +107,17 @@ class NodeService(node_pb2_grpc.NodeServicer):
         self, request: pb.EndpointsRequest, context: grpc.aio.ServicerContext
     ) -> pb.EndpointsResponse:
         """Take the full list of the node's inbound listeners."""
-        node = await self._node(context)
+        node = await self._door.node(context)
         found = tuple(
             Endpoint(spiffe_id=item.spiffe_id, address=item.address, port=item.port) for item in request.endpoints
         )
-        await self._call(context, lambda: self._app.report_endpoints(node, found))
+        await self._door.call(context, lambda: self._app.report_endpoints(node, found))
         return pb.EndpointsResponse()
 
     async def PushRecords(self, request: pb.RecordBatch, context: grpc.aio.ServicerContext) -> pb.RecordAck:
         """Put a signed batch into the log; the answer comes after it is durable."""
-        node = await self._node(context)
-        sequence = await self._call(
+        node = await self._door.node(context)
+        sequence = await self._door.call(
             context,
             lambda: self._app.push_records(
                 node,
@@ -147,15 +131,15 @@ class NodeService(node_pb2_grpc.NodeServicer):
 
     async def PushFlows(self, request: pb.FlowBatch, context: grpc.aio.ServicerContext) -> pb.FlowAck:
         """Store aggregated flows."""
-        node = await self._node(context)
-        await self._call(context, lambda: self._app.push_flows(node, [bytes(row) for row in request.flows]))
+        node = await self._door.node(context)
+        await self._door.call(context, lambda: self._app.push_flows(node, [bytes(row) for row in request.flows]))
         return pb.FlowAck()
 
     async def ReportStatus(self, request: pb.StatusRequest, context: grpc.aio.ServicerContext) -> pb.StatusResponse:
         """Remember what the node applies."""
-        node = await self._node(context)
+        node = await self._door.node(context)
         refusals = tuple((item.code, item.detail) for item in request.refusals)
-        wants = await self._call(
+        wants = await self._door.call(
             context,
             lambda: self._app.report_status(
                 node,
@@ -170,46 +154,6 @@ class NodeService(node_pb2_grpc.NodeServicer):
             ),
         )
         return pb.StatusResponse(wants_trust=wants)
-
-    async def _node(self, context: grpc.aio.ServicerContext) -> str:
-        """The name of the node whose SVID the peer proved to hold."""
-        return (await self._peer(context))[0]
-
-    async def _peer(self, context: grpc.aio.ServicerContext) -> tuple[str, str]:
-        """The same, with the hash of its key. Every answer says what time it is here."""
-        await self._tell_time(context)
-        found = context.auth_context()
-        # the leaf stands by itself; the chain may or may not repeat it
-        text = b"".join([*found.get("x509_pem_cert", []), *found.get("x509_pem_cert_chain", [])])
-        try:
-            ders = [item.public_bytes(Encoding.DER) for item in x509.load_pem_x509_certificates(text)]
-        except ValueError:
-            ders = []
-        ders = list(dict.fromkeys(ders))
-        return await self._call(context, lambda: self._app.nodes.authenticate(ders), kind=UNAUTHENTICATED)
-
-    async def _tell_time(self, context: grpc.aio.ServicerContext) -> None:
-        await context.send_initial_metadata(((TIME_METADATA, self._app.time()),))
-
-    async def _call(
-        self,
-        context: grpc.aio.ServicerContext,
-        work: Callable[[], T],
-        *,
-        kind: grpc.StatusCode | None = None,
-    ) -> T:
-        """Run work on the one worker thread and answer its Problems as gRPC statuses, or as the one that is given."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, work)
-        except Problem as problem:
-            status = next((code for found, code in _STATUS if isinstance(problem, found)), grpc.StatusCode.UNKNOWN)
-            await context.abort(kind or status, str(problem))
-            raise
-
-
-def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    """Set an event of a loop from the worker thread."""
-    loop.call_soon_threadsafe(event.set)
 
 
 def _issued_pb(found: Issued) -> pb.IssuedSvid:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +21,9 @@ from cryptography.hazmat.primitives import serialization
 
 from ca import issuance, keys, nodestore
 from ca.attestation.nonce import RANDOM_BYTES, Nonces
-from ca.attestation.token import check_token
+from ca.attestation.token import JoinToken, check_token, make_token
 from ca.authority import Authority
+from ca.downstreams import ATTESTOR as DOWNSTREAM
 from ca.trustmaking import fingerprint
 from limen import store
 from mesh import nodeproof
@@ -34,6 +36,15 @@ _AGENT_PATH = "/limen/agent/"
 JOBS_KEPT = dt.timedelta(days=7)
 Json = Any
 Answer = Callable[[], Mapping[str, Json]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A node that proved itself: its name, the hash of the key it did so with, and whether it is a server below."""
+
+    node: str
+    spki_sha256: str
+    is_downstream: bool
 
 
 class Nodes:
@@ -61,6 +72,21 @@ class Nodes:
         now = self._clock.now()
         return {"nonce": self.nonces.make(now, self._random(RANDOM_BYTES)), "time": format_time(now)}
 
+    def make_token(self, reviewers_pin: str, ttl: dt.timedelta) -> JoinToken:
+        """Make a single-use join token, and remember it by its hash."""
+        made = make_token(
+            self._authority.server_key,
+            server_pin=self._authority.server_pin,
+            reviewers_pin=reviewers_pin,
+            trust_domain=str(self._domain),
+            now=self._clock.now(),
+            ttl=ttl,
+            random=self._random(16),
+        )
+        with transaction(self._engine) as connection:
+            nodestore.put_token(connection, made.id, made.expires)
+        return made
+
     def join(self, token: str, spki: bytes) -> Json:
         """Let a node join with a token.
 
@@ -76,15 +102,17 @@ class Nodes:
         keys.parse_spki(spki)
         # (2)
         name_of_token = check_token(token, self._authority.server_key.public_key(), now)
-        node, digest = f"node-{name_of_token[:12]}", hashlib.sha256(spki).hexdigest()
+        below = self._authority.downstreams.of_token(name_of_token)
+        attestor = "join_token" if below is None else DOWNSTREAM
+        node, digest = below or f"node-{name_of_token[:12]}", hashlib.sha256(spki).hexdigest()
         with _once_more(), transaction(self._engine) as connection:
             if not nodestore.use_token(connection, name_of_token, digest, now):
                 raise Forbidden("LM1208", reason="it was used before")
             # (3)
             self._refuse_banned(nodestore.get_node(connection, node))
-            nodestore.admit_node(connection, node, attestor="join_token", facts=(), spki_sha256=digest, now=now)
+            nodestore.admit_node(connection, node, attestor=attestor, facts=(), spki_sha256=digest, now=now)
         # (4)
-        return self._let_in(node, spki, now, event="join")
+        return self._let_in(node, spki, now, event="join", attestor=attestor)
 
     def admit(
         self,
@@ -111,7 +139,11 @@ class Nodes:
                     raise Forbidden("LM1260", attestor=attestor)
                 # each job is a node of its own, and none of them comes back
                 nodestore.forget_nodes(connection, attestor, now - JOBS_KEPT)
-            self._refuse_banned(nodestore.get_node(connection, node))
+            known = nodestore.get_node(connection, node)
+            self._refuse_banned(known)
+            if known is not None and known.attestor == DOWNSTREAM:
+                # no attestor takes the place of a server below that people allowed by name
+                raise Forbidden("LM1629", name=node)
             nodestore.admit_node(
                 connection,
                 node,
@@ -177,12 +209,14 @@ class Nodes:
 
     # -- those who are in
 
-    def authenticate(self, chain: Sequence[bytes]) -> tuple[str, str]:
-        """The name of the node whose chain a peer proved to hold, and the hash of its key.
+    def authenticate(self, chain: Sequence[bytes]) -> Peer:
+        """Whose chain a peer proved to hold.
+
+        What another server of the trust domain signed names no node of ours.
 
         Raises Invalid as the verifier does, Forbidden LM5230 for an identity that is no node's of ours, LM1243.
         """
-        verified = verify_x509_svid(chain, {self._domain: self._authority.bundle}, self._clock.now())
+        verified = verify_x509_svid(chain, {self._domain: self._authority.own_bundle}, self._clock.now())
         path = verified.spiffe_id.path
         with transaction(self._engine) as connection:
             found = nodestore.get_node(connection, path.removeprefix(_AGENT_PATH))
@@ -191,7 +225,9 @@ class Nodes:
         self._refuse_banned(found)
         key = x509.load_der_x509_certificate(verified.leaf_der).public_key()
         spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        return found.name, hashlib.sha256(spki).hexdigest()
+        return Peer(
+            node=found.name, spki_sha256=hashlib.sha256(spki).hexdigest(), is_downstream=found.attestor == DOWNSTREAM
+        )
 
     def require(self, node: str) -> None:
         """Check that a node is still one of ours.

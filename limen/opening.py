@@ -19,6 +19,7 @@ from ca.acme.authority import open_acme
 from ca.authority import open_authority
 from ca.keys import KeyAlgorithm, key_from_der
 from ca.rotation import AuthorityState, Kind, find
+from limen.above import Above
 from limen.app import App
 from limen.attestorsfile import AttestorsFile
 from limen.rulesfile import RulesFile
@@ -60,7 +61,7 @@ def open_app(
     for room in ("ca", "policyengine", "limen"):
         migrate(engine, room)
     keys = open_key_source(key_source, engine=engine, wrapping=wrapping, clock=clock)
-    above = open_upstream(upstream, trust_domain=domain, state=state, clock=clock)
+    above = open_upstream(upstream, trust_domain=domain, state=state, wrapping=wrapping, clock=clock)
     algorithm = KeyAlgorithm.of(key_algorithm)
     authority = open_authority(
         engine, wrapping, trust_domain=domain, now=now, key_source=keys, upstream=above, algorithm=algorithm
@@ -85,6 +86,8 @@ def open_app(
         clock=clock,
         random=secrets.token_bytes,
     )
+    if isinstance(above, Above):
+        app.follow(above)
     if wrapping.beside_state:
         structlog.get_logger().warning(
             "the wrapping key lies beside the keys it wraps", code="LM1209", where=str(state / "ca" / "wrap.key")

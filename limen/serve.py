@@ -30,9 +30,12 @@ from limen.api.peer import PeerProtocol
 from limen.api.public import public_api
 from limen.api.wellknown import Documents, check_issuer, wellknown_api
 from limen.app import App
+from limen.downstreamapi import DownstreamService
 from limen.federations import keep_polling
 from limen.filewatch import FileWatch
+from limen.follower import keep_following
 from limen.nodeapi import NodeService
+from limen.nodedoor import NodeDoor
 from limen.opening import open_app
 from limen.values import Public
 from limen.webcert import WebCertificate
@@ -137,6 +140,8 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
             group.create_task(keep_polling(app.federations, worker, stop))
             group.create_task(keep_validating(app.acme, worker, stop))
             group.create_task(own.keep(worker, stop))
+            if app.follower is not None:
+                group.create_task(keep_following(app, app.follower, worker, stop))
             lifecycle.announce(
                 state,
                 "server",
@@ -216,7 +221,9 @@ async def _node_server(app: App, worker: Executor, host: str, known: int = 0) ->
         options=[("grpc.max_receive_message_length", 32 << 20), ("grpc.so_reuseport", 0)],
         maximum_concurrent_rpcs=2048,
     )
-    node_pb2_grpc.add_NodeServicer_to_server(NodeService(app, worker), server)  # type: ignore[no-untyped-call]  # generated
+    door = NodeDoor(app, worker)
+    node_pb2_grpc.add_NodeServicer_to_server(NodeService(door), server)  # type: ignore[no-untyped-call]  # generated
+    node_pb2_grpc.add_DownstreamServicer_to_server(DownstreamService(door), server)  # type: ignore[no-untyped-call]  # generated
     fence = _Fence(app)
     credentials = grpc.dynamic_ssl_server_credentials(
         fence.configuration(), fence.changed, require_client_authentication=True

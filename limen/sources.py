@@ -18,6 +18,7 @@ from ca.upstream.offline import OfflineUpstream
 from ca.upstream.spec import parse_life, parse_upstream
 from ca.upstream.spire import SpireUpstream
 from ca.upstream.stepca import StepCaUpstream
+from limen.above import open_above
 from mesh.clock import Clock
 from mesh.problems import Invalid
 from mesh.spiffe import TrustDomain
@@ -46,7 +47,9 @@ def open_key_source(text: str, *, engine: sa.Engine, wrapping: WrappingKey, cloc
     return LedgeredKeys(source, engine, clock)
 
 
-def open_upstream(text: str, *, trust_domain: TrustDomain, state: pathlib.Path, clock: Clock) -> Upstream | None:
+def open_upstream(
+    text: str, *, trust_domain: TrustDomain, state: pathlib.Path, wrapping: WrappingKey, clock: Clock
+) -> Upstream | None:
     """Who signs issuing certificates; None for a root of our own, which the authority keeps itself.
 
     Raises Invalid LM1610 for anything else, and what the upstream raises when its files or addresses are none.
@@ -71,6 +74,15 @@ def open_upstream(text: str, *, trust_domain: TrustDomain, state: pathlib.Path, 
             roots=pathlib.Path(facts["root"]),
             provisioner=facts["provisioner"],
             key=pathlib.Path(facts["key"]),
+        )
+    if kind == "limen":
+        return open_above(
+            state / FOLDER / "above",
+            wrapping,
+            url=facts["url"],
+            token=pathlib.Path(facts["token"]) if "token" in facts else None,
+            trust_domain=trust_domain,
+            clock=clock,
         )
     if kind == "spire":
         return SpireUpstream(

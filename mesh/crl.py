@@ -34,6 +34,15 @@ def is_listed(serial: int, crl_der: bytes, issuer: x509.Certificate) -> bool:
     return serial in _listed(crl_der, issuer.public_bytes(Encoding.DER))
 
 
+def is_signed(crl_der: bytes, issuer: x509.Certificate) -> bool:
+    """Whether bytes are a list that this issuer signed."""
+    try:
+        crl = x509.load_der_x509_crl(crl_der)
+        return len(crl_der) <= MAX_CRL_BYTES and crl.issuer == issuer.subject and _is_signed(crl, issuer)
+    except _UNREADABLE:
+        return False
+
+
 @functools.lru_cache(maxsize=64)
 def _listed(crl_der: bytes, issuer_der: bytes) -> frozenset[int]:
     """The serial numbers that a list revokes; none when it is not this issuer's.

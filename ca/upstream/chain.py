@@ -23,6 +23,7 @@ from mesh.bundle import TrustBundle
 from mesh.certpath import ends_whole
 from mesh.problems import Invalid, Problem, Unavailable
 from mesh.spiffe import SpiffeId, TrustDomain
+from mesh.truststate import TrustState
 from mesh.x509svid import verify_x509_svid
 
 MAX_CHAIN = 4
@@ -43,10 +44,15 @@ _BAD = (
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Upstreamed:
-    """An upstream's answer, DER: the issuing certificate first, then what leads to a root; and the roots."""
+    """An upstream's answer, DER: the issuing certificate first, then what leads to a root; and the roots.
+
+    ``trust`` is the trust state of an upstream that is a Limen, as it signed it, and ``state`` the same, read.
+    """
 
     chain: tuple[bytes, ...]
     roots: tuple[bytes, ...]
+    trust: bytes = b""
+    state: TrustState | None = None
 
     @property
     def not_after(self) -> dt.datetime:
@@ -183,7 +189,9 @@ def check(
         limit = _constraints(signer).path_length
         if limit is not None and limit < depth + 1:
             raise broken("a path length on the way leaves no room for an issuing authority below it")
-    return Upstreamed(chain=tuple(_der(found) for found in chain), roots=tuple(_der(found) for found in roots))
+    return dataclasses.replace(
+        answer, chain=tuple(_der(found) for found in chain), roots=tuple(_der(found) for found in roots)
+    )
 
 
 def usage(*, signs: bool) -> x509.KeyUsage:

@@ -14,9 +14,10 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
+from ca import neighbours
 from ca.keys import KeyAlgorithm, SigningKey
 from ca.keysource import KeySource
-from ca.upstream.chain import Upstream, accept, build_csr
+from ca.upstream.chain import Upstream, Upstreamed, accept, build_csr
 from mesh.clock import format_time
 from mesh.database import transaction
 from mesh.problems import NotFound
@@ -51,6 +52,7 @@ class UpstreamRequests:
     ) -> None:
         self._engine, self._keys, self._upstream = engine, keys, upstream
         self._trust_domain, self._algorithm, self._random = trust_domain, algorithm, random
+        self._answers: dict[str, Upstreamed] = {}
 
     def prepare(self, now: dt.datetime) -> Prepared:
         """Get one issuing authority.
@@ -70,10 +72,17 @@ class UpstreamRequests:
         answer = self._upstream.mint(csr, now)
         # (3)
         found = accept(answer, key, self._trust_domain, now, upstream=self._upstream.name)
+        self._answers[name] = found
         return Prepared(name=name, key=key, chain=found.chain, roots=found.roots, not_after=found.not_after)
 
     def settle(self, connection: sa.Connection, name: str) -> None:
-        """Forget a request whose authority is recorded in the same transaction."""
+        """Forget a request whose authority is recorded in the same transaction.
+
+        An upstream that told its trust state is believed from the same moment on.
+        """
+        answer = self._answers.pop(name, None)
+        if answer is not None and answer.state is not None:
+            neighbours.put_above(connection, answer.state, answer.trust)
         connection.execute(sa.delete(_REQUESTS).where(_REQUESTS.c.name == name))
 
     def names(self) -> frozenset[str]:

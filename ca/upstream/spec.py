@@ -13,6 +13,7 @@ _KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "offline": (frozenset(), frozenset()),
     "disk": (frozenset({"cert", "key"}), frozenset({"bundle", "passphrase", "life"})),
     "step-ca": (frozenset({"url", "root", "provisioner", "key"}), frozenset()),
+    "limen": (frozenset({"url"}), frozenset({"token"})),
     "spire": (frozenset({"address", "workload-api"}), frozenset({"spiffe-id", "life"})),
 }
 _LIFE = re.compile(r"([1-9][0-9]{0,4})([mhd])\Z")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
 
-from limen.api import acme, authorities, nodes, problems
+from limen.api import acme, authorities, downstreams, nodes, problems
 from limen.api.federation import mount_federation
 from limen.api.schemas import ApprovalBody, ExplainBody, ReviewBody, TokenBody
 from limen.app import App
@@ -33,6 +33,7 @@ def local_api(app: App, worker: Executor) -> FastAPI:
     _mount_reviews(api, app, run)
     nodes.mount_local(api, app, run)
     authorities.mount(api, app, run)
+    downstreams.mount(api, app, run)
     acme.mount_local(api, app.acme, app.acme_operators, run)
     mount_federation(api, app.federations, worker)
     return api

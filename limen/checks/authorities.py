@@ -27,11 +27,16 @@ def authorities(listing: dict[str, Any], now: dt.datetime) -> list[Result]:
         end, renews = parse_time(row["not_after"]), parse_time(row["renews_at"])
         days = max(0, (end - now).days)
         text = f"the {row['kind']} authority {row['id']} ends in {days} days, and is replaced from {renews:%Y-%m-%d} on"
+        below = row.get("downstream")
+        if below:
+            text = f"the server below `{below}` signs with {row['id']}, which ends in {days} days"
         # (1)
         if now > renews + GRACE and row["kind"] not in prepared:
             hint = (
                 f"run `limen identity rotate {row['kind']}`, and look at the server's log for why it did not by itself"
             )
+            if below:
+                hint = f"see why `{below}` has not asked for another, or run `limen identity downstream remove {below}`"
             found.append(failed(GROUP, text, "LM1314", hint))
         else:
             found.append(passed(GROUP, text))

@@ -57,6 +57,11 @@ def rotate(*, kind: str, is_root: bool, is_jwt: bool, svids: bool, force: bool, 
         render.data(found) if output == "json" else render.line("every workload's SVID is being renewed")
         return
     kind = "root" if is_root else "jwt" if is_jwt else kind
+    if output != "json":
+        listed = client.call("GET", "/v1/authorities")["authorities"]
+        for row in listed:
+            if (row["kind"], row["state"]) == (kind, "active"):
+                report_blast(row["blast"])
     begun = client.call("POST", "/v1/authorities/rotate", {"kind": kind, "force": force})
     found = {**begun, **client.call("GET", f"/v1/authorities/{begun['authority']}")}
     while not no_wait and found["state"] == "prepared":
@@ -77,8 +82,7 @@ def rotate(*, kind: str, is_root: bool, is_jwt: bool, svids: bool, force: bool, 
 @context.output_option("table", "json")
 def taint(*, authority: str, reason: str, dry_run: bool, output: str) -> None:
     """Have everything that an old authority signed renewed; it stays trusted until it is revoked."""
-    body = {"reason": reason, "dry_run": dry_run}
-    found = client.call("POST", f"/v1/authorities/{_quoted(authority)}/taint", body)
+    found = _leave("taint", authority, {"reason": reason}, is_dry=dry_run, output=output)
     render.data(found) if output == "json" else _report(found, "tainted", "would be tainted")
 
 
@@ -94,8 +98,7 @@ def revoke(*, what: str, reason: str, force: bool, dry_run: bool, output: str) -
     Connected agents hear of it at once; a revoked SVID stops working at every enforcer, and its workload gets another.
     """
     if _is_authority(what):
-        body: dict[str, Any] = {"reason": reason, "force": force, "dry_run": dry_run}
-        found = client.call("POST", f"/v1/authorities/{_quoted(what)}/revoke", body)
+        found = _leave("revoke", what, {"reason": reason, "force": force}, is_dry=dry_run, output=output)
         render.data(found) if output == "json" else _report(found, "revoked", "would be revoked")
         return
     found = client.call("POST", "/v1/svids/revoke", {"wanted": what, "reason": reason, "dry_run": dry_run})
@@ -215,6 +218,15 @@ def _write(out: pathlib.Path, chain: str, key: str) -> None:
         replace_file(out / name, text.encode())
 
 
+def _leave(verb: str, authority: str, body: dict[str, Any], *, is_dry: bool, output: str) -> Any:  # noqa: ANN401  JSON
+    """Say first what hangs on an authority, then do it, unless it is a dry run."""
+    path = f"/v1/authorities/{_quoted(authority)}/{verb}"
+    found = client.call("POST", path, {**body, "dry_run": True})
+    if output != "json":
+        report_blast(found["blast"])
+    return found if is_dry else client.call("POST", path, {**body, "dry_run": False})
+
+
 def _is_authority(what: str) -> bool:
     if what.startswith("spiffe:"):
         return False
@@ -225,10 +237,11 @@ def _is_authority(what: str) -> bool:
     return True
 
 
-def _report(found: dict[str, Any], done: str, undone: str) -> None:
-    blast = found["blast"]
+def report_blast(blast: dict[str, Any]) -> None:
+    """Say what hangs on an authority, before anything is done."""
     render.table(
         [
+            ("servers below", blast["downstreams"]),
             ("valid SVIDs", blast["live_svids"]),
             ("identities", blast["identities"]),
             ("nodes", blast["nodes"]),
@@ -237,6 +250,9 @@ def _report(found: dict[str, Any], done: str, undone: str) -> None:
         ],
         ("what hangs on it", "now"),
     )
+
+
+def _report(found: dict[str, Any], done: str, undone: str) -> None:
     render.line(f"authority {found['authority']} ({found['kind']}) {'is ' + done if found['done'] else undone}")
 
 

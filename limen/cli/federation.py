@@ -140,7 +140,7 @@ def remove(trust_domain: str, output: str, *, dry_run: bool) -> None:
 @click.option("--remove", "is_gone", is_flag=True, help="It is not there any more.")
 @context.output_option("table", "json")
 def reach(spiffe_id: str, address: str, port: int, output: str, *, is_gone: bool) -> None:
-    """Say where a service of another trust domain is reached: its sidecar's ADDRESS and PORT."""
+    """Say where a service of another trust domain, or of another server of this one, is reached: ADDRESS and PORT."""
     body = {"spiffe_id": spiffe_id, "address": address, "port": port, "is_gone": is_gone}
     _show(client.call("POST", "/v1/federation-endpoints", body), output)
 

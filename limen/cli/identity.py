@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from limen import client
-from limen.cli import authority, context, render, upstream
+from limen.cli import authority, context, downstream, render, upstream
 from mesh.problems import Problem
 
 
@@ -115,3 +115,4 @@ for _command in (
 ):
     identity.add_command(_command)
 identity.add_command(upstream.upstream)
+identity.add_command(downstream.downstream)

@@ -36,7 +36,7 @@ from mesh.problems import Invalid
     "--upstream",
     default="own",
     show_default=True,
-    help="Who signs issuing certificates: own, offline, disk:…, step-ca:… or spire:… (docs/guides/upstream.md).",
+    help="Who signs issuing certificates: own, offline, disk:…, limen:…, step-ca:…, spire:… (docs/guides/upstream.md).",
 )
 @click.option(
     "--key-source",

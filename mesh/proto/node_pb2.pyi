@@ -726,3 +726,199 @@ class JwtBatchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JwtBatchResponse: _TypeAlias = JwtBatchResponse  # noqa: Y015
+
+@_typing.final
+class NewX509CaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CSR_FIELD_NUMBER: _builtins.int
+    csr: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        csr: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewX509CaRequest: _TypeAlias = NewX509CaRequest  # noqa: Y015
+
+@_typing.final
+class NewX509CaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAIN_FIELD_NUMBER: _builtins.int
+    ROOTS_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
+    trust: _builtins.bytes
+    """the trust state that names it, signed by the server's pinned key"""
+    @_builtins.property
+    def chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """DER, the issuing certificate first"""
+
+    @_builtins.property
+    def roots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """DER"""
+
+    def __init__(
+        self,
+        *,
+        chain: _abc.Iterable[_builtins.bytes] | None = ...,
+        roots: _abc.Iterable[_builtins.bytes] | None = ...,
+        trust: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "roots", b"roots", "trust", b"trust"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewX509CaResponse: _TypeAlias = NewX509CaResponse  # noqa: Y015
+
+@_typing.final
+class FollowRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowRequest: _TypeAlias = FollowRequest  # noqa: Y015
+
+@_typing.final
+class Standing(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUST_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    RENEW_FIELD_NUMBER: _builtins.int
+    TAINTED_FIELD_NUMBER: _builtins.int
+    trust: _builtins.bytes
+    """the newest trust state, signed by the server's pinned key"""
+    held: _builtins.int
+    """the number that every other live agent of the server holds"""
+    renew: _builtins.bool
+    """the caller should ask for another issuing certificate now"""
+    @_builtins.property
+    def tainted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SHA-256 of the caller's certificates whose work it should replace"""
+
+    def __init__(
+        self,
+        *,
+        trust: _builtins.bytes = ...,
+        held: _builtins.int = ...,
+        renew: _builtins.bool = ...,
+        tainted: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "renew", b"renew", "tainted", b"tainted", "trust", b"trust"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Standing: _TypeAlias = Standing  # noqa: Y015
+
+@_typing.final
+class CaWork(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    LAST_END_FIELD_NUMBER: _builtins.int
+    LAST_ISSUED_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.str
+    """SHA-256 of the issuing certificate"""
+    certificates: _builtins.int
+    """X.509-SVIDs that are valid now"""
+    identities: _builtins.int
+    nodes: _builtins.int
+    last_end: _builtins.str
+    """RFC 3339, or empty"""
+    last_issued: _builtins.str
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.str = ...,
+        certificates: _builtins.int = ...,
+        identities: _builtins.int = ...,
+        nodes: _builtins.int = ...,
+        last_end: _builtins.str = ...,
+        last_issued: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "certificates", b"certificates", "identities", b"identities", "last_end", b"last_end", "last_issued", b"last_issued", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaWork: _TypeAlias = CaWork  # noqa: Y015
+
+@_typing.final
+class PublishRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JWKS_FIELD_NUMBER: _builtins.int
+    CRLS_FIELD_NUMBER: _builtins.int
+    WORKS_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
+    NEWER_TRUST_FIELD_NUMBER: _builtins.int
+    trust: _builtins.int
+    """number of the server's trust state that the caller and all its agents hold"""
+    newer_trust: _builtins.bytes
+    """the trust state itself, when the server asked for it"""
+    @_builtins.property
+    def jwks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """JSON, one JWT authority each"""
+
+    @_builtins.property
+    def crls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """DER"""
+
+    @_builtins.property
+    def works(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaWork]: ...
+    def __init__(
+        self,
+        *,
+        jwks: _abc.Iterable[_builtins.bytes] | None = ...,
+        crls: _abc.Iterable[_builtins.bytes] | None = ...,
+        works: _abc.Iterable[Global___CaWork] | None = ...,
+        trust: _builtins.int = ...,
+        newer_trust: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crls", b"crls", "jwks", b"jwks", "newer_trust", b"newer_trust", "trust", b"trust", "works", b"works"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishRequest: _TypeAlias = PublishRequest  # noqa: Y015
+
+@_typing.final
+class PublishResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WANTS_TRUST_FIELD_NUMBER: _builtins.int
+    wants_trust: _builtins.bool
+    def __init__(
+        self,
+        *,
+        wants_trust: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["wants_trust", b"wants_trust"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishResponse: _TypeAlias = PublishResponse  # noqa: Y015

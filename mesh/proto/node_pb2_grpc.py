@@ -404,3 +404,167 @@ class Node:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class DownstreamStub:
+    """What a server asks the one above it in the same trust domain. Nobody may but a node that people allowed as one below.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.NewX509Ca = channel.unary_unary(
+                '/limen.node.v1.Downstream/NewX509Ca',
+                request_serializer=mesh_dot_proto_dot_node__pb2.NewX509CaRequest.SerializeToString,
+                response_deserializer=mesh_dot_proto_dot_node__pb2.NewX509CaResponse.FromString,
+                _registered_method=True)
+        self.Follow = channel.unary_stream(
+                '/limen.node.v1.Downstream/Follow',
+                request_serializer=mesh_dot_proto_dot_node__pb2.FollowRequest.SerializeToString,
+                response_deserializer=mesh_dot_proto_dot_node__pb2.Standing.FromString,
+                _registered_method=True)
+        self.Publish = channel.unary_unary(
+                '/limen.node.v1.Downstream/Publish',
+                request_serializer=mesh_dot_proto_dot_node__pb2.PublishRequest.SerializeToString,
+                response_deserializer=mesh_dot_proto_dot_node__pb2.PublishResponse.FromString,
+                _registered_method=True)
+
+
+class DownstreamServicer:
+    """What a server asks the one above it in the same trust domain. Nobody may but a node that people allowed as one below.
+    """
+
+    def NewX509Ca(self, request, context):
+        """An issuing certificate for the key of a request (PKCS#10): the same one again for the same key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Follow(self, request, context):
+        """What the server trusts and how the caller stands, at once and after every change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Publish(self, request, context):
+        """What the caller's server says of itself, in full: what is not named is gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DownstreamServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'NewX509Ca': grpc.unary_unary_rpc_method_handler(
+                    servicer.NewX509Ca,
+                    request_deserializer=mesh_dot_proto_dot_node__pb2.NewX509CaRequest.FromString,
+                    response_serializer=mesh_dot_proto_dot_node__pb2.NewX509CaResponse.SerializeToString,
+            ),
+            'Follow': grpc.unary_stream_rpc_method_handler(
+                    servicer.Follow,
+                    request_deserializer=mesh_dot_proto_dot_node__pb2.FollowRequest.FromString,
+                    response_serializer=mesh_dot_proto_dot_node__pb2.Standing.SerializeToString,
+            ),
+            'Publish': grpc.unary_unary_rpc_method_handler(
+                    servicer.Publish,
+                    request_deserializer=mesh_dot_proto_dot_node__pb2.PublishRequest.FromString,
+                    response_serializer=mesh_dot_proto_dot_node__pb2.PublishResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'limen.node.v1.Downstream', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('limen.node.v1.Downstream', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Downstream:
+    """What a server asks the one above it in the same trust domain. Nobody may but a node that people allowed as one below.
+    """
+
+    @staticmethod
+    def NewX509Ca(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limen.node.v1.Downstream/NewX509Ca',
+            mesh_dot_proto_dot_node__pb2.NewX509CaRequest.SerializeToString,
+            mesh_dot_proto_dot_node__pb2.NewX509CaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Follow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/limen.node.v1.Downstream/Follow',
+            mesh_dot_proto_dot_node__pb2.FollowRequest.SerializeToString,
+            mesh_dot_proto_dot_node__pb2.Standing.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Publish(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/limen.node.v1.Downstream/Publish',
+            mesh_dot_proto_dot_node__pb2.PublishRequest.SerializeToString,
+            mesh_dot_proto_dot_node__pb2.PublishResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -15,7 +15,7 @@ from ca import slotstore, store
 from ca.authority import Authority, open_authority
 from ca.keys import KeyAlgorithm, new_key
 from ca.keysource import MemoryKeys
-from ca.rotation import AuthorityState, Kind, find
+from ca.rotation import OWN, AuthorityState, Kind, find
 from mesh.bundle import TrustBundle
 from mesh.database import open_database, sqlite_url, transaction
 from mesh.problems import Conflict, NotFound, Problem
@@ -110,7 +110,7 @@ def test_rolled_back_the_one_before_signs_again_and_both_verify(
 
 
 def test_what_signs_now_is_neither_tainted_nor_revoked(authority: Authority, now: dt.datetime) -> None:
-    for kind in Kind:
+    for kind in OWN:
         for verb in (authority.succession.taint, authority.succession.revoke):
             with pytest.raises(Conflict, match="LM1302"):
                 verb(authority.active(kind).id, now, actor="ada", reason="stolen")

@@ -59,11 +59,11 @@ class Line:
         if self.down or self.refused:
             raise Unavailable("LM3444", address="x", reason="down")
         try:
-            node, proven = self.world.app.nodes.authenticate(self.state.chain)
+            peer = self.world.app.nodes.authenticate(self.state.chain)
         except Problem as problem:
             self.refused = True
             raise Unavailable("LM3444", address="x", reason=str(problem)) from problem
-        return self.world.app.renew_node(node, joining.spki_of(key), proven), b"{}"
+        return self.world.app.renew_node(peer.node, joining.spki_of(key), peer.spki_sha256), b"{}"
 
     async def adopt(self) -> None:
         return

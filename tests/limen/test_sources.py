@@ -17,6 +17,7 @@ from tests.ca.upstream.chains import DOMAIN, NOW, root
 from tests.ca.upstream.stepca import private_pem
 
 CLOCK = ManualClock(NOW)
+WRAPPING = WrappingKey(b"w" * 32, beside_state=False)
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_any_other_key_source_is_refused(engine: sa.Engine, text: str, code: str
 
 
 def test_our_own_root_needs_nobody(tmp_path: pathlib.Path) -> None:
-    assert open_upstream("own", trust_domain=DOMAIN, state=tmp_path, clock=CLOCK) is None
+    assert open_upstream("own", trust_domain=DOMAIN, state=tmp_path, wrapping=WRAPPING, clock=CLOCK) is None
 
 
 def test_an_upstream_is_opened_by_its_words(tmp_path: pathlib.Path) -> None:
@@ -62,7 +63,7 @@ def test_an_upstream_is_opened_by_its_words(tmp_path: pathlib.Path) -> None:
         "spire:s:1": "spire:address=s:1,workload-api=unix:///x,spiffe-id=spiffe://corp.test/a,life=1h",
     }
     for name, text in texts.items():
-        found = open_upstream(text, trust_domain=DOMAIN, state=tmp_path, clock=CLOCK)
+        found = open_upstream(text, trust_domain=DOMAIN, state=tmp_path, wrapping=WRAPPING, clock=CLOCK)
         assert found is not None
         assert found.name == name
         if name.startswith("disk"):
@@ -71,4 +72,4 @@ def test_an_upstream_is_opened_by_its_words(tmp_path: pathlib.Path) -> None:
             assert (accepted.not_after - NOW).total_seconds() == 7200
     assert own_root is not None
     with pytest.raises(Problem, match="LM1610"):
-        open_upstream("vault:x=y", trust_domain=DOMAIN, state=tmp_path, clock=CLOCK)
+        open_upstream("vault:x=y", trust_domain=DOMAIN, state=tmp_path, wrapping=WRAPPING, clock=CLOCK)
