@@ -1,4 +1,7 @@
-"""Two real Envoys that have everything from `agent.sock` over SDS: no request fails while SVIDs and servers change."""
+"""Two real Envoys that have everything from `agent.sock` over SDS: no request fails while what they hold changes.
+
+SVIDs are renewed, issuing authorities and roots rotate, and the server is killed.
+"""
 
 import contextlib
 import http.client
@@ -167,7 +170,7 @@ def status(port: int) -> int:
 
 
 @pytest.mark.parametrize("context", ["ROOTCA", "ALL", "test.limen"])
-def test_no_request_fails_while_svids_are_renewed_and_the_server_restarts(
+def test_no_request_fails_while_svids_and_authorities_rotate_and_the_server_restarts(
     context: str, make_installation: Callable[..., Any], tmp_path: pathlib.Path, until: Callable[..., object]
 ) -> None:
     installation = make_installation()
@@ -176,11 +179,19 @@ def test_no_request_fails_while_svids_are_renewed_and_the_server_restarts(
         until(lambda: status(port) == 200, 30)
         seen = [(server.serials(), client.serials())]
         sent, failed, killed = 0, [], installation.pid("server")
-        for step in ("rotate", "rotate", "kill", "rotate"):
+        asked = Client(installation.state / "server.sock")
+        for step in ("rotate", "issuing", "root", "kill", "rotate"):
             if step == "kill":
                 os.kill(installation.pid("server"), signal.SIGKILL)
             else:
-                Client(installation.state / "server.sock").call("POST", "/v1/rotate", {})
+                if step != "rotate":
+                    # it signs as soon as the agent has said that it knows it
+                    made = asked.call("POST", "/v1/authorities/rotate", {"kind": step, "force": False})["authority"]
+                    while asked.call("GET", f"/v1/authorities/{made}")["state"] != "active":
+                        sent += 1
+                        if status(port) != 200:
+                            failed.append((step, 0))
+                asked.call("POST", "/v1/rotate", {})
             end = time.monotonic() + 3
             while time.monotonic() < end:
                 answer = status(port)
