@@ -21,6 +21,14 @@ hypothesis.settings.register_profile("limen", max_examples=examples(50), deadlin
 hypothesis.settings.load_profile("limen")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that starts an installation for itself alone is slow: three processes, each with all its libraries."""
+    for item in items:
+        if "make_installation" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 @dataclasses.dataclass(slots=True)
 class Installation:
     """A running `limen up` and its state directory."""

@@ -195,6 +195,7 @@ def test_the_records_from_an_index_on(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.slow
 def test_a_kill_before_any_write_loses_no_acknowledged_record(tmp_path: pathlib.Path) -> None:
     said = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "audit" / "crashing.py"), "log", str(tmp_path)],

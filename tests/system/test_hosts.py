@@ -17,6 +17,7 @@ from tests.enforcer.test_agent import APP, CLIENT
 pytestmark = [
     pytest.mark.system,
     pytest.mark.root,
+    pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="namespaces take root and iproute2"),
 ]
 ADDRESSES = {"limen-a": "10.199.7.1", "limen-b": "10.199.7.2"}

@@ -5,6 +5,7 @@ import pytest
 
 
 @pytest.mark.system
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
