@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
@@ -16,8 +17,10 @@ from ca.revocation import MAX_OCSP_BYTES
 from ca.rotation import Kind
 from limen.api.schemas import Body
 from limen.app import App
+from limen.limits import PeerLimits
 from mesh.problems import Invalid
 
+_RATE, _BURST = 50.0, 500.0
 Json = Any
 Run = Callable[[Callable[[], Json]], Any]
 
@@ -156,3 +159,9 @@ def mount_public(api: FastAPI, app: App, worker: Executor) -> None:
             except (binascii.Error, ValueError):
                 data = b""
         return await answer(lambda: app.authorities.ocsp(data), "application/ocsp-response")
+
+
+def admits() -> Callable[[str], bool]:
+    """Who is let through to the revocation documents: so many requests from one address."""
+    limits = PeerLimits(rate=_RATE, burst=_BURST)
+    return lambda peer: limits.take(peer, time.monotonic())

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
+from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable, sayable
 
 _STATUS: tuple[tuple[type[Problem], int], ...] = (
     (NotFound, 404),
@@ -29,7 +29,7 @@ def problem_json(problem: Problem) -> dict[str, object]:
         "problem": {
             "class": kind.__name__,
             "code": problem.code,
-            "facts": {name: str(value) for name, value in problem.facts.items()},
+            "facts": {name: sayable(str(value)) for name, value in problem.facts.items()},
             "message": problem.message,
             "help": problem.help,
         }

@@ -6,6 +6,7 @@ from concurrent.futures import Executor
 
 from fastapi import FastAPI
 
+from ca.revocation import MAX_OCSP_BYTES
 from limen.api import acme, authorities, nodes, problems
 from limen.api.bodies import BoundedBodies
 from limen.app import App
@@ -19,4 +20,8 @@ def public_api(app: App, worker: Executor) -> FastAPI:
     acme.mount_public(api, app.acme, worker)
     authorities.mount_public(api, app, worker)
     api.add_middleware(BoundedBodies, prefix="/v1/node/", limit=nodes.MAX_BODY_BYTES, admits=nodes.admits())
+    # each answer may cost a signature
+    revocation = authorities.admits()
+    api.add_middleware(BoundedBodies, prefix="/ocsp", limit=MAX_OCSP_BYTES, admits=revocation)
+    api.add_middleware(BoundedBodies, prefix="/crl/", limit=0, admits=revocation)
     return api
