@@ -17,6 +17,7 @@ from enforcer import jwtapi, x509api
 from enforcer.admission import SDS_PREFIX, Admission, Identities, SecurityHeader
 from enforcer.order import Order
 from enforcer.workloadfront import Front
+from mesh.grpcmessages import WellFormed
 from mesh.problems import Invalid, Problem, Unavailable
 from mesh.proto import workload_pb2 as pb
 from mesh.proto import workload_pb2_grpc
@@ -37,7 +38,8 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         """Listen; every user may connect."""
         address = self._front.prepare()
         self._server = grpc.aio.server(
-            interceptors=[SecurityHeader()], options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+            interceptors=[SecurityHeader(), WellFormed()],
+            options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)],
         )
         workload_pb2_grpc.add_SpiffeWorkloadAPIServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]  # generated
         self._server.add_generic_rpc_handlers((_Later(self._admission),))
