@@ -28,25 +28,28 @@ from limen.acme.work import keep_validating
 from limen.api.local import local_api
 from limen.api.peer import PeerProtocol
 from limen.api.public import public_api
+from limen.api.strangers import StrangerProtocol
 from limen.api.wellknown import Documents, check_issuer, wellknown_api
 from limen.app import App
 from limen.downstreamapi import DownstreamService
 from limen.federations import keep_polling
 from limen.filewatch import FileWatch
 from limen.follower import keep_following
+from limen.listener import MOST, CountingListener
 from limen.nodeapi import NodeService
 from limen.nodedoor import NodeDoor
 from limen.opening import open_app
 from limen.values import Public
 from limen.webcert import WebCertificate
 from mesh import telemetry
+from mesh.grpcmessages import WellFormed
 from mesh.problems import Invalid
 from mesh.proto import node_pb2_grpc
 from mesh.settings import check_socket_path, prepare_state
 
 _GRACE_S = 3.0
-# strangers' connections at once; who comes after them is told to come again
-_MOST = 1024
+# a stranger who begins a handshake and does not end it is let go after so long
+_HANDSHAKE_MS = 10_000
 
 
 class _Server(uvicorn.Server):
@@ -127,11 +130,8 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
         metrics = telemetry.serve_metrics()
         doors = [
             (_uvicorn(local_api(app, worker), protocol=PeerProtocol), local_socket),
-            (
-                _uvicorn(wellknown_api(documents, worker, public_api(app, worker)), context=tls.context, most=_MOST),
-                tls_socket,
-            ),
-            (_uvicorn(wellknown_api(documents, worker), context=app.svid.context, most=_MOST), federation_socket),
+            (_for_strangers(wellknown_api(documents, worker, public_api(app, worker)), tls.context), tls_socket),
+            (_for_strangers(wellknown_api(documents, worker), app.svid.context), federation_socket),
         ]
         async with asyncio.TaskGroup() as group:
             for door, found in doors:
@@ -190,6 +190,11 @@ async def _keep(
         watch.close()
 
 
+def _for_strangers(api: FastAPI, context: ssl.SSLContext) -> _Server:
+    """A server for callers that nobody knows; its listener counts their connections (`limen.listener`)."""
+    return _uvicorn(api, protocol=StrangerProtocol, context=context, most=MOST)
+
+
 def _uvicorn(
     api: FastAPI,
     *,
@@ -218,7 +223,12 @@ def _uvicorn(
 
 async def _node_server(app: App, worker: Executor, host: str, known: int = 0) -> tuple[grpc.aio.Server, int]:
     server = grpc.aio.server(
-        options=[("grpc.max_receive_message_length", 32 << 20), ("grpc.so_reuseport", 0)],
+        options=[
+            ("grpc.max_receive_message_length", 32 << 20),
+            ("grpc.so_reuseport", 0),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ],
+        interceptors=[WellFormed()],
         maximum_concurrent_rpcs=2048,
     )
     door = NodeDoor(app, worker)
@@ -298,9 +308,7 @@ def _listen_again(host: str, asked: int, known: int) -> socket.socket:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    # asyncio turns Nagle's algorithm off only where the protocol is named; with it on, each answer waits 40 ms
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    found = CountingListener(socket.AF_INET6 if ":" in host else socket.AF_INET)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))

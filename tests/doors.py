@@ -9,7 +9,7 @@ from typing import Self
 from limen import tlsport
 from limen.api.public import public_api
 from limen.opening import open_app
-from limen.serve import _listen, _node_server, _uvicorn
+from limen.serve import _for_strangers, _listen, _node_server
 from mesh.clock import SystemClock
 from mesh.settings import prepare_state
 from tests.world import World
@@ -27,8 +27,8 @@ class Doors:
         sock = _listen("127.0.0.1", 0)
         self.url = f"https://127.0.0.1:{sock.getsockname()[1]}"
         self.world.app.locate(url=self.url, node_api=f"127.0.0.1:{port}")
-        self.tls = _uvicorn(
-            public_api(self.world.app, self.worker), context=tlsport.context_of(*self.world.app.server_pem())
+        self.tls = _for_strangers(
+            public_api(self.world.app, self.worker), tlsport.context_of(*self.world.app.server_pem())
         )
         self.task = asyncio.ensure_future(self.tls.serve(sockets=[sock]))
         async with asyncio.timeout(10):

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import pathlib
+import types
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from limen.api import nodes
 from limen.api.public import public_api
 from tests.ca.attestation.issuers import key_set
 from tests.examples import examples
@@ -37,11 +39,13 @@ def post(world: World, path: str, *bodies: bytes) -> list[httpx2.Response]:
     return asyncio.run(run())
 
 
-def test_one_address_gets_so_many_tries(world: World) -> None:
+def test_one_address_gets_so_many_tries(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a machine that is shared takes its time, and tries grow back
+    monkeypatch.setattr(nodes, "time", types.SimpleNamespace(monotonic=lambda: 7.0))
     found = [answer.status_code for answer in post(world, "/v1/node/nonce", *[b""] * 220)]
     assert found[0] == 200
     assert found[-1] == 503
-    assert found.count(200) <= 210
+    assert found.count(200) == 200
 
 
 def test_nobody_leaves_a_row_without_a_proof(world: World) -> None:

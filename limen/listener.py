@@ -1,0 +1,64 @@
+"""A listening socket that counts: so many connections in all, and so many from one address, from accept to close.
+
+A connection beyond that is closed at once, before a handshake costs anything. asyncio calls `accept` and closes what it
+got, so the count holds whatever becomes of a connection. This module reads no byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import Counter
+from typing import Any
+
+from limen.limits import peer_name
+
+MOST = 1024
+# agents behind one address use these ports to join, not to stay
+MOST_OF_ONE = 128
+
+
+class _Counted(socket.socket):
+    """A connection that gives back its place when it is closed, once."""
+
+    def __init__(self, other: socket.socket, open_: Counter[str], peer: str) -> None:
+        super().__init__(other.family, other.type, other.proto, other.detach())
+        self._open, self._peer, self._is_counted = open_, peer, True
+        open_[peer] += 1
+
+    def close(self) -> None:
+        """Close, and give back the place."""
+        super().close()
+        if self._is_counted:
+            self._is_counted = False
+            self._open[self._peer] -= 1
+            if self._open[self._peer] <= 0:
+                del self._open[self._peer]
+
+
+class CountingListener(socket.socket):
+    """A TCP socket whose `accept` holds to the limits."""
+
+    def __init__(self, family: socket.AddressFamily, *, most: int = MOST, most_of_one: int = MOST_OF_ONE) -> None:
+        # asyncio turns Nagle's algorithm off only where the protocol is named; with it on, each answer waits 40 ms
+        super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._most, self._most_of_one = most, most_of_one
+        self._open: Counter[str] = Counter()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return self._open.total()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection.
+
+        Raises ConnectionAbortedError for one beyond the limits; asyncio goes on with the next one.
+        """
+        found, address = super().accept()
+        peer = peer_name(str(address[0]))
+        if self._open.total() >= self._most or self._open[peer] >= self._most_of_one:
+            with contextlib.suppress(OSError):
+                found.close()
+            raise ConnectionAbortedError("too many connections")
+        return _Counted(found, self._open, peer), address

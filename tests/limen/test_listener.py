@@ -1,0 +1,68 @@
+import asyncio
+import socket
+
+from limen.listener import CountingListener
+
+
+def listening(most: int, most_of_one: int) -> tuple[CountingListener, tuple[str, int]]:
+    found = CountingListener(socket.AF_INET, most=most, most_of_one=most_of_one)
+    found.bind(("127.0.0.1", 0))
+    found.listen(64)
+    return found, found.getsockname()
+
+
+async def is_served(address: tuple[str, int], source: str) -> asyncio.StreamWriter | None:
+    """A connection from an address, once it was greeted; None when it was hung up on."""
+    reader, writer = await asyncio.open_connection(*address, local_addr=(source, 0))
+    if await reader.read(1) == b"x":
+        return writer
+    writer.close()
+    return None
+
+
+async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"x")
+    await reader.read()
+    writer.close()
+
+
+def test_one_address_holds_so_many_connections_and_others_go_on() -> None:
+    async def run() -> None:
+        listener, address = listening(5, 3)
+        async with await asyncio.start_server(greet, sock=listener):
+            held = [await is_served(address, "127.0.0.1") for _ in range(3)]
+            assert None not in held
+            assert await is_served(address, "127.0.0.1") is None
+            others = [await is_served(address, f"127.0.0.{number}") for number in (2, 3)]
+            assert None not in others
+            # all places are taken
+            assert await is_served(address, "127.0.0.4") is None
+            assert listener.connections == 5
+            # a place that is given back is free again, once
+            assert held[0] is not None
+            held[0].close()
+            async with asyncio.timeout(10):
+                while listener.connections == 5:
+                    await asyncio.sleep(0)
+            again = await is_served(address, "127.0.0.1")
+            assert again is not None
+            assert await is_served(address, "127.0.0.1") is None
+            for writer in (*held[1:], *others, again):
+                assert writer is not None
+                writer.close()
+            async with asyncio.timeout(10):
+                while listener.connections:
+                    await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_is_closed_twice_gives_back_one_place() -> None:
+    listener, address = listening(9, 9)
+    with listener, socket.create_connection(address), socket.create_connection(address):
+        one, other = listener.accept()[0], listener.accept()[0]
+        one.close()
+        one.close()
+        assert listener.connections == 1
+        other.close()
+        assert listener.connections == 0
