@@ -86,7 +86,9 @@ def test_a_renewal_moves_the_keys_on(world: World) -> None:
     node, first = join(world)
     second, third = new_key(), new_key()
     chain = world.app.renew_node(node, spki_of(second), hashlib.sha256(spki_of(first)).hexdigest())
-    assert world.app.nodes.authenticate(chain) == (node, hashlib.sha256(spki_of(second)).hexdigest())
+    peer = world.app.nodes.authenticate(chain)
+    assert (peer.node, peer.spki_sha256) == (node, hashlib.sha256(spki_of(second)).hexdigest())
+    assert not peer.is_downstream
     readmit(world, node, first, third)
     assert code_of(lambda: world.app.renew_node("nobody", spki_of(third))) == "LM5230"
     assert code_of(lambda: world.app.renew_node(node, b"x")) == "LM1203"
