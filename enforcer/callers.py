@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import os
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from audit.record import record
@@ -49,6 +50,7 @@ class Callers:
         self._own_bundles, self._delivery, self._clock, self._source = own_bundles, delivery, clock, source
         self._known: dict[_Key, tuple[Identity, Executable]] = {}
         self._order = order
+        self._asking: weakref.WeakValueDictionary[_Key, asyncio.Lock] = weakref.WeakValueDictionary()
         domain = TrustDomain.parse(trust_domain)
         self._jwts = JwtSvids(issue_jwts, lambda: own_bundles()[domain.name], clock)
         self._news = asyncio.Condition()
@@ -121,34 +123,36 @@ class Callers:
 
         1. Its image is the one that was accepted, as far as its layout tells: without a launch, it may write it itself.
         2. One that is known is the same while it runs the same file.
-        3. Otherwise it is read anew.
+        3. Otherwise it is read anew, once for all its connections that ask meanwhile.
         4. What was read is what connected (`enforcer.order`), then and when the answer is there.
         """
         # (1)
         stat = read_stat(caller.pid)
         if stat.layout != caller.layout:
             raise Forbidden("LM3404", pid=caller.pid)
-        # (2)
         key = (caller.pid, caller.start, stat.layout)
-        known = self._known.get(key)
-        if known is not None and runs(caller.pid, known[1]):
+        lock = self._asking.setdefault(key, asyncio.Lock())
+        async with lock:
+            # (2)
+            known = self._known.get(key)
+            if known is not None and runs(caller.pid, known[1]):
+                await self._order.check(caller)
+                return known[0]
+            # (3)
+            process = await asyncio.to_thread(read_process, caller.pid)
+            if (process.start, process.layout) != (caller.start, stat.layout):
+                raise NotFound("LM3401", pid=caller.pid)
+            # (4)
             await self._order.check(caller)
-            return known[0]
-        # (3)
-        process = await asyncio.to_thread(read_process, caller.pid)
-        if (process.start, process.layout) != (caller.start, stat.layout):
-            raise NotFound("LM3401", pid=caller.pid)
-        # (4)
-        await self._order.check(caller)
-        facts = [*process.facts(), *self._node_facts()]
-        ask, private = new_ask("caller", facts)
-        issued = await self._issue([ask])
-        identity = read_issued(issued[0], private, self._clock.now(), facts)
-        await self._order.check(caller)
-        if len(self._known) >= CACHE_SIZE:
-            self._known.pop(next(iter(self._known)))
-        self._known[key] = identity, process.executable
-        return identity
+            facts = [*process.facts(), *self._node_facts()]
+            ask, private = new_ask("caller", facts)
+            issued = await self._issue([ask])
+            identity = read_issued(issued[0], private, self._clock.now(), facts)
+            await self._order.check(caller)
+            if len(self._known) >= CACHE_SIZE:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = identity, process.executable
+            return identity
 
     async def _record_refusal(self, caller: Caller, problem: Problem) -> None:
         facts = {name: str(value) for name, value in problem.facts.items()}

@@ -190,7 +190,7 @@ def _new_key() -> tuple[str, bytes]:
 
 
 def _key_of(path: pathlib.Path) -> bytes:
-    """The proven public key of a request. Raises Invalid LM1617 and LM1616."""
+    """The proven public key of a request. Raises Invalid LM1617."""
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
 
@@ -200,7 +200,7 @@ def _key_of(path: pathlib.Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as err:
-        raise Invalid("LM1616", path=str(path), reason=err.strerror or type(err).__name__) from err
+        raise Invalid("LM1617", reason=f"`{path}`: {err.strerror or type(err).__name__}") from err
     if data.lstrip().startswith(b"-----BEGIN"):
         try:
             data = x509.load_pem_x509_csr(data).public_bytes(Encoding.DER)

@@ -11,7 +11,7 @@ import click
 
 from limen import client
 from limen.cli import context, render
-from mesh.problems import Invalid
+from mesh.problems import Invalid, Span
 
 
 @click.group()
@@ -60,7 +60,7 @@ def add(
         "url": url,
         "profile": profile,
         "endpoint_id": endpoint_id,
-        "bundle": None if bundle is None else _text(bundle),
+        "bundle": None if bundle is None else _bundle_text(bundle),
         "web_roots": "" if web_roots is None else _text(web_roots),
         "replace": replace,
     }
@@ -160,6 +160,24 @@ def _cell(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(" ".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
     return "-" if value is None else str(value)
+
+
+def _bundle_text(path: pathlib.Path) -> str:
+    """A bundle's text; whether it is a bundle is the server's to say.
+
+    Raises Invalid LM1519, with line and column where it is no JSON.
+    """
+    text = _text(path)
+    if text.lstrip().startswith("{"):
+        try:
+            json.loads(text)
+        except json.JSONDecodeError as err:
+            raise Invalid(
+                "LM1519", span=Span(str(path), err.lineno, err.colno), path=str(path), reason=err.msg
+            ) from err
+        except RecursionError as err:
+            raise Invalid("LM1519", path=str(path), reason="it is nested too deeply") from err
+    return text
 
 
 def _text(path: pathlib.Path) -> str:

@@ -113,6 +113,15 @@ def test_a_process_is_attested_once_while_it_stays_what_it_is(setting: Setting) 
     assert len(setting.asked) == 2
 
 
+def test_connections_that_ask_at_once_are_one_question(setting: Setting) -> None:
+    async def ask() -> int:
+        found = await asyncio.gather(*(setting.callers.identities_of(caller(os.getpid())) for _ in range(5)))
+        return len({item.svid.chain_der for [item] in found})
+
+    assert asyncio.run(ask()) == 1
+    assert len(setting.asked) == 1
+
+
 def test_what_is_due_is_asked_for_again(setting: Setting) -> None:
     me = caller(os.getpid())
     setting.identities(me)

@@ -40,3 +40,19 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: pathlib.Path, capsys: pyte
     command = ["federation", "add", "b.test", "--url", "https://b.test/", "--profile", "https_web", "--bundle"]
     assert run([*command, str(tmp_path / "none")]) == 2
     assert "LM1519" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [('{"keys": [', ":1:11: "), ('{\n "keys": x}', ":2:10: "), ('{"a":' * 9000, "")],
+    ids=["short", "word", "deep"],
+)
+def test_a_bundle_that_is_no_json_is_named_by_line_and_column(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], text: str, place: str
+) -> None:
+    bad = tmp_path / "b.json"
+    bad.write_text(text)
+    words = ["--url", "https://b.example/", "--profile", "https_spiffe", "--endpoint-id", "spiffe://b.example/x"]
+    assert run(["federation", "add", "b.example", *words, "--bundle", str(bad)]) == 2
+    found = capsys.readouterr()
+    assert (found.out, "LM1519" in found.err, f"{bad}{place}" in found.err) == ("", True, True)
