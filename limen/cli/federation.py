@@ -172,9 +172,8 @@ def _bundle_text(path: pathlib.Path) -> str:
         try:
             json.loads(text)
         except json.JSONDecodeError as err:
-            raise Invalid(
-                "LM1519", span=Span(str(path), err.lineno, err.colno), path=str(path), reason=err.msg
-            ) from err
+            span = Span(file=str(path), line=err.lineno, column=err.colno)
+            raise Invalid("LM1519", span=span, path=str(path), reason=err.msg) from err
         except RecursionError as err:
             raise Invalid("LM1519", path=str(path), reason="it is nested too deeply") from err
     return text

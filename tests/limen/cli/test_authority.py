@@ -81,8 +81,10 @@ def test_a_request_is_answered_with_its_own_key_and_a_token_is_printed(
     assert made == 0
     assert installation.limen("identity", "issue", name, "--csr", str(tmp_path / "r.pem")).stdout.count("BEGIN") >= 2
     (tmp_path / "bad.pem").write_text("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n")
-    for file, code in (("bad.pem", "LM1617"), ("gone.pem", "LM1616")):
-        assert code in installation.limen("identity", "issue", name, "--csr", str(tmp_path / file)).stderr
+    for file, reason in (("bad.pem", "no PKCS#10 request"), ("gone.pem", "No such file")):
+        refused = installation.limen("identity", "issue", name, "--csr", str(tmp_path / file)).stderr
+        assert "LM1617" in refused
+        assert reason in refused
     assert installation.limen("identity", "issue", name).returncode == 2
     assert installation.limen("identity", "issue", name, "--audience", "a").stdout.count(".") == 2
     assert "LM1315" in installation.limen("identity", "issue", "spiffe://other.test/a", "--audience", "a").stderr
