@@ -98,8 +98,9 @@ for tries in range(1, 20):
     sock = socket.socket(socket.AF_UNIX)
     sock.set_inheritable(True)
     sock.connect(sys.argv[1])
-    sock.send(b"hello")
     try:
+        # one who is hung up on may hear of it here already
+        sock.send(b"hello")
         answer = sock.recv(5)
     except OSError:
         answer = b""
