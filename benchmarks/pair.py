@@ -94,7 +94,7 @@ class NativeAgent:
 
     def __init__(self, identity: wire.Message, **listeners: object) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "enforcer.native", str(theirs.fileno())]
+        command = [sys.executable, "-m", "enforcer.native", str(theirs.fileno()), "/nonexistent"]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT)
         theirs.close()
         self.sock, self.records = ours, 0

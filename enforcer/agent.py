@@ -10,10 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import pathlib
-import signal
-import sys
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -29,12 +26,11 @@ from enforcer.delivery import Delivery
 from enforcer.federated import Federated
 from enforcer.holders import is_complete
 from enforcer.identity import Identity, new_ask, read_issued
-from enforcer.launch import hash_opened, record
+from enforcer.kept import KeptWorkloads
 from enforcer.membership import Attest, Membership
 from enforcer.node import Node, pause
 from enforcer.nodestate import NodeState
 from enforcer.order import Order, open_watch
-from enforcer.orders import read_begun, read_order
 from enforcer.process import read_process
 from enforcer.release import Releases
 from enforcer.skew import ServerClock
@@ -42,9 +38,10 @@ from enforcer.sockdiag import SockDiag
 from enforcer.trusted import Trusted
 from enforcer.workload import Feed, Workload
 from enforcer.workloadapi import WorkloadApi
+from enforcer.workloads import House, Workloads, listen_for_sidecars
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock, format_time
-from mesh.problems import Forbidden, Invalid, Problem, Unavailable, first_problem
+from mesh.problems import Invalid, Problem, Unavailable
 from mesh.proto import node_pb2 as pb
 from mesh.spiffe import TrustDomain
 from mesh.wrapping import WrappingKey
@@ -90,11 +87,13 @@ class Agent:
         self._endpoints: list[pb.Endpoint] = []
         self._listed: list[pb.Endpoint] = []
         self._rotation = self._rules = -1
-        self._workloads: dict[int, Workload] = {}
-        self._numbers = iter(range(1, sys.maxsize))
-        self._ended = asyncio.Condition()
+        self._workloads = Workloads(
+            KeptWorkloads(folder / "agent" / "workloads"),
+            self._feed,
+            self._diag,
+            House(reissue=self._reissue, write_guard=self._write_guard, ended=self._workload_ended),
+        )
         self._stop = asyncio.Event()
-        self._past_handshakes = 0
         self._guard_reason = guard.left_out()
         self._guard_name = guard.table_name(folder)
         self._log = structlog.get_logger()
@@ -121,6 +120,7 @@ class Agent:
         for name, reason in self.left_out().items():
             self._log.warning("this host is not guarded", missing=name, reason=reason)
         control = listen_control(self._folder / "control.sock")
+        sidecars = listen_for_sidecars(self._folder / "sidecars.sock")
         await self._api.start()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -128,6 +128,8 @@ class Agent:
                     tasks.create_task(found)
                     for found in (
                         self._accept_control(control, tasks),
+                        self._workloads.accept_sidecars(sidecars),
+                        self._workloads.forget_predecessors(),
                         self._watch(ready),
                         self._renew(),
                         self._deliver(),
@@ -137,25 +139,21 @@ class Agent:
                 ]
                 await stop.wait()
                 self._stop.set()
-                await self._stop_workloads()
+                await self._workloads.stop()
                 await self._flush()
                 for task in kept:
                     task.cancel()
         finally:
-            if not self._workloads:
+            self._workloads.dismiss_returned()
+            if not self._workloads.values():
                 self._write_guard()
             await self._api.stop()
-            control.close()
-            (self._folder / "control.sock").unlink(missing_ok=True)
+            for sock, name in ((control, "control.sock"), (sidecars, "sidecars.sock")):
+                sock.close()
+                (self._folder / name).unlink(missing_ok=True)
             await self._node.close()
             self._delivery.close()
             self._diag.close()
-
-    async def _stop_workloads(self) -> None:
-        await asyncio.gather(*(found.stop() for found in self._workloads.values()))
-        while self._workloads:
-            async with self._ended:
-                await self._ended.wait()
 
     async def _flush(self) -> None:
         """Bring what is left to the server, as far as it answers within two seconds; the rest is on the disk."""
@@ -264,9 +262,9 @@ class Agent:
 
     async def _send_endpoints(self) -> None:
         mine = [
-            pb.Endpoint(spiffe_id=str(found.identity.svid.spiffe_id), address=self._reachable(address), port=port)
+            pb.Endpoint(spiffe_id=found.spiffe_id, address=self._reachable(address), port=port)
             for found in self._workloads.values()
-            if found.identity is not None
+            if found.spiffe_id
             for address, port, _ in found.ports.inbound
         ]
         key = sorted((item.spiffe_id, item.address, item.port) for item in mine)
@@ -385,8 +383,8 @@ class Agent:
             request = pb.StatusRequest(
                 epoch=min([self._releases.epoch, *epochs]),
                 snapshot=active.hash if active is not None else "",
-                sidecars=len(self._workloads),
-                handshakes=self._past_handshakes + sum(found.handshakes for found in self._workloads.values()),
+                sidecars=len(self._workloads.values()),
+                handshakes=self._workloads.handshakes,
                 refusals=[pb.Refusal(code=code, detail=detail) for code, detail in self._releases.refusals],
                 trust=self._trusts(),
                 rejected=sorted(self._rejected),
@@ -423,7 +421,9 @@ class Agent:
                 return
             match message["type"]:
                 case "launch":
-                    await self._run_workload(talk, message)
+                    await self._workloads.launch(talk, message)
+                case "resume":
+                    await self._workloads.resume(talk, message)
                 case "explain":
                     await talk.send(self._explain(message))
                 case "status":
@@ -483,62 +483,9 @@ class Agent:
             found["root"] = "without root one uid is one security domain, and other users' descriptors are not seen"
         return found
 
-    async def _run_workload(self, talk: Conversation, message: Mapping[str, object]) -> None:
-        """Launch a workload and stay with it until it ends, or until whoever asked for it is gone.
-
-        1. The order is read, and what it executes is hashed.
-        2. The sidecar listens before the program runs.
-        3. The asker begins the program and holds it; it is recorded, and let go.
-        4. The agent asks for its SVID; connections are held until it is there.
-        """
-        # (1)
-        asked = read_order(talk, message)
-        executable = await asyncio.to_thread(hash_opened, asked.executable)
-        script = await asyncio.to_thread(hash_opened, asked.script) if asked.script is not None else None
-        number = next(self._numbers)
-        uid = guard.FIRST_UID + number % (guard.LAST_UID - guard.FIRST_UID) if os.geteuid() == 0 else None
-        workload = Workload(asked.name, asked.ports, self._feed(), self._diag, uid)
-        self._workloads[number] = workload
-        try:
-            with first_problem():
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(workload.run_sidecar())
-                    try:
-                        # (2)
-                        await workload.wait_ready()
-                        self._write_guard()
-                        # (3)
-                        await talk.send({"type": "begin"})
-                        before = len(talk.handles)
-                        handle, pid = read_begun(talk, await talk.receive(), before)
-                        launched = await asyncio.to_thread(record, pid, talk.uid, executable, script)
-                        workload.adopt(os.dup(handle), launched)
-                        await talk.send({"type": "launched", "pid": launched.pid})
-                        # (4)
-                        with contextlib.suppress(Unavailable):
-                            await self._reissue([workload])
-                        if asked.is_direct and workload.identity and not workload.identity.direct:
-                            raise Forbidden("LM3504", rule=workload.identity.rule)
-                        listening = tasks.create_task(self._listen_to(talk, workload))
-                        await workload.wait_program()
-                        listening.cancel()
-                    finally:
-                        await workload.stop()
-        finally:
-            del self._workloads[number]
-            self._past_handshakes += workload.handshakes
-            self._write_guard()
-            async with self._ended:
-                self._ended.notify_all()
-            await self._callers.announce()
-            await self._send_endpoints()
-        await talk.send({"type": "ended"})
-
-    async def _listen_to(self, talk: Conversation, workload: Workload) -> None:
-        """End the workload when whoever launched it is gone."""
-        while await talk.receive() is not None:
-            continue
-        workload.signal_program(signal.SIGTERM)
+    async def _workload_ended(self) -> None:
+        await self._callers.announce()
+        await self._send_endpoints()
 
     async def _disown_guard(self) -> None:
         """Replace what a killed predecessor guarded, once its programs are gone and ours had time to come back."""
@@ -581,4 +528,5 @@ class Agent:
             trust=lambda: self._trusted.sequence,
             records=self._delivery.take,
             flows=self._delivery.take_flows,
+            back=str(self._folder / "sidecars.sock"),
         )

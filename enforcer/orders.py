@@ -51,13 +51,13 @@ def read_order(talk: Conversation, message: Mapping[str, object]) -> Asked:
     )
 
 
-def read_begun(talk: Conversation, message: Mapping[str, object] | None, before: int) -> tuple[int, int]:
-    """The process that the asker began: a pidfd, which came with the message after ``before`` others, and its pid.
+def read_begun(talk: Conversation, message: Mapping[str, object] | None, kind: str, before: int) -> tuple[int, int]:
+    """The process that the asker began: its pidfd, which came with a message after ``before`` others, and its pid.
 
     It is a child of the asker's and leads a session of its own, since nothing else may be in that session.
     Raises Invalid LM3002 for anything else, NotFound LM3401 when it is gone already.
     """
-    if message is None or message.get("type") != "begun" or len(talk.handles) != before + 1:
+    if message is None or message.get("type") != kind or len(talk.handles) != before + 1:
         raise Invalid("LM3002", reason="a launch that may begin is begun")
     handle = talk.handles[before]
     pid = _pid_of(handle)

@@ -1,7 +1,8 @@
 """One launched workload with its sidecar: started in order, fed by the agent, ended together.
 
 The sidecar listens before the program runs, so that its first connection finds a way out; that connection is held
-until the workload is attested and has its SVID. A sidecar that falls is started again; the workload goes on.
+until the workload is attested and has its SVID. A sidecar that falls is started again; the workload goes on. Both go
+on without an agent too, and the next one takes them over.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from typing import Any
 import structlog
 
 from enforcer import session
+from enforcer.adopted import AdoptedProcess
 from enforcer.attest import Attested, Launch, attest_connection
 from enforcer.identity import Identity
 from enforcer.native import wire
+from enforcer.process import read_stat
 from enforcer.sockdiag import SockDiag
 from enforcer.trusted import for_sidecar
 from mesh.bundle import TrustBundle
@@ -32,6 +35,8 @@ from mesh.problems import Invalid, Problem, Unavailable
 READY_WITHIN_S = 20.0
 IDENTITY_WITHIN_S = 15.0
 STOP_WITHIN_S = 5.0
+# a sidecar asks ten times a second for its agent's successor
+RETURN_WITHIN_S = 10.0
 SIDECAR_FALLS = 5
 
 Message = dict[str, object]
@@ -57,7 +62,10 @@ class Ports:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Feed:
-    """What every sidecar is told, as it is now: asked again whenever something changed."""
+    """What every sidecar is told, as it is now: asked again whenever something changed.
+
+    ``back`` is the path of the socket through which sidecars come back to the agent.
+    """
 
     policy: Callable[[], Message]
     endpoints: Callable[[], Message]
@@ -65,6 +73,7 @@ class Feed:
     trust: Callable[[], int]
     records: Callable[[Sequence[Mapping[str, object]]], Awaitable[None]]
     flows: Callable[[Sequence[Mapping[str, object]]], None]
+    back: str
 
 
 class Workload:
@@ -83,7 +92,12 @@ class Workload:
         self._ready = asyncio.Event()
         self._failed: Problem | None = None
         self._program: int | None = None
-        self._sidecar: subprocess.Popen[bytes] | None = None
+        # by what name its sidecar serves; empty before it has one
+        self.spiffe_id = ""
+        self.sidecar: tuple[int, int] | None = None
+        self.changed: Callable[[], None] = lambda: None
+        self._sidecar: subprocess.Popen[bytes] | AdoptedProcess | None = None
+        self._returning: asyncio.Future[socket.socket] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._is_stopping = False
         self._log = structlog.get_logger().bind(workload=name)
@@ -98,6 +112,28 @@ class Workload:
     def adopt(self, handle: int, launched: Launch) -> None:
         """Take on a program that was begun and recorded; its pidfd is this workload's own from now on."""
         self._program, self.launch = handle, launched
+        self.changed()
+        self._tell_program()
+
+    def take_over(self, sidecar: tuple[int, int], spiffe_id: str) -> None:
+        """Expect the sidecar that a predecessor started, with the name by which it serves: it comes back by itself.
+
+        Raises NotFound LM3401 when it is gone.
+        """
+        self._sidecar, self.sidecar, self.spiffe_id = AdoptedProcess(*sidecar), sidecar, spiffe_id
+        self._returning = asyncio.get_running_loop().create_future()
+        self._ready.set()
+
+    def take_back(self, sock: socket.socket) -> None:
+        """Take the connection of the sidecar that came back; there is one."""
+        if self._returning is None or self._returning.done():
+            sock.close()
+        else:
+            self._returning.set_result(sock)
+
+    def _tell_program(self) -> None:
+        if self.launch is not None:
+            self.tell({"type": "program", "pid": self.launch.pid})
 
     async def wait_program(self) -> None:
         """Wait for the program's end. Whoever began it reaps it, when it is told to."""
@@ -121,6 +157,9 @@ class Workload:
     def identify(self, identity: Identity) -> None:
         """Use an SVID from now on."""
         self.identity = identity
+        before, self.spiffe_id = self.spiffe_id, str(identity.svid.spiffe_id)
+        if before != self.spiffe_id:
+            self.changed()
         self._identified.set()
         self.tell(self._identity_message())
 
@@ -154,6 +193,8 @@ class Workload:
         most, and everything it needs is told anew.
         """
         falls = 0
+        if self._returning is not None:
+            await self._run_returned_sidecar(self._returning)
         while not self.is_stopping:
             began = asyncio.get_running_loop().time()
             await self._run_sidecar_once()
@@ -165,9 +206,26 @@ class Workload:
                 self.signal_program(signal.SIGTERM)
                 return
 
+    async def _run_returned_sidecar(self, returning: asyncio.Future[socket.socket]) -> None:
+        """Speak with a predecessor's sidecar; one that does not come back is ended, and another one started."""
+        try:
+            async with asyncio.timeout(RETURN_WITHIN_S):
+                ours = await returning
+        except TimeoutError:
+            self._log.warning("a sidecar did not come back")
+            assert self._sidecar is not None
+            self._sidecar.kill()
+            await self._end_sidecar()
+            return
+        if self.spiffe_id:
+            # it has the SVID of before
+            self._identified.set()
+        await self._converse(ours, is_new=False)
+
     async def _run_sidecar_once(self) -> None:
         ours, theirs = socket.socketpair()
-        arguments = [str(theirs.fileno())] + ([str(self.sidecar_uid)] if self.sidecar_uid is not None else [])
+        arguments = [str(theirs.fileno()), self._feed.back]
+        arguments += [str(self.sidecar_uid)] if self.sidecar_uid is not None else []
         with theirs:
             self._sidecar = subprocess.Popen(  # noqa: S603, ASYNC220  our own module; vfork takes a millisecond
                 [sys.executable, "-P", "-m", "enforcer.native", *arguments],
@@ -177,9 +235,19 @@ class Workload:
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
+        if self.identity is None:
+            self._identified.clear()
+        self.sidecar = self._sidecar.pid, read_stat(self._sidecar.pid).start
+        self.changed()
+        await self._converse(ours, is_new=True)
+
+    async def _converse(self, ours: socket.socket, *, is_new: bool) -> None:
+        """Tell a sidecar everything, and listen to it until it ends; one that came back has its ports."""
         reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
-            self.tell(self.ports.message())
+            if is_new:
+                self.tell(self.ports.message())
+            self._tell_program()
             self.tell(self._feed.policy())
             self.tell(self._feed.endpoints())
             if self.identity is not None:

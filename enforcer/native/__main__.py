@@ -1,7 +1,7 @@
-"""`python -m enforcer.native FD [UID]`: one sidecar, fed through the socket that the agent left open as FD.
+"""`python -m enforcer.native FD SOCKET [UID]`: one sidecar, fed through the socket that the agent left open as FD.
 
 Before it reads a byte the process makes itself small and closed: another user if it is told one, no core file, no
-debugger of the same user, no new privileges, and it dies with its agent.
+debugger of the same user, no new privileges. When its agent ends it comes back to the next one through SOCKET.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from enforcer.native.sentences import sentences
 from enforcer.native.sidecar import Sidecar
 from mesh.clock import SystemClock
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -39,7 +38,6 @@ def harden() -> None:
     1. No core file: it would hold the private key.
     2. Not dumpable: no ptrace and no /proc/PID/mem for another process of the same user.
     3. No new privileges by executing anything.
-    4. SIGKILL when the agent dies, so that nothing is left without one.
     """
     # (1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -47,17 +45,16 @@ def harden() -> None:
     for option, value in (
         (_PR_SET_DUMPABLE, 0),  # (2)
         (_PR_SET_NO_NEW_PRIVS, 1),  # (3)
-        (_PR_SET_PDEATHSIG, signal.SIGKILL),  # (4)
     ):
         if libc.prctl(option, value, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl")
 
 
-async def run(sock: socket.socket) -> None:
-    """Serve until the agent is gone or says stop."""
+async def run(sock: socket.socket, back: str) -> None:
+    """Serve until the agent says stop, or until there is nothing left to serve."""
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as tasks:
-        sidecar = Sidecar(SystemClock(), tasks)
+        sidecar = Sidecar(SystemClock(), tasks, back)
         await loop.create_connection(lambda: sidecar, sock=sock)
         ticks = tasks.create_task(sidecar.run_ticks())
         await sidecar.over
@@ -67,18 +64,18 @@ async def run(sock: socket.socket) -> None:
 
 def main(arguments: list[str]) -> int:
     """Start from the command line."""
-    if len(arguments) not in {1, 2} or not all(found.isdigit() for found in arguments):
+    if len(arguments) not in {2, 3} or not all(found.isdigit() for found in (arguments[0], *arguments[2:])):
         sys.stderr.write("LM3016 a sidecar is started by the agent, with the number of an open socket\n")
         return 2
     sentences()
-    if len(arguments) == 2:
-        become(int(arguments[1]))
+    if len(arguments) == 3:
+        become(int(arguments[2]))
     harden()  # after the change of user, which would undo half of it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the agent's to answer
     sock = socket.socket(fileno=int(arguments[0]))
     sock.setblocking(False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(sock))
+        runner.run(run(sock, arguments[1]))
     return 0
 
 

@@ -23,6 +23,8 @@ from mesh.problems import Invalid
 from mesh.x509svid import VerifiedSvid
 
 ATTEST_SECONDS = 5
+# how long a connection is held while the agent is being started again
+AWAY_SECONDS = 30
 CONNECT_SECONDS = 3
 RETRY_SECONDS = 5
 REPLY_SECONDS = 1
@@ -77,12 +79,13 @@ class Outbound:
         workload: Workload,
         endpoints: Endpoints,
         ask: Callable[[Held], None],
+        is_away: Callable[[], bool],
         *,
         local_port: int,
         service: str,
         port: int | None,
     ) -> None:
-        self._workload, self._endpoints, self._ask = workload, endpoints, ask
+        self._workload, self._endpoints, self._ask, self.is_away = workload, endpoints, ask, is_away
         self.local_port, self.service, self.port = local_port, service, port
         self._held: set[Held] = set()
         self._joined: dict[Splice, SecureStream] = {}
@@ -262,8 +265,18 @@ class Held:
         else:
             self.refuse(code or "LM3210", facts)
 
+    def asked(self) -> None:
+        """Give an agent that has just come back as much time for its word as any has."""
+        self._timer.cancel()
+        if not self.is_over:
+            self._timer = asyncio.get_running_loop().call_later(ATTEST_SECONDS, self._late)
+
     def _late(self) -> None:
-        self.refuse("LM3211", {"seconds": ATTEST_SECONDS})
+        waited = (time.monotonic_ns() - self.accepted_ns) / 1e9
+        if self._outbound.is_away() and waited < AWAY_SECONDS:
+            self._timer = asyncio.get_running_loop().call_later(ATTEST_SECONDS, self._late)
+        else:
+            self.refuse("LM3211", {"seconds": round(waited)})
 
     def refuse(self, code: str, facts: dict[str, object]) -> None:
         """Close the connection; a program that speaks HTTP is told why."""

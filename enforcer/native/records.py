@@ -138,6 +138,10 @@ class Recorder:
         self._sent[self._sequence] = batch
         return self._sequence, batch
 
+    def unanswered(self) -> list[tuple[int, list[Record]]]:
+        """The batches that wait for their acknowledgement, to be sent again: whoever got them may be gone."""
+        return list(self._sent.items())
+
     @property
     def in_flight(self) -> int:
         """How many batches wait for their acknowledgement."""

@@ -1,8 +1,9 @@
-"""The sidecar: does what the agent says, one message after the other, and nothing when the agent is gone.
+"""The sidecar: does what the agent says, one message after the other.
 
 Messages and their forms are the table below. A message that cannot be applied is answered with `failed` and changes
-nothing: the last good identity and the last good policy stay. A stream that is malformed ends the process, as the
-agent's end does; with it every connection closes (fail closed).
+nothing: the last good identity and the last good policy stay. A stream that is malformed ends the process; with it
+every connection closes (fail closed). When the agent is gone the sidecar goes on with what it was told, holds new
+outbound connections, and comes back to the agent's successor (`enforcer.native.comeback`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from enforcer.native import wire
+from enforcer.native.comeback import Comeback
 from enforcer.native.judge import Judge, Rules
 from enforcer.native.listener import Inbound
 from enforcer.native.outbound import Endpoint, Endpoints, Held, Outbound
@@ -35,7 +37,11 @@ MAX_IN_FLIGHT = 64
 class Sidecar(asyncio.Protocol):
     """The sidecar's end of the conversation with its agent, and everything that hangs on it."""
 
-    def __init__(self, clock: Clock, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, clock: Clock, tasks: asyncio.TaskGroup, back: str = "") -> None:
+        self._comeback = Comeback(back)
+        self._ready: wire.Message | None = None
+        self._is_stopping = False
+        self._trust = 0
         self._recorder = Recorder("sidecar", os.urandom)
         self._workload = Workload(clock, self._recorder, tasks)
         self._decoder = wire.Decoder()
@@ -56,14 +62,31 @@ class Sidecar(asyncio.Protocol):
             "endpoints": self._take_endpoints,
             "attested": self._take_attested,
             "ack": self._take_ack,
+            "program": self._take_program,
             "stop": self._take_stop,
         }
 
     # -- the conversation
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; asyncio calls this."""
+        """Begin, with the first agent or with its successor, who is told everything again; asyncio calls this."""
         self._transport = cast("asyncio.Transport", transport)  # a socket's transport writes too
+        self._decoder = wire.Decoder()
+        if self._ready is not None:
+            self._introduce(self._ready)
+
+    def _introduce(self, ready: wire.Message) -> None:
+        self.send(ready)
+        self.send({"type": "trusts", "trust": self._trust})
+        if self._epoch >= 0:
+            self.send({"type": "applied", "epoch": self._epoch, "snapshot": self._workload.judge.snapshot})
+        self._counted = -1
+        for sequence, batch in self._recorder.unanswered():
+            self.send({"type": "records", "sequence": sequence, "records": batch})
+        for conn, held in self._held.items():
+            if not held.is_over:
+                held.asked()
+                self._ask_about(conn, held)
 
     def data_received(self, data: bytes) -> None:
         """Take messages; asyncio calls this. A malformed stream ends the process."""
@@ -83,9 +106,24 @@ class Sidecar(asyncio.Protocol):
                 self._fail(err)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's name
-        """The agent is gone; asyncio calls this."""
+        """The agent is gone; asyncio calls this.
+
+        Without ports or a program there is nothing to go on with, and at the end nobody to come back to.
+        """
         self._transport = None
-        self._finish()
+        if self._is_stopping or self._ready is None or not self._comeback.has_program or self.over.done():
+            self._finish()
+        else:
+            self._workload.start(self._come_back())
+
+    async def _come_back(self) -> None:
+        if not await self._comeback.find_agent(self, self._is_of_use):
+            self._finish()
+
+    def _is_of_use(self) -> bool:
+        """Whether there is an SVID that has not ended: without one nothing can be served."""
+        identity = self._workload.identity
+        return identity is None or self._workload.now() < identity.svid.not_after
 
     def send(self, message: wire.Message) -> None:
         """Tell the agent something."""
@@ -129,6 +167,7 @@ class Sidecar(asyncio.Protocol):
                     self._workload,
                     self._endpoints,
                     self._ask,
+                    lambda: self._transport is None,
                     local_port=_number(row, "local_port"),
                     service=_text(row, "service"),
                     port=port,
@@ -148,7 +187,8 @@ class Sidecar(asyncio.Protocol):
             self._fail(err)
             self._finish()
             return
-        self.send({"type": "ready", "inbound": inbound, "outbound": outbound})
+        self._ready = {"type": "ready", "inbound": inbound, "outbound": outbound}
+        self.send(self._ready)
 
     def _take_identity(self, message: wire.Message) -> None:
         """Use a new SVID and new bundles from the next handshake on.
@@ -178,8 +218,8 @@ class Sidecar(asyncio.Protocol):
             for inbound in self._inbound:
                 inbound.recheck_peers()
             self._recheck()
-
-        self.send({"type": "trusts", "trust": _number(message, "trust")})
+        self._trust = _number(message, "trust")
+        self.send({"type": "trusts", "trust": self._trust})
 
     def _take_policy(self, message: wire.Message) -> None:
         """Decide by another snapshot from the next request on; live connections that it denies are closed.
@@ -219,8 +259,13 @@ class Sidecar(asyncio.Protocol):
     def _take_ack(self, message: wire.Message) -> None:
         self._recorder.acknowledge(_number(message, "sequence"))
 
+    def _take_program(self, message: wire.Message) -> None:
+        """Know the program beside which it stands: without an agent the sidecar ends with it."""
+        self._comeback.watch(_number(message, "pid"))
+
     def _take_stop(self, _: wire.Message) -> None:
         """Close everything, hand over what is left to tell, and end."""
+        self._is_stopping = True
         self._close_ports()
         self._workload.start(self._farewell())
 
@@ -235,16 +280,16 @@ class Sidecar(asyncio.Protocol):
     # -- what the sidecar says by itself
 
     def _ask(self, held: Held) -> None:
-        """Ask the agent who is behind a held connection."""
-        if self._transport is None:
-            held.refuse("LM3211", {})
-            return
+        """Ask the agent who is behind a held connection; one that is away is asked when it is back."""
         self._conn += 1
         self._held[self._conn] = held
+        self._ask_about(self._conn, held)
+
+    def _ask_about(self, conn: int, held: Held) -> None:
         self.send(
             {
                 "type": "attest",
-                "conn": self._conn,
+                "conn": conn,
                 "source": list(held.stream.peer),
                 "destination": list(held.stream.local),
                 "accepted_ns": held.accepted_ns,

@@ -1,7 +1,8 @@
 """`limen run`: launches a program as a workload, together with the agent, and ends with its exit code.
 
 The program is a child of this command: it has its stdin, stdout, stderr, directory and environment, its control group,
-limits and namespaces. When the agent goes away, the program is ended, and launched again when the agent is back.
+limits and namespaces. When the agent goes away, the program goes on, and this command comes back to the next agent with
+it; one that cannot go on with it has it launched again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import grp
 import os
 import pathlib
 import pwd
+import select
 import signal
 import socket
 import subprocess
@@ -24,13 +26,14 @@ import click
 
 from limen import lifecycle
 from limen.cli import context, render
-from mesh.problems import Forbidden, Invalid, Problem, Unavailable
+from mesh.problems import Forbidden, Invalid, NotFound, Problem, Unavailable
 
 if TYPE_CHECKING:
     from enforcer.launch import Order, Prepared
 
 _AGAIN_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _STOP_WITHIN_S = 5.0
+_NOT_HERE = "LM3462"
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 Row = dict[str, object]
 
@@ -102,7 +105,7 @@ def _launch(path: pathlib.Path, message: Row, order: Order) -> int | None:
 
     1. The agent is handed the open files, hashes them and starts a sidecar.
     2. The program is begun, and held where its image begins to run; the agent records it.
-    3. It runs; the agent says when it and all of its session have ended.
+    3. It runs, under one agent after the other; the agent says when it and all of its session have ended.
 
     Raises Unavailable when no agent answers, and what the agent refuses with.
     """
@@ -126,14 +129,54 @@ def _launch(path: pathlib.Path, message: Row, order: Order) -> int | None:
                         return None
                 # (3)
                 signals.send_to(child.pid)
-                if not _is_told(sock, "ended"):
-                    return None
-                code = child.wait()
-                return code if code >= 0 else 128 - code
+                return _stay(path, sock, child)
     except _SignalledError as signalled:
         return 128 + signalled.number
     finally:
         prepared.close()
+
+
+def _stay(path: pathlib.Path, sock: socket.socket, child: subprocess.Popen[bytes]) -> int | None:
+    """Stay with a program until it ended; its exit code, or None when an agent cannot go on with it."""
+    from enforcer import session  # noqa: PLC0415
+
+    handle = os.pidfd_open(child.pid)
+    try:
+        with contextlib.ExitStack() as agents:
+            is_running = not _is_told(sock, "ended")
+            while is_running:
+                render.say("the agent is gone; the program goes on until the next one is there")
+                found = _come_back(path, handle)
+                if found is None:
+                    # what it started ends with it, as an agent would have seen to
+                    asyncio.run(session.end(child.pid, _STOP_WITHIN_S))
+                    break
+                is_running = not _is_told(agents.enter_context(found), "ended")
+    except NotFound:
+        return None
+    finally:
+        os.close(handle)
+    code = child.wait()
+    return code if code >= 0 else 128 - code
+
+
+def _come_back(path: pathlib.Path, handle: int) -> socket.socket | None:
+    """Come to the next agent with a running program; None when the program ends first."""
+    from enforcer import control  # noqa: PLC0415
+
+    tries = 0
+    # no event tells a stranger that an agent will come back: ask again, ever less often
+    while not select.select([handle], [], [], _AGAIN_S[min(tries, len(_AGAIN_S) - 1)])[0]:
+        tries += 1
+        with contextlib.suppress(Unavailable, OSError):
+            sock = control.connect(path, timeout_s=None)
+            try:
+                control.send_with_handles(sock, {"type": "resume"}, (handle,))
+            except OSError:
+                sock.close()
+                raise
+            return sock
+    return None
 
 
 @contextlib.contextmanager
@@ -173,7 +216,8 @@ def _is_told(sock: socket.socket, wanted: str) -> bool:
     if answer["type"] == "failed":
         facts = answer.get("facts")
         known = {str(key): value for key, value in facts.items()} if isinstance(facts, dict) else {}
-        raise Problem(str(answer["code"]), span=None, **known)
+        kind = NotFound if answer["code"] == _NOT_HERE else Problem
+        raise kind(str(answer["code"]), span=None, **known)
     return answer["type"] == wanted
 
 

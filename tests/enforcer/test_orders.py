@@ -98,7 +98,7 @@ def test_what_was_begun_is_the_askers_child_and_leads_its_session(
 ) -> None:
     pid = child(True)
     talk.handles.append(os.pidfd_open(pid))
-    assert read_begun(talk, BEGUN, 2) == (talk.handles[2], pid)
+    assert read_begun(talk, BEGUN, "begun", 2) == (talk.handles[2], pid)
 
 
 @pytest.mark.parametrize("what", ["nothing", "other-word", "no-pidfd", "a-file", "own-session", "stranger"])
@@ -121,7 +121,7 @@ def test_anything_else_is_not_taken_on(talk: Conversation, child: Callable[[bool
     else:
         talk.handles.append(handle)
     with pytest.raises(Invalid, match="LM3002"):
-        read_begun(talk, message, 2)
+        read_begun(talk, message, "begun", 2)
 
 
 def test_what_is_gone_is_not_found(talk: Conversation) -> None:
@@ -131,4 +131,4 @@ def test_what_is_gone_is_not_found(talk: Conversation) -> None:
     talk.handles.append(os.pidfd_open(pid))
     os.waitpid(pid, 0)
     with pytest.raises(NotFound, match="LM3401"):
-        read_begun(talk, BEGUN, 2)
+        read_begun(talk, BEGUN, "begun", 2)

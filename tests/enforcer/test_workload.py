@@ -29,6 +29,7 @@ FEED = Feed(
     trust=lambda: 0,
     records=take,
     flows=lambda rows: None,
+    back="/nonexistent/sidecars.sock",
 )
 
 

@@ -1,7 +1,6 @@
-"""Authorities rotated every few seconds under mutual TLS load, with kills of the server: no handshake fails.
+"""Authorities rotated every few seconds under mutual TLS load, with kills of server and agent: no handshake fails.
 
-Half a minute in every run; `make soak` (LIMEN_SOAK) runs ten minutes and writes what it counted. A killed agent ends
-its workloads by design (`tests/system/test_up.py`), so it is not killed here.
+Two minutes in every run; `make soak` (LIMEN_SOAK) runs ten minutes and writes what it counted.
 """
 
 import json
@@ -19,7 +18,7 @@ import pytest
 
 from tests.enforcer.test_agent import APP, free_port
 
-SECONDS = 600 if os.environ.get("LIMEN_SOAK") else 30
+SECONDS = 600 if os.environ.get("LIMEN_SOAK") else 120
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(SECONDS + 200)]
 
 CLIENT = """
@@ -27,7 +26,7 @@ import http.client, json, select, sys
 port, good, bad = int(sys.argv[1]), 0, []
 while not select.select([sys.stdin], [], [], 0)[0]:
     try:
-        call = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        call = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         call.request("GET", "/ok", headers={"host": "db"})
         answer = call.getresponse()
         text = answer.read(500).decode()
@@ -80,7 +79,8 @@ def test_authorities_rotate_under_load_and_no_request_fails(
     db = run(installation, "--inbound", f"{inbound}={app}", "--", python, str(tmp_path / "db"), str(app))
     until(lambda: "db" in named(installation), 60)
     cart = run(installation, "--outbound", f"{outbound}=db", "--", python, str(tmp_path / "cart"), str(outbound))
-    dice, rotations, kills = random.Random(3), {"issuing": 0, "root": 0, "jwt": 0}, 0
+    dice, rotations = random.Random(3), {"issuing": 0, "root": 0, "jwt": 0}
+    kills = {"server": 0, "agent": 0}
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         kind = dice.choices(["issuing", "root", "jwt"], [5, 2, 1])[0]
@@ -88,9 +88,10 @@ def test_authorities_rotate_under_load_and_no_request_fails(
             rotations[kind] += 1
             # every workload's next SVID is of the new one
             installation.limen("identity", "rotate", "--svids")
-        if dice.random() < 0.2:
-            os.kill(installation.pid("server"), signal.SIGKILL)
-            kills += 1
+        if dice.random() < 0.3:
+            name = dice.choice(["server", "agent"])
+            os.kill(installation.pid(name), signal.SIGKILL)
+            kills[name] += 1
             until(lambda: installation.limen("status").returncode == 0, 60)
             until(lambda: installation.json("status")["agents"][:1] != [], 60)
     assert cart.stdin is not None
@@ -111,4 +112,4 @@ def test_authorities_rotate_under_load_and_no_request_fails(
     assert counted["failed"] == 0, json.dumps(found, indent=1)
     assert counted["good"] > 10 * SECONDS
     assert min(rotations.values()) > 0
-    assert kills > 0
+    assert min(kills.values()) > 0

@@ -54,10 +54,12 @@ def sidecars() -> Iterator[Callable[..., Agent]]:
         attest: Callable[[wire.Message], dict[str, object]] = lambda _: {"ok": True, "code": "", "facts": {}},
         acknowledges: bool = True,
         uid: int | None = None,
+        back: str = "/nonexistent/sidecars.sock",
+        program: int | None = None,
     ) -> Agent:
         ours, theirs = socket.socketpair()
         process = subprocess.Popen(
-            [sys.executable, "-m", "enforcer.native", str(theirs.fileno()), *([] if uid is None else [str(uid)])],
+            [sys.executable, "-m", "enforcer.native", str(theirs.fileno()), back, *([] if uid is None else [str(uid)])],
             pass_fds=[theirs.fileno()],
             cwd=ROOT,
         )
@@ -68,6 +70,8 @@ def sidecars() -> Iterator[Callable[..., Agent]]:
         agent.send(identity_message(svid, *bundles))
         agent.send({"type": "listeners", "inbound": list(inbound), "outbound": list(outbound)})
         agent.wait("ready")
+        if program is not None:
+            agent.send({"type": "program", "pid": program})
         return agent
 
     yield make

@@ -124,7 +124,7 @@ def test_a_port_that_is_taken_ends_the_process_with_a_code(sidecars: Make, corp:
         sidecars(corp.svid(DB), corp.bundle, inbound=({"address": "127.0.0.1", "port": taken, "app_port": 1},))
 
 
-@pytest.mark.parametrize("arguments", [[], ["x"], ["1", "x"], ["1", "2", "3"]])
+@pytest.mark.parametrize("arguments", [[], ["x"], ["1"], ["x", "/s"], ["1", "/s", "x"], ["1", "/s", "2", "3"]])
 def test_started_by_hand_it_says_how_it_is_started(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert "LM3016" in capsys.readouterr().err

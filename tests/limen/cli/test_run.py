@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pathlib
 import pwd
@@ -5,7 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -110,22 +111,63 @@ def test_signals_are_passed_on(installation: Any) -> None:
         assert process.wait(timeout=30) == 9
 
 
+@contextlib.contextmanager
+def paused(found: Any, folder: pathlib.Path, program: str) -> Iterator[subprocess.Popen[str]]:
+    """A program under `limen run` that said a line; the supervisor starts no agent again until the end of the block."""
+    command = [sys.executable, "-m", "limen", "--state", str(found.state), "run", "--", sys.executable, "-c", program]
+    with (
+        (folder / "err").open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        assert process.stdout is not None
+        process.stdout.readline()
+        os.kill(found.process.pid, signal.SIGSTOP)
+        try:
+            yield process
+        finally:
+            os.kill(found.process.pid, signal.SIGCONT)
+
+
 @pytest.mark.system
-def test_a_program_is_launched_again_when_its_agent_comes_back(
+def test_a_program_outlives_its_agent_and_ends_with_its_own_exit_code(
+    make_installation: Callable[..., Any], tmp_path: pathlib.Path, until: Callable[..., Any]
+) -> None:
+    found = make_installation()
+    program = "import signal, sys; signal.signal(10, lambda *_: sys.exit(5)); print(flush=True); signal.pause()"
+    with paused(found, tmp_path, program) as process:
+        os.kill(found.pid("agent"), signal.SIGKILL)
+        os.kill(found.process.pid, signal.SIGCONT)
+        until(lambda: '"workload taken over"' in (found.state / "stderr").read_text("utf-8"), 60)
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(timeout=30) == 5
+
+
+@pytest.mark.system
+def test_a_program_that_ends_while_there_is_no_agent_ends_its_run(
+    make_installation: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    found = make_installation()
+    program = "import signal, sys; signal.signal(15, lambda *_: sys.exit(6)); print(flush=True); signal.pause()"
+    with paused(found, tmp_path, program) as process:
+        os.kill(found.pid("agent"), signal.SIGKILL)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 6
+
+
+@pytest.mark.system
+def test_a_program_that_the_next_agent_cannot_go_on_with_is_launched_again(
     make_installation: Callable[..., Any], tmp_path: pathlib.Path, alive: Callable[[int], bool]
 ) -> None:
     found = make_installation()
-    program = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
-    command = ["--state", str(found.state), "run", "--", sys.executable, "-c", program]
-    with (
-        (tmp_path / "err").open("w") as errors,
-        subprocess.Popen(
-            [sys.executable, "-m", "limen", *command], stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as process,
-    ):
+    program = "import os, signal; print(); print(os.getpid(), flush=True); signal.pause()"
+    with paused(found, tmp_path, program) as process:
         assert process.stdout is not None
         first = int(process.stdout.readline())
         os.kill(found.pid("agent"), signal.SIGKILL)
+        for path in (found.state / "agent" / "workloads").iterdir():
+            path.unlink()
+        os.kill(found.process.pid, signal.SIGCONT)
+        process.stdout.readline()
         second = int(process.stdout.readline())
         assert first != second
         assert not alive(first)

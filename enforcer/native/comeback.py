@@ -1,0 +1,51 @@
+"""How a sidecar comes back to its agent's successor: through a socket at a known path, as the process that it is.
+
+Who connects there is known by the kernel's word, pid and start time, so there is nothing to present. No event tells
+that an agent will come back: it is asked for again and again, for as long as that is of use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+from collections.abc import Callable
+
+AGAIN_S = 0.1
+
+
+class Comeback:
+    """The way back, and the program without which there is no reason to take it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._program = -1
+
+    @property
+    def has_program(self) -> bool:
+        """Whether there is a program beside which the sidecar stands."""
+        return self._program >= 0
+
+    def watch(self, pid: int) -> None:
+        """Watch the program; one that ended already is as good as none."""
+        if self._program >= 0:
+            os.close(self._program)
+        self._program = -1
+        with contextlib.suppress(OSError):
+            self._program = os.pidfd_open(pid)
+
+    def is_running(self) -> bool:
+        """Whether the program still runs."""
+        return self._program >= 0 and not select.select([self._program], [], [], 0)[0]
+
+    async def find_agent(self, protocol: asyncio.Protocol, is_of_use: Callable[[], bool]) -> bool:
+        """Connect to the next agent; False when the program ended first, or when it is of no use any more."""
+        while self.is_running() and is_of_use():
+            try:
+                await asyncio.get_running_loop().create_unix_connection(lambda: protocol, self._path)
+            except OSError:
+                await asyncio.sleep(AGAIN_S)
+            else:
+                return True
+        return False

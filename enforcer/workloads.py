@@ -1,0 +1,254 @@
+"""All workloads of an agent: begun at somebody's word, kept on the disk, taken over from a predecessor, ended in order.
+
+A workload stays as long as whoever asked for it (`limen run`, whose child the program is). When an agent is killed,
+programs and sidecars go on; whoever asked comes back to the next agent, which knows the workload from its predecessor's
+record, and so does the sidecar. What nobody comes back for ended with whoever asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import pathlib
+import signal
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping, Sequence, ValuesView
+
+import structlog
+
+from enforcer import guard
+from enforcer.attest import check_member
+from enforcer.control import Conversation
+from enforcer.kept import Kept, KeptWorkloads
+from enforcer.launch import hash_opened, record
+from enforcer.native import wire
+from enforcer.orders import read_begun, read_order
+from enforcer.process import read_stat
+from enforcer.sockdiag import SockDiag
+from enforcer.workload import Feed, Workload
+from mesh.problems import Forbidden, NotFound, Problem, Unavailable, first_problem
+from mesh.settings import check_socket_path
+
+# how long a predecessor's workload waits for whoever asked for it
+RESUMED_WITHIN_S = 30.0
+_UCRED = struct.Struct("3i")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """What the agent does for its workloads: asks for SVIDs, guards application ports, says that something changed."""
+
+    reissue: Callable[[Sequence[Workload]], Awaitable[None]]
+    write_guard: Callable[[], None]
+    ended: Callable[[], Awaitable[None]]
+
+
+class Workloads:
+    """The workloads that run, by number."""
+
+    def __init__(self, kept: KeptWorkloads, feed: Callable[[], Feed], diag: SockDiag, house: House) -> None:
+        self._kept, self._feed, self._diag, self._house = kept, feed, diag, house
+        self._running: dict[int, Workload] = {}
+        self._predecessors = {(found.launch.pid, found.launch.start): found for found in kept.load()}
+        # sidecars that came back before their workloads were resumed
+        self._returned: dict[int, socket.socket] = {}
+        # numbers, and with them the sidecars' users, are not given twice
+        self._last = max((found.number for found in self._predecessors.values()), default=0)
+        self._change = asyncio.Condition()
+        self._past_handshakes = 0
+        self._log = structlog.get_logger()
+
+    def values(self) -> ValuesView[Workload]:
+        """The workloads."""
+        return self._running.values()
+
+    @property
+    def handshakes(self) -> int:
+        """Mutual TLS handshakes of all sidecars, those that ended included."""
+        return self._past_handshakes + sum(found.handshakes for found in self._running.values())
+
+    async def stop(self) -> None:
+        """End them all."""
+        await asyncio.gather(*(found.stop() for found in self._running.values()))
+        async with self._change:
+            await self._change.wait_for(lambda: not self._running)
+
+    async def launch(self, talk: Conversation, message: Mapping[str, object]) -> None:
+        """Launch a workload and stay with it until it ends, or until whoever asked for it is gone.
+
+        1. The order is read, and what it executes is hashed.
+        2. The sidecar listens before the program runs.
+        3. The asker begins the program and holds it; it is recorded, and let go.
+        4. The agent asks for its SVID; connections are held until it is there.
+        """
+        # (1)
+        asked = read_order(talk, message)
+        executable = await asyncio.to_thread(hash_opened, asked.executable)
+        script = await asyncio.to_thread(hash_opened, asked.script) if asked.script is not None else None
+        self._last += 1
+        number = self._last
+        uid = guard.FIRST_UID + number % (guard.LAST_UID - guard.FIRST_UID) if os.geteuid() == 0 else None
+        workload = Workload(asked.name, asked.ports, self._feed(), self._diag, uid)
+
+        async def begin() -> None:
+            # (2)
+            await workload.wait_ready()
+            self._house.write_guard()
+            # (3)
+            await talk.send({"type": "begin"})
+            before = len(talk.handles)
+            handle, pid = read_begun(talk, await talk.receive(), "begun", before)
+            launched = await asyncio.to_thread(record, pid, talk.uid, executable, script)
+            workload.adopt(os.dup(handle), launched)
+            await talk.send({"type": "launched", "pid": launched.pid})
+            # (4)
+            with contextlib.suppress(Unavailable):
+                await self._house.reissue([workload])
+            if asked.is_direct and workload.identity and not workload.identity.direct:
+                raise Forbidden("LM3504", rule=workload.identity.rule)
+
+        await self._stay(number, workload, begin, talk)
+
+    async def resume(self, talk: Conversation, message: Mapping[str, object]) -> None:
+        """Go on with a workload that a predecessor recorded, and stay with it as `launch` does.
+
+        1. The process is the asker's child still, and of that pid and start time there is a record.
+        2. It is what was recorded: held against the record as every connection is.
+        3. Its sidecar comes back, or another one is started.
+        4. Without a server the sidecar has the SVID of before; a new one is asked for when the server is back.
+
+        Raises Invalid LM3002, NotFound LM3462 for a process that this agent cannot go on with.
+        """
+        # (1)
+        handle, pid = read_begun(talk, message, "resume", 0)
+        kept = self._predecessors.pop((pid, read_stat(pid).start), None)
+        # (2)
+        if kept is None or check_member(kept.launch, pid) is not None:
+            raise NotFound("LM3462", pid=pid)
+        # (3)
+        workload = Workload(kept.name, kept.ports, self._feed(), self._diag, kept.sidecar_uid)
+        if kept.sidecar is not None:
+            with contextlib.suppress(NotFound):
+                workload.take_over(kept.sidecar, kept.spiffe_id)
+        workload.adopt(os.dup(handle), kept.launch)
+        returned = self._returned.pop(kept.number, None)
+        if returned is not None:
+            workload.take_back(returned)
+        self._log.info("workload taken over", workload=kept.name, pid=pid)
+
+        async def begin() -> None:
+            # (4)
+            with contextlib.suppress(Problem):
+                await self._house.reissue([workload])
+
+        await self._stay(kept.number, workload, begin, talk)
+
+    async def _stay(
+        self, number: int, workload: Workload, begin: Callable[[], Awaitable[None]], talk: Conversation
+    ) -> None:
+        """Keep a workload from its beginning to its end."""
+        self._running[number] = workload
+        workload.changed = lambda: self._keep(number, workload)
+        try:
+            with first_problem():
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(workload.run_sidecar())
+                    try:
+                        await begin()
+                        listening = tasks.create_task(_listen_to(talk, workload))
+                        await workload.wait_program()
+                        listening.cancel()
+                    finally:
+                        await workload.stop()
+        finally:
+            del self._running[number]
+            self._past_handshakes += workload.handshakes
+            self._kept.forget(number)
+            self._house.write_guard()
+            async with self._change:
+                self._change.notify_all()
+            await self._house.ended()
+        await talk.send({"type": "ended"})
+
+    def _keep(self, number: int, workload: Workload) -> None:
+        if workload.launch is not None:
+            self._kept.save(
+                Kept(
+                    number=number,
+                    name=workload.name,
+                    ports=workload.ports,
+                    launch=workload.launch,
+                    spiffe_id=workload.spiffe_id,
+                    sidecar=workload.sidecar,
+                    sidecar_uid=workload.sidecar_uid,
+                )
+            )
+
+    # -- what a predecessor left
+
+    async def accept_sidecars(self, sock: socket.socket) -> None:
+        """Give sidecars that come back to their workloads; anybody else is told to stop, and nothing more."""
+        while True:
+            connection, _ = await asyncio.get_running_loop().sock_accept(sock)
+            pid, _, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            self._take_back(pid, connection)
+
+    def _take_back(self, pid: int, connection: socket.socket) -> None:
+        """A sidecar is the very process that was recorded: nothing else is told its workload's secrets."""
+        process = None
+        with contextlib.suppress(NotFound):
+            process = (pid, read_stat(pid).start)
+        running = next((found for found in self._running.values() if found.sidecar == process), None)
+        waiting = next((found for found in self._predecessors.values() if found.sidecar == process), None)
+        if process is not None and running is not None:
+            running.take_back(connection)
+        elif process is not None and waiting is not None and waiting.number not in self._returned:
+            self._returned[waiting.number] = connection
+        else:
+            _dismiss(connection)
+
+    async def forget_predecessors(self) -> None:
+        """After a while, forget the workloads that nobody came back for, and dismiss their sidecars."""
+        await asyncio.sleep(RESUMED_WITHIN_S)
+        for kept in self._predecessors.values():
+            self._log.warning("nobody came back for a workload", workload=kept.name)
+            self._kept.forget(kept.number)
+        self._predecessors = {}
+        self.dismiss_returned()
+
+    def dismiss_returned(self) -> None:
+        """Tell the sidecars that came back, and whose workloads did not, to stop."""
+        returned, self._returned = self._returned, {}
+        for connection in returned.values():
+            _dismiss(connection)
+
+
+def _dismiss(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.send(wire.encode({"type": "stop"}))
+    connection.close()
+
+
+async def _listen_to(talk: Conversation, workload: Workload) -> None:
+    """End the workload when whoever launched it is gone."""
+    while await talk.receive() is not None:
+        continue
+    workload.signal_program(signal.SIGTERM)
+
+
+def listen_for_sidecars(path: pathlib.Path) -> socket.socket:
+    """Listen where sidecars come back. Every user may connect, since each sidecar has a user of its own.
+
+    Raises Invalid LM5001 for a path that is too long.
+    """
+    check_socket_path(path)
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
+    path.chmod(0o666)
+    sock.listen(64)
+    sock.setblocking(False)
+    return sock
