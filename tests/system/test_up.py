@@ -264,6 +264,7 @@ def test_an_agent_that_was_killed_leaves_no_guard_behind_that_its_successor_does
         process.stdout.readline()
         assert len(own_tables() - before) == 1
         kill_part(installation, "agent", until)
+        until(lambda: status(installation).get("workloads"), 60)
         while_running = own_tables() - before
     until(lambda: status(installation).get("workloads") == [])
     left = own_tables() - before
