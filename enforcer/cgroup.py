@@ -43,6 +43,7 @@ class Cgroup:
     """What was found; empty where there is nothing, or where it contradicts itself.
 
     ``groups`` are the container's own groups, by hierarchy: whoever is in the container is in exactly those, or below.
+    ``is_torn`` says that they name two containers.
     """
 
     path: str = ""
@@ -50,13 +51,14 @@ class Cgroup:
     container: str = ""
     pod: str = ""
     groups: tuple[tuple[str, str], ...] = ()
+    is_torn: bool = False
 
     def facts(self) -> tuple[tuple[str, str], ...]:
         """As facts. What runs in a container has no unit: two rules over them never meet (`ca.ruletie`)."""
         found = []
         if self.path:
             found.append(("cgroup:path", self.path))
-        if self.unit and not self.container:
+        if self.unit and not self.container and not self.is_torn:
             found.append(("systemd:unit", self.unit))
         return tuple(found)
 
@@ -96,7 +98,8 @@ def parse_cgroup(text: str, depths: Depths | None = HOST) -> Cgroup:
     systemd = [places[name] for name in ("", "name=systemd") if name in places]
     # (3)
     containers = {name: found for name, place in places.items() if (found := _container(place))}
-    container = _only({found for found, _ in containers.values()})
+    named = {found for found, _ in containers.values()}
+    container = _only(named)
     paths = [place.path for place in systemd]
     return Cgroup(
         path=next((path for path in paths if path not in {"", "/"}), paths[-1] if paths else ""),
@@ -104,6 +107,7 @@ def parse_cgroup(text: str, depths: Depths | None = HOST) -> Cgroup:
         container=container,
         pod=_only({pod for place in places.values() if (pod := _pod(place))}),
         groups=tuple(sorted((name, group) for name, (_, group) in containers.items())) if container else (),
+        is_torn=len(named) > 1,
     )
 
 
