@@ -31,8 +31,9 @@ from enforcer.membership import Attest, Membership
 from enforcer.node import Node, pause
 from enforcer.nodestate import NodeState
 from enforcer.order import Order, open_watch
-from enforcer.process import read_process
 from enforcer.release import Releases
+from enforcer.runtime.explaining import explained, runtimes_status
+from enforcer.runtime.options import Options
 from enforcer.skew import ServerClock
 from enforcer.sockdiag import SockDiag
 from enforcer.trusted import Trusted
@@ -65,6 +66,7 @@ class Agent:
         clock: Clock,
         advertise: str | None,
         attest: Attest | None = None,
+        runtimes: Options | None = None,
     ) -> None:
         self._folder, self._node_state, self._wrapping = folder, node_state, wrapping
         self._clock, self._advertise = clock, advertise
@@ -98,10 +100,12 @@ class Agent:
         self._guard_name = guard.table_name(folder)
         self._log = structlog.get_logger()
         order = Order(open_watch(lambda reason: self._log.info("execs are not heard of", reason=reason)))
+        self._containers = (runtimes or Options()).containers()
         self._callers = Callers(
             workloads=self._workloads.values,
             issue=self._node.issue,
             issue_jwts=self._node.issue_jwts,
+            containers=self._containers,
             node_facts=self._node_facts,
             own_bundles=self.bundles,
             delivery=self._delivery,
@@ -425,9 +429,9 @@ class Agent:
                 case "resume":
                     await self._workloads.resume(talk, message)
                 case "explain":
-                    await talk.send(self._explain(message))
+                    await talk.send(await self._explain(message))
                 case "status":
-                    await talk.send(self._status())
+                    await talk.send({**self._status(), **await runtimes_status(self._containers)})
                 case other:
                     raise Invalid("LM3002", reason=f"`{other}` is not spoken here")
         except Problem as problem:
@@ -436,20 +440,9 @@ class Agent:
         finally:
             talk.close()
 
-    def _explain(self, message: Mapping[str, object]) -> Message:
-        pid = message.get("pid")
-        if type(pid) is not int:
-            raise Invalid("LM3002", reason="`pid` is a whole number")
-        return {"type": "explained", "facts": [list(item) for item in self._facts_of(pid)]}
-
-    def _facts_of(self, pid: int) -> tuple[tuple[str, str], ...]:
-        """The facts of a process: those of its launch, if it is a launched workload itself."""
-        process = read_process(pid)
-        for workload in self._workloads.values():
-            launched = workload.launch
-            if launched is not None and launched.pid == pid and launched.start == process.start:
-                return (*launched.facts, *self._node_facts())
-        return (*process.facts(), *self._node_facts())
+    async def _explain(self, message: Mapping[str, object]) -> Message:
+        launched = [found.launch for found in self._workloads.values() if found.launch is not None]
+        return await explained(message.get("pid"), launched, self._containers, self._node_facts())
 
     def _status(self) -> Message:
         return {

@@ -8,6 +8,7 @@ import datetime as dt
 import os
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 from audit.record import record
 from enforcer.attest import check_member
@@ -16,6 +17,7 @@ from enforcer.identity import Facts, Identity, new_ask, read_issued
 from enforcer.jwtsvids import HeldJwt, JwtSvids
 from enforcer.order import Order
 from enforcer.process import Executable, read_process, read_stat, runs
+from enforcer.runtime.containers import Containers
 from enforcer.workload import Workload
 from enforcer.workloadfront import Caller
 from mesh.bundle import TrustBundle
@@ -38,6 +40,7 @@ class Callers:
         workloads: Callable[[], Iterable[Workload]],
         issue: Callable[[list[pb.Ask]], Awaitable[list[pb.IssuedSvid]]],
         issue_jwts: Callable[[list[pb.JwtAsk]], Awaitable[list[pb.IssuedJwt]]],
+        containers: Containers,
         node_facts: Callable[[], Facts],
         own_bundles: Callable[[], dict[str, TrustBundle]],
         delivery: Delivery,
@@ -47,6 +50,7 @@ class Callers:
         order: Order,
     ) -> None:
         self._workloads, self._issue, self._node_facts = workloads, issue, node_facts
+        self._containers = containers
         self._own_bundles, self._delivery, self._clock, self._source = own_bundles, delivery, clock, source
         self._known: dict[_Key, tuple[Identity, Executable]] = {}
         self._order = order
@@ -123,7 +127,8 @@ class Callers:
 
         1. Its image is the one that was accepted, as far as its layout tells: without a launch, it may write it itself.
         2. One that is known is the same while it runs the same file.
-        3. Otherwise it is read anew, once for all its connections that ask meanwhile.
+        3. Otherwise it is read anew, once for all its connections that ask meanwhile; the runtime of its container
+           is asked then.
         4. What was read is what connected (`enforcer.order`), then and when the answer is there.
         """
         # (1)
@@ -144,10 +149,16 @@ class Callers:
                 raise NotFound("LM3401", pid=caller.pid)
             # (4)
             await self._order.check(caller)
-            facts = [*process.facts(), *self._node_facts()]
+            found = await self._containers.facts_of(process)
+            facts = [*process.facts(), *found.settle(), *self._node_facts()]
             ask, private = new_ask("caller", facts)
             issued = await self._issue([ask])
-            identity = read_issued(issued[0], private, self._clock.now(), facts)
+            try:
+                identity = read_issued(issued[0], private, self._clock.now(), facts)
+            except Forbidden as problem:
+                # what a container did not give may be why no rule fits: the record says so
+                more: dict[str, Any] = {"container": str(found.problem)} if found.problem is not None else {}
+                raise Forbidden(problem.code, **{**problem.facts, **more}) from problem
             await self._order.check(caller)
             if len(self._known) >= CACHE_SIZE:
                 self._known.pop(next(iter(self._known)))

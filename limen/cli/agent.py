@@ -19,6 +19,7 @@ from mesh.problems import Invalid, first_problem
 if TYPE_CHECKING:  # heavy imports only for the process that needs them
     from enforcer.nodestate import NodeState
     from enforcer.proof import Method
+    from enforcer.runtime.options import Options
     from mesh.wrapping import WrappingKey
 
 _PIN = re.compile(r"sha256:[0-9a-f]{64}\Z")
@@ -33,6 +34,32 @@ _PIN = re.compile(r"sha256:[0-9a-f]{64}\Z")
 @click.option("--server-key", default=None, help="The pin of the server's key, sha256:…; needed with --attest.")
 @click.option("--reviewers", default=None, help="The pin of the reviewer set, sha256:…; needed with --attest.")
 @click.option("--advertise", default=None, help="The address at which other hosts reach listeners on all addresses.")
+@click.option(
+    "--docker-socket",
+    "docker",
+    multiple=True,
+    envvar="LIMEN_DOCKER_SOCKET",
+    help="Where a Docker engine, or Podman's service, is asked about containers: a path, auto (the default) or none.",
+)
+@click.option(
+    "--cri-socket",
+    "cri",
+    multiple=True,
+    envvar="LIMEN_CRI_SOCKET",
+    help="Where a runtime of Kubernetes is asked (CRI v1; CRI-O: experimental): a path, auto (the default) or none.",
+)
+@click.option(
+    "--kubelet",
+    default=None,
+    envvar="LIMEN_KUBELET",
+    help="Where pods' service accounts are asked (experimental): url=https://HOST:10250,ca=FILE,token=FILE.",
+)
+@click.option(
+    "--kube-api",
+    default=None,
+    envvar="LIMEN_KUBE_API",
+    help="The same of an API server (experimental): url=https://HOST:PORT,ca=FILE,token=FILE.",
+)
 def agent(
     url: str,
     token: str | None,
@@ -40,6 +67,10 @@ def agent(
     server_key: str | None,
     reviewers: str | None,
     advertise: str | None,
+    docker: tuple[str, ...],
+    cri: tuple[str, ...],
+    kubelet: str | None,
+    kube_api: str | None,
 ) -> None:
     """Run this host's agent in the foreground until SIGTERM.
 
@@ -50,18 +81,22 @@ def agent(
       k8s:token=FILE                 a projected service account token
       oidc:token=FILE, oidc:env=NAME the token of a CI job
     and `,name=NAME` when the server has several attestors of that type. `limen node pins` prints the pins.
+
+    Of a process in a container its runtime is asked, if its socket belongs to root and nobody else may replace it.
     """  # noqa: D301  click wants the character itself
     # nothing that this process starts has a use for the token
     os.environ.pop("LIMEN_TOKEN", None)
     from enforcer.proof import Method  # noqa: PLC0415
+    from enforcer.runtime.options import Options  # noqa: PLC0415
 
+    runtimes = Options.parse(docker, cri, kubelet, kube_api)
     parsed = Method.parse(method).settle() if method is not None else None
     ways = Ways(token=token, method=parsed, server_pin=server_key, reviewers_pin=reviewers)
     state = context.state()
     with lifecycle.only_one(state, "agent"):
         lifecycle.die_with_parent()
         with first_problem():
-            asyncio.run(_run(state, url=url, ways=ways, advertise=advertise))
+            asyncio.run(_run(state, url=url, ways=ways, advertise=advertise, runtimes=runtimes))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +132,7 @@ def _first_time(state: pathlib.Path, url: str, ways: Ways, wrapping: WrappingKey
     return join.begin(url, server_pin, reviewers_pin, admission)
 
 
-async def _run(state: pathlib.Path, *, url: str, ways: Ways, advertise: str | None) -> None:
+async def _run(state: pathlib.Path, *, url: str, ways: Ways, advertise: str | None, runtimes: Options) -> None:
     from enforcer import nodestate  # noqa: PLC0415  heavy imports only for the process that needs them
     from enforcer.agent import Agent  # noqa: PLC0415
     from enforcer.proof import attest_again  # noqa: PLC0415
@@ -123,7 +158,7 @@ async def _run(state: pathlib.Path, *, url: str, ways: Ways, advertise: str | No
         found.node_api = await asyncio.to_thread(_node_api, state, found.node_api)
     ready = asyncio.Event()
     attest = functools.partial(attest_again, ways.method) if ways.method is not None else None
-    agent = Agent(state, found, wrapping, clock=clock, advertise=advertise, attest=attest)
+    agent = Agent(state, found, wrapping, clock=clock, advertise=advertise, attest=attest, runtimes=runtimes)
     metrics = telemetry.serve_metrics()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(agent.run(stop, ready))

@@ -11,6 +11,7 @@ from limen.checks import host
 from limen.checks.authorities import authorities
 from limen.checks.federation import relationships
 from limen.checks.result import Result
+from limen.checks.runtimes import runtimes
 from limen.cli import context, render
 from limen.client import Client
 from mesh.clock import SystemClock
@@ -27,6 +28,7 @@ def check(output: str, *, pre: bool, strict: bool) -> int:
     """Check this installation and what it can guard."""
     missing = host.left_out(context.state() / "control.sock")
     found = [*host.installation(), *host.state(context.state()), *host.kernel(), *host.guards(missing)]
+    found += runtimes(context.state())
     if not pre:
         found += _running()
     if output == "json":

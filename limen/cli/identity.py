@@ -39,17 +39,18 @@ def list_(output: str) -> None:
 @context.output_option("table", "json")
 def explain(pid: int, rules: pathlib.Path | None, output: str) -> int:
     """Say which rule gives a process its identity, or why none does."""
-    facts = _facts(pid)
+    attested = _attested(pid)
+    facts = attested["facts"]
     found = client.call("POST", "/v1/identities/explain", {"facts": facts}) if rules is None else _tried(rules, facts)
     if output == "json":
-        render.data({"pid": pid, "facts": facts, **found})
+        render.data({"pid": pid, **attested, **found})
     else:
-        _show(pid, facts, found)
+        _show(pid, attested, found)
     return 0 if found["spiffe_id"] else 1
 
 
-def _facts(pid: int) -> list[tuple[str, str]]:
-    """Ask the agent for the attested facts of a process.
+def _attested(pid: int) -> dict[str, Any]:
+    """Ask the agent for the attested facts of a process, of whom they are, and what could not be found out.
 
     Raises Problem when the agent refuses or cannot be reached.
     """
@@ -61,7 +62,12 @@ def _facts(pid: int) -> list[tuple[str, str]]:
         raise Problem(str(answer["code"]), **(facts if isinstance(facts, dict) else {}))
     facts = answer["facts"]
     assert isinstance(facts, list)
-    return [(str(key), str(value)) for key, value in facts]
+    sources, missing = answer.get("sources"), answer.get("missing")
+    return {
+        "facts": [(str(key), str(value)) for key, value in facts],
+        "sources": sources if isinstance(sources, dict) else {},
+        "missing": missing if isinstance(missing, dict) else None,
+    }
 
 
 def _tried(path: pathlib.Path, facts: list[tuple[str, str]]) -> dict[str, Any]:
@@ -84,11 +90,16 @@ def _marks(row: dict[str, Any]) -> str:
     return ", ".join(text for name, text in names.items() if row.get(name))
 
 
-def _show(pid: int, facts: list[tuple[str, str]], found: dict[str, Any]) -> None:
+def _show(pid: int, attested: dict[str, Any], found: dict[str, Any]) -> None:
     render.line(
         f"process {pid}: {found['spiffe_id'] or 'no identity'}" + (f" ({_marks(found)})" if _marks(found) else "")
     )
-    render.table([(key, value) for key, value in facts], ("fact", "value"))
+    sources = attested["sources"]
+    render.table(
+        [(key, value, sources.get(key, "the host")) for key, value in attested["facts"]], ("fact", "value", "from")
+    )
+    if attested["missing"] is not None:
+        render.line(f"not all could be found out: {attested['missing']['reason']}")
     rows = [(row["rule"], "yes" if row["matched"] else "no", row["reason"]) for row in found["rules"]]
     render.table(rows, ("rule", "matches", "because"))
 

@@ -14,11 +14,12 @@ from enforcer.callers import Callers
 from enforcer.delivery import Delivery
 from enforcer.identity import Identity
 from enforcer.order import Order
-from enforcer.process import read_stat
+from enforcer.process import Process, read_stat
+from enforcer.runtime.containers import Containers, Found
 from enforcer.workload import Feed, Ports, Workload
 from enforcer.workloadfront import Caller
 from mesh.clock import ManualClock
-from mesh.problems import Problem
+from mesh.problems import NotFound, Problem, Unavailable
 from mesh.proto import node_pb2 as pb
 from mesh.spiffe import SpiffeId
 from mesh.x509svid import X509Svid
@@ -41,6 +42,18 @@ def caller(pid: int) -> Caller:
     )
 
 
+class Told(Containers):
+    """Containers of which the test says what is found."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.found = Found()
+
+    async def facts_of(self, process: Process) -> Found:
+        del process
+        return self.found
+
+
 class Setting:
     """Callers with an issuer that the test decides on, and a spool to look into."""
 
@@ -52,10 +65,12 @@ class Setting:
         self.asked: list[pb.Ask] = []
         self.workloads: list[Workload] = []
         self.jwts_asked: list[pb.JwtAsk] = []
+        self.containers = Told()
         self.callers = Callers(
             workloads=lambda: self.workloads,
             issue=self.issue,
             issue_jwts=self.issue_jwts,
+            containers=self.containers,
             node_facts=lambda: (("node:id", "n"),),
             own_bundles=lambda: {"corp.test": PKI.bundle()},
             delivery=Delivery(self.spool, Ed25519PrivateKey.generate(), "a", b"m"),
@@ -120,6 +135,33 @@ def test_connections_that_ask_at_once_are_one_question(setting: Setting) -> None
 
     assert asyncio.run(ask()) == 1
     assert len(setting.asked) == 1
+
+
+def test_what_the_container_of_a_caller_gives_is_asked_with(setting: Setting) -> None:
+    setting.containers.found = Found(facts=(("docker:image", "shop:1"),))
+    setting.identities(caller(os.getpid()))
+    assert ("docker:image", "shop:1") in [(fact.key, fact.value) for fact in setting.asked[0].facts]
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [Unavailable("LM3472", runtime="r", reason="x"), NotFound("LM3401", pid=1)],
+    ids=["a-silent-runtime", "gone-meanwhile"],
+)
+def test_a_caller_whose_container_may_answer_later_gets_nothing_now(setting: Setting, problem: Problem) -> None:
+    setting.containers.found = Found(problem=problem)
+    assert setting.refused(caller(os.getpid())) == problem.code
+    assert setting.asked == []
+
+
+def test_a_container_that_was_not_confirmed_is_named_where_no_rule_fits(setting: Setting) -> None:
+    reason = "it is in another pid namespace"
+    problem = NotFound("LM3471", runtime="r", pid=7, container="c", reason=reason)
+    setting.containers.found = Found(problem=problem)
+    setting.code = "LM1210"
+    assert setting.refused(caller(os.getpid())) == "LM1210"
+    (row,) = setting.recorded()
+    assert reason in row["facts"]["container"]  # type: ignore[index]
 
 
 def test_what_is_due_is_asked_for_again(setting: Setting) -> None:
