@@ -12,14 +12,14 @@ import contextlib
 import fcntl
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.checkpoint import Checkpoint, VerifierKey, read_checkpoint, sign_checkpoint
 from audit.merkle import EMPTY_ROOT, fold, leaf_hash, root_hash
 from audit.reader import CHECKPOINT, KEY, read_records
-from audit.record import read_record
+from audit.record import check_record, read_record, to_bytes
 from audit.tiles import (
     HEIGHT,
     WIDTH,
@@ -145,6 +145,22 @@ class Log:
 
         Raises Invalid LM6002 for (1), Unavailable LM6023 for (5), Conflict LM6022 when the log was opened anew since.
         """
+        # (1)
+        for found in records:
+            read_record(found)
+        return self._append(records)
+
+    def append_made(self, records: Sequence[Mapping[str, object]]) -> int:
+        """Append records that were made here, as `append` does: what is written here is canonical, and not read again.
+
+        Raises what `append` and `audit.record.to_bytes` raise.
+        """
+        for found in records:
+            check_record(found)
+        return self._append([to_bytes(found) for found in records])
+
+    def _append(self, records: Sequence[bytes]) -> int:
+        """Steps 1, but for the form, to 5 of `append`."""
         if _writers.get(self._lock) is not self:
             raise Conflict("LM6022", path=self._directory)
         if self._is_behind:
@@ -152,7 +168,6 @@ class Log:
         # (1)
         fresh: dict[bytes, bytes] = {}
         for found in records:
-            read_record(found)
             leaf = leaf_hash(found)
             if leaf not in self._known:
                 fresh[leaf] = found

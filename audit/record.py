@@ -163,11 +163,21 @@ def read_record(data: bytes) -> Record:
         raise Invalid("LM6002", reason="it is not strict JSON") from err
     if not is_canonical:
         raise Invalid("LM6002", reason="it is not canonical JSON")
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+    if not isinstance(found, dict):
+        raise Invalid("LM6002", reason="its schema is not known")
+    check_record(found)
+    return found
+
+
+def check_record(found: Mapping[str, object]) -> None:
+    """Check that a JSON object is a record of a known schema.
+
+    Raises Invalid LM6002.
+    """
+    if found.get("schema") != SCHEMA:
         raise Invalid("LM6002", reason="its schema is not known")
     name = found.get("id")
     if not isinstance(name, str) or not is_ulid(name):
         raise Invalid("LM6002", reason="its id is no ULID")
     if not all(isinstance(found.get(field), str) for field in ("time", "kind", "source")):
         raise Invalid("LM6002", reason="it lacks `time`, `kind` or `source`")
-    return found

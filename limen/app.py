@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from audit import log as audit_log
-from audit.record import read_record, record, to_bytes
+from audit.record import read_record, record
 from audit.spool import batch_digest, verify_batch
 from ca import store as ca_store
 from ca.acme.authority import AcmeAuthority
@@ -214,11 +214,11 @@ class App:
         """Put records into the log with one write; durable when it returns."""
         now, source = self._clock.now(), f"server:{self._domain}"
         made = [
-            to_bytes(record(kind, now=now, random=self._random(10), source=source, actor=actor, **dict(fields)))
+            record(kind, now=now, random=self._random(10), source=source, actor=actor, **dict(fields))
             for fields in rows
         ]
         if made:
-            self._log.append(made)
+            self._log.append_made(made)
 
     # -- identity
 

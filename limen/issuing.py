@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ca.authority import Authority, JwtOrder
 from ca.issuance import WorkloadAsk, entitle, issue_workloads
@@ -34,7 +34,8 @@ class Issuing:
     def issue(self, node: str, asks: Sequence[Ask], rules: RuleSet) -> list[Issued]:
         """Certificates; an ask that is refused says why and harms no other."""
         now = self._clock.now()
-        wanted = [WorkloadAsk(facts=self._facts(node, ask.facts), spki=ask.spki) for ask in asks]
+        of_node = self._nodes.facts_of(node)
+        wanted = [WorkloadAsk(facts=_facts(of_node, ask.facts), spki=ask.spki) for ask in asks]
         try:
             found = issue_workloads(self._authority, rules, wanted, node=node, now=now)
         except Problem as problem:
@@ -80,13 +81,14 @@ class Issuing:
         now = self._clock.now()
         answers: list[IssuedJwt] = []
         orders: list[tuple[int, JwtOrder, str]] = []
+        of_node = self._nodes.facts_of(node)
         for ask in asks:
             # (1)
             fits = 1 <= len(ask.audiences) <= MAX_AUDIENCES and all(
                 0 < len(name.encode()) <= MAX_AUDIENCE_BYTES for name in ask.audiences
             )
             # (2)
-            entitled = entitle(rules, self._facts(node, ask.facts), self._authority.trust_domain)
+            entitled = entitle(rules, _facts(of_node, ask.facts), self._authority.trust_domain)
             if not fits:
                 answers.append(IssuedJwt(ref=ask.ref, code="LM1270"))
             elif isinstance(entitled, Refusal):
@@ -128,15 +130,16 @@ class Issuing:
         self._record("issuance", node, rows)
         return answers
 
-    def _facts(self, node: str, pairs: Sequence[tuple[str, str]]) -> Facts:
-        """What a node says of a process, and what its own attestation says of the node, whatever it says itself."""
-        facts: dict[str, tuple[str, ...]] = {}
-        for name, value in pairs:
-            if not name.startswith("node:"):
-                facts[name] = (*facts.get(name, ()), value)
-        for name, value in self._nodes.facts_of(node):
-            facts[name] = (*facts.get(name, ()), value)
-        return facts
+
+def _facts(of_node: Iterable[tuple[str, str]], pairs: Sequence[tuple[str, str]]) -> Facts:
+    """What a node says of a process, and what its own attestation says of the node, whatever it says itself."""
+    facts: dict[str, tuple[str, ...]] = {}
+    for name, value in pairs:
+        if not name.startswith("node:"):
+            facts[name] = (*facts[name], value) if name in facts else (value,)
+    for name, value in of_node:
+        facts[name] = (*facts.get(name, ()), value)
+    return facts
 
 
 def _texts(facts: Mapping[str, object]) -> dict[str, str]:

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import json
 
+_MORE = (dict, list, tuple)
+# made once: `json.dumps` makes one for every call that is not the default's
+_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
 
 def dumps(obj: object) -> bytes:
     """Write a value of dicts with text keys, lists, text, numbers, booleans and None in its one form.
@@ -14,7 +18,7 @@ def dumps(obj: object) -> bytes:
     Raises ValueError for a number that JSON does not have, a lone surrogate or a key that is no text.
     """
     _check_keys(obj)
-    return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _ENCODE(obj).encode()
 
 
 def _check_keys(obj: object) -> None:
@@ -23,8 +27,10 @@ def _check_keys(obj: object) -> None:
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            if not all(isinstance(key, str) for key in value):
-                raise ValueError("the keys of a JSON object are text")
-            waiting.extend(value.values())
+            for key, inner in value.items():
+                if not isinstance(key, str):
+                    raise ValueError("the keys of a JSON object are text")
+                if isinstance(inner, _MORE):
+                    waiting.append(inner)
         elif isinstance(value, list | tuple):
-            waiting.extend(value)
+            waiting.extend([inner for inner in value if isinstance(inner, _MORE)])

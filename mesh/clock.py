@@ -6,6 +6,7 @@ Core functions take ``now`` as an argument; only rims hold a `Clock`. This modul
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import re
 import time
 from typing import Protocol
@@ -62,6 +63,8 @@ def parse_time(text: str) -> dt.datetime:
         raise ValueError("a timestamp is of the years 1 to 9999 in UTC") from err
 
 
+# a batch of records says the same moments over and over
+@functools.lru_cache(maxsize=256)
 def format_time(moment: dt.datetime) -> str:
     """Write a moment as RFC 3339 in UTC with microseconds and a final ``Z``."""
     return moment.astimezone(dt.UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -250,3 +250,18 @@ def test_a_kill_at_a_moment_of_its_own_loses_no_acknowledged_record(tmp_path: pa
         assert acknowledged + 1 <= len(found) <= acknowledged + 2
         assert found == [make(number) for number in range(len(found))]
         assert verify_log(tmp_path, (tmp_path / "key.pub").read_text()).is_good
+
+
+def test_records_that_are_made_here_are_the_same_records(tmp_path: pathlib.Path) -> None:
+    """What `append_made` writes is byte for byte what `append` takes."""
+    log = open_log(tmp_path)
+    records = [make(number) for number in range(300)]
+    assert log.append_made([json.loads(data) for data in records[:200]]) == 200
+    assert log.append(records) == 100
+    assert contents(tmp_path) == records
+    for wrong in ({"schema": 2}, {"id": "x"}, {"time": 1}, {"kind": None}):
+        found = {**json.loads(records[0]), **wrong}
+        assert code_of(lambda found=found: log.append_made([json.loads(make(999)), found])) == "LM6002"
+    assert code_of(lambda: log.append_made([{**json.loads(make(999)), "more": float("nan")}])) == "LM6002"
+    assert log.size == 300
+    log.close()
