@@ -15,6 +15,8 @@ HERE = pathlib.Path(__file__).parent
 SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "decide": ((), ()),
     "issuance": ((), ()),
+    "batch": ((), ()),
+    "newprocess": ((), ()),
     "entries": ((), ()),
     "audit": ((), ()),
     "tls_stack": ((), ()),

@@ -1,4 +1,4 @@
-"""What identity rules cost as they grow: `python -m benchmarks.entries [COUNT]`, or `python benchmarks/entries.py`.
+"""What identity rules cost as they grow: `python benchmarks/entries.py [--count N] [--save]`.
 
 100,000 single entries by default, each with three selectors and a path of its own: the memory of each, as the growth
 of the process, how long the file takes to load and check, and how long one lookup takes with twenty facts.
@@ -6,6 +6,7 @@ of the process, how long the file takes to load and check, and how long one look
 
 from __future__ import annotations
 
+import argparse
 import gc
 import pathlib
 import sys
@@ -13,6 +14,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from benchmarks.speed import save
 from ca.registration import IdentityRule, Refusal, RuleSet, Selector
 from ca.rulefile import has_errors, load_rules
 from mesh.spiffe import TrustDomain
@@ -80,8 +82,13 @@ def text(count: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(count: int) -> int:
+def main() -> int:
     """Measure, print, and say whether the budgets hold."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    count: int = options.count
     gc.collect()
     before = resident()
     rules = RuleSet(rules=entries(count))
@@ -105,8 +112,11 @@ def main(count: int) -> int:
     took = time.perf_counter() - begin
     print(f"a file of {len(source) / 1e6:.1f} MB read and checked in {took:.1f} s")
     is_wrong |= has_errors(findings) or len(loaded.rules) != count
+    if options.save:
+        row = {"count": count, "bytes_each": round(each), "lookup_us": round(best, 1), "load_s": round(took, 1)}
+        save("entries", {**row, "budgets": {"bytes_each": MAX_BYTES_EACH, "lookup_us": MAX_LOOKUP_US}})
     return int(is_wrong or each > MAX_BYTES_EACH or best > MAX_LOOKUP_US)
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else COUNT))
+    sys.exit(main())

@@ -27,6 +27,7 @@ from ca.leaftemplate import LeafTemplate
 from ca.mint import Issuer
 from ca.owncheck import OwnCheck
 from ca.rotation import AuthorityState, Kind, Slot, find
+from ca.signing import OwnSigner, Signers
 from ca.succession import Stand, Succession
 from ca.trustmaking import chain_above, fingerprint
 from ca.upstream.chain import Upstream
@@ -100,6 +101,7 @@ class Authority:
         # named by JWT-SVIDs as `iss` when this trust domain is an OIDC issuer
         self.jwt_issuer: str | None = None
         self.own_check = OwnCheck(stand.trust_domain)
+        self._signers: Signers = OwnSigner()
         self._engine, self._random, self._wrapping = stand.engine, stand.random, wrapping
         self._upstream = stand.upstream
         self.succession = Succession(stand, self.load)
@@ -123,6 +125,7 @@ class Authority:
         issuing, jwt = self.active(Kind.ISSUING), self.active(Kind.JWT)
         self._issuer = self.succession.issuer(issuing)
         self._template = LeafTemplate.of(self._issuer)
+        self._signers.use(keys.SigningKey(self._issuer.key))
         signs = self.succession.private_key(jwt)
         assert not isinstance(signs, mldsa.MLDSA65PrivateKey)
         self._jwt = jwt_signer(jwt.id, signs, not_after=jwt.not_after)
@@ -204,6 +207,11 @@ class Authority:
 
     # -- signing
 
+    def sign_by(self, signers: Signers) -> None:
+        """Have certificates signed by these signers, with the key of now."""
+        signers.use(keys.SigningKey(self._issuer.key))
+        self._signers = signers
+
     def sign_many(self, orders: Sequence[SvidOrder], *, now: dt.datetime) -> list[tuple[bytes, ...]]:
         """Sign X.509-SVIDs and record them; return their chains, leaf first.
 
@@ -214,14 +222,13 @@ class Authority:
 
         Raises Invalid LM1204 and LM1214, Conflict LM1205.
         """
-        chains, rows = [], []
+        rows = []
         authority, until = self.active(Kind.ISSUING).id, self._issuer.certificate.not_valid_after_utc
-        for order in orders:
-            # (1)
-            serial = svid_serial(now, self._random)
-            # (2)
-            leaf = self._mint(order, serial, now)
-            chains.append((leaf, *self._intermediates))
+        # (1)
+        serials = [svid_serial(now, self._random) for _ in orders]
+        # (2)
+        leaves = self._mint_all(orders, serials, now)
+        for order, serial, leaf in zip(orders, serials, leaves, strict=True):
             rows.append(
                 store.Issuance(
                     serial=f"{serial:x}",
@@ -239,21 +246,37 @@ class Authority:
             with transaction(self._engine) as connection:
                 store.record_issuances(connection, rows)
         # (4)
-        return chains
+        return [(leaf, *self._intermediates) for leaf in leaves]
 
-    def _mint(self, order: SvidOrder, serial: int, now: dt.datetime) -> bytes:
-        """A leaf from the issuer's template, or by the builder where that does not fit."""
-        made = None
-        if self._template is not None:
-            made = self._template.mint(
-                order.spiffe_id, order.spki, serial=serial, now=now, life=order.life, dns_names=order.dns_names
-            )
-        if made is not None:
-            return made
-        public_key = keys.parse_leaf_key(order.spki, frozenset(KeyAlgorithm))
+    def _mint_all(self, orders: Sequence[SvidOrder], serials: Sequence[int], now: dt.datetime) -> list[bytes]:
+        """Leaves from the issuer's template, signed together; by the builder where the template does not fit."""
+        leaves: dict[int, bytes] = {}
+        parts: dict[int, bytes] = {}
+        for place, (order, serial) in enumerate(zip(orders, serials, strict=True)):
+            found = None
+            if self._template is not None:
+                found = self._template.tbs(
+                    order.spiffe_id, order.spki, serial=serial, now=now, life=order.life, dns_names=order.dns_names
+                )
+            if found is None:
+                leaves[place] = self._build(order, serial, now)
+            else:
+                parts[place] = found
+        vouched = []
+        if self._template is not None and parts:
+            signatures = self._signers.sign(list(parts.values()))
+            for (place, part), signature in zip(parts.items(), signatures, strict=True):
+                leaf = self._template.certificate(part, signature.value)
+                leaves[place] = leaf
+                if signature.is_verified:
+                    vouched.append(leaf)
+        self.own_check.vouch(vouched)
+        return [leaves[place] for place in range(len(orders))]
+
+    def _build(self, order: SvidOrder, serial: int, now: dt.datetime) -> bytes:
         return mint.mint_svid(
             order.spiffe_id,
-            public_key,
+            keys.parse_leaf_key(order.spki, frozenset(KeyAlgorithm)),
             self._issuer,
             serial=serial,
             now=now,

@@ -108,6 +108,15 @@ class SigningKey:
             return functools.partial(key.sign, padding=padding.PKCS1v15(), algorithm=hashes.SHA256())
         return functools.partial(key.sign, signature_algorithm=ec.ECDSA(hash_for(key) or hashes.SHA256()))
 
+    def verifier(self) -> Callable[[bytes, bytes], None]:
+        """Verifies a signature of `sign` over data; raises InvalidSignature."""
+        public = self.public_key
+        if isinstance(public, mldsa.MLDSA65PublicKey):
+            return public.verify
+        if isinstance(public, rsa.RSAPublicKey):
+            return functools.partial(public.verify, padding=padding.PKCS1v15(), algorithm=hashes.SHA256())
+        return functools.partial(public.verify, signature_algorithm=ec.ECDSA(self.hash or hashes.SHA256()))
+
 
 def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
     """The hash that a key signs with; None for ML-DSA, which hashes by itself (RFC 9881 §2)."""

@@ -178,7 +178,11 @@ class LeafTemplate:
         tbs = self.tbs(spiffe_id, spki, serial=serial, now=now, life=life, dns_names=dns_names)
         if tbs is None:
             return None
-        return der(0x30, tbs + self._algorithm + der(0x03, b"\x00" + self._sign(tbs)))
+        return self.certificate(tbs, self._sign(tbs))
+
+    def certificate(self, tbs: bytes, signature: bytes) -> bytes:
+        """The certificate of a signed part and its signature (RFC 5280 §4.1)."""
+        return der(0x30, tbs + self._algorithm + der(0x03, b"\x00" + signature))
 
 
 @functools.lru_cache(maxsize=256)

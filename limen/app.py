@@ -43,6 +43,7 @@ from limen.issuing import Issuing
 from limen.nodes import Nodes
 from limen.rulesfile import RulesFile
 from limen.serversvid import ServerSvid
+from limen.signers import SignerPool
 from limen.values import Ask, Endpoint, Issued, IssuedJwt, JwtAsk, State
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock, format_time
@@ -73,7 +74,10 @@ class App:
         acme: AcmeAuthority,
         clock: Clock,
         random: Callable[[int], bytes],
+        signers: int = 0,
     ) -> None:
+        self._signers = SignerPool(signers)
+        authority.sign_by(self._signers)
         self._engine, self._authority, self._log = engine, authority, log
         self._rules, self._clock, self._random = rules, clock, random
         self._domain = authority.trust_domain
@@ -83,7 +87,6 @@ class App:
         self._url = self._node_api = ""
         # agents report their endpoints again after a restart: until then nobody forgets the ones that were known
         self._settles: dt.datetime | None = clock.now() + SETTLING
-        self._flow_connections = 0
         with transaction(engine) as connection:
             self._flow_connections = store.count_flows(connection)
         self.nodes = Nodes(
@@ -136,7 +139,8 @@ class App:
         self.acme_operators = Operators(engine=engine, acme=self.acme, clock=clock, record=self._record)
 
     def close(self) -> None:
-        """Close the database and the log."""
+        """End the signers, close the database and the log."""
+        self._signers.close()
         self._log.close()
         self._engine.dispose()
 
@@ -213,10 +217,7 @@ class App:
     def _record_all(self, kind: str, actor: str, rows: Sequence[Mapping[str, object]]) -> None:
         """Put records into the log with one write; durable when it returns."""
         now, source = self._clock.now(), f"server:{self._domain}"
-        made = [
-            record(kind, now=now, random=self._random(10), source=source, actor=actor, **dict(fields))
-            for fields in rows
-        ]
+        made = [record(kind, now=now, random=self._random(10), source=source, actor=actor, **dict(row)) for row in rows]
         if made:
             self._log.append_made(made)
 

@@ -44,6 +44,7 @@ def open_app(
     upstream: str = "own",
     key_source: str = "database",
     key_algorithm: str = "p256",
+    signers: int = 0,
 ) -> App:
     """Open a server's state, or begin it: database, authority, reviewer set, log.
 
@@ -85,6 +86,7 @@ def open_app(
         acme=open_acme(engine, wrapping, name=str(domain), now=now),
         clock=clock,
         random=secrets.token_bytes,
+        signers=signers,
     )
     if isinstance(above, Above):
         app.follow(above)

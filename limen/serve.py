@@ -72,6 +72,7 @@ def run(
     key_source: str = "database",
     key_algorithm: str = "p256",
     public: Public | None = None,
+    signers: int = 0,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -94,6 +95,7 @@ def run(
             upstream=upstream,
             key_source=key_source,
             key_algorithm=key_algorithm,
+            signers=signers,
         )
         try:
             asyncio.run(_serve(app, state, listen, public, web))

@@ -7,10 +7,8 @@ debugger of the same user, no new privileges. When its agent ends it comes back 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import encodings.idna  # noqa: F401  loaded on first use otherwise, which fails once the process is another user
 import os
-import resource
 import signal
 import socket
 import sys
@@ -20,9 +18,7 @@ import uvloop
 from enforcer.native.sentences import sentences
 from enforcer.native.sidecar import Sidecar
 from mesh.clock import SystemClock
-
-_PR_SET_DUMPABLE = 4
-_PR_SET_NO_NEW_PRIVS = 38
+from mesh.hardening import harden
 
 
 def become(uid: int) -> None:
@@ -30,24 +26,6 @@ def become(uid: int) -> None:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-
-
-def harden() -> None:
-    """Close the process against its surroundings.
-
-    1. No core file: it would hold the private key.
-    2. Not dumpable: no ptrace and no /proc/PID/mem for another process of the same user.
-    3. No new privileges by executing anything.
-    """
-    # (1)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    libc = ctypes.CDLL(None, use_errno=True)
-    for option, value in (
-        (_PR_SET_DUMPABLE, 0),  # (2)
-        (_PR_SET_NO_NEW_PRIVS, 1),  # (3)
-    ):
-        if libc.prctl(option, value, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl")
 
 
 async def run(sock: socket.socket, back: str) -> None:

@@ -45,6 +45,13 @@ from mesh.problems import Invalid
     help="Where signing keys are kept: database, memory, disk:DIR or a PKCS#11 URI.",
 )
 @click.option("--key-algorithm", default="p256", show_default=True, help="p256, p384, rsa-2048, … for new authorities.")
+@click.option(
+    "--signers",
+    type=click.IntRange(0, 64),
+    default=0,
+    show_default=True,
+    help="Processes that sign large batches beside the server (docs/adr/0020-signing-processes.md).",
+)
 @click.option("--jwt-issuer", default=None, help="URL of the OIDC issuer that JWT-SVIDs name.")
 @click.option(
     "--federation-listen",
@@ -62,6 +69,7 @@ def server(
     upstream: str,
     key_source: str,
     key_algorithm: str,
+    signers: int,
     federation_listen: str | None,
 ) -> None:
     """Run the server in the foreground until SIGTERM."""
@@ -78,6 +86,7 @@ def server(
         upstream=upstream,
         key_source=key_source,
         key_algorithm=key_algorithm,
+        signers=signers,
         public=Public(web=web, jwt_issuer=jwt_issuer, federation=federation_listen),
     )
 

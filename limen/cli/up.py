@@ -40,6 +40,7 @@ from mesh.problems import first_problem
 @click.option("--upstream", default=None, help="Who signs issuing certificates, as for `limen server`.")
 @click.option("--key-source", default=None, help="Where signing keys are kept, as for `limen server`.")
 @click.option("--key-algorithm", default=None, help="Kind of key of new authorities, as for `limen server`.")
+@click.option("--signers", default=None, help="Processes that sign large batches, as for `limen server`.")
 @click.option("--jwt-issuer", default=None, help="URL of the OIDC issuer that JWT-SVIDs name.")
 @click.option(
     "--federation-listen",
@@ -56,6 +57,7 @@ def up(
     upstream: str | None,
     key_source: str | None,
     key_algorithm: str | None,
+    signers: str | None,
     federation_listen: str | None,
 ) -> None:
     """Run a server and an agent on this machine, in the foreground, until SIGTERM."""
@@ -76,6 +78,7 @@ def up(
                             "--upstream": upstream,
                             "--key-source": key_source,
                             "--key-algorithm": key_algorithm,
+                            "--signers": signers,
                         },
                     ),
                 )

@@ -223,3 +223,18 @@ def test_a_model_that_has_ended_makes_room() -> None:
     meant = dataclasses.replace(MEANT, end=later + HOUR)
     for _ in range(2):
         assert said(check, data, meant, BUNDLE, later) == Found(not_after=later + HOUR, serial=9)
+
+
+def test_a_signature_that_was_verified_where_it_was_made_counts_once_and_for_that_leaf_alone() -> None:
+    damaged = bytearray(GOOD)
+    damaged[-1] ^= 1
+    check = warm()
+    check.vouch([bytes(damaged)])
+    # nobody vouches for a leaf whose signature is wrong: this shows that it is not verified again, and only once
+    assert said(check, bytes(damaged), MEANT, BUNDLE, NOW) is not None
+    assert said(check, bytes(damaged), MEANT, BUNDLE, NOW) is None
+    check.vouch([GOOD])
+    assert said(check, bytes(damaged), MEANT, BUNDLE, NOW) is None
+    # and what it says is compared all the same
+    check.vouch([GOOD])
+    assert said(check, GOOD, dataclasses.replace(MEANT, spiffe_id=DB), BUNDLE, NOW) is None

@@ -1,0 +1,51 @@
+"""What signs many certificates at once: this process, or others beside it that hold the same key.
+
+Pure but for the key: the signed parts come in and signatures go out, in order. Each signature says whether it was
+verified where it was made; one that was not is verified here before anything leaves (`ca.owncheck`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ca.keys import SigningKey
+
+Sign = Callable[[bytes], bytes]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature, and whether it was verified already."""
+
+    value: bytes
+    is_verified: bool
+
+
+class Signers(Protocol):
+    """Signs for an authority."""
+
+    def use(self, key: SigningKey) -> None:
+        """Sign with this key from now on."""
+        ...
+
+    def sign(self, parts: Sequence[bytes]) -> list[Signature]:
+        """Sign each part, in order. Raises what the key raises."""
+        ...
+
+
+class OwnSigner:
+    """Signs in this process."""
+
+    def __init__(self) -> None:
+        self._sign: Sign | None = None
+
+    def use(self, key: SigningKey) -> None:
+        """Sign with this key from now on."""
+        self._sign = key.signer()
+
+    def sign(self, parts: Sequence[bytes]) -> list[Signature]:
+        """Sign each part, in order. Raises what the key raises."""
+        assert self._sign is not None
+        return [Signature(self._sign(part), is_verified=False) for part in parts]

@@ -1,0 +1,22 @@
+import pytest
+
+from ca.keys import KeyAlgorithm, generate
+from ca.signing import OwnSigner
+
+
+@pytest.mark.parametrize("kind", [KeyAlgorithm.P256, KeyAlgorithm.P384, KeyAlgorithm.RSA_2048, KeyAlgorithm.ML_DSA_65])
+def test_this_process_signs_each_part_and_says_that_nobody_looked_at_it(kind: KeyAlgorithm) -> None:
+    signer, key = OwnSigner(), generate(kind)
+    signer.use(key)
+    parts = [b"one", b"", b"three"]
+    found = signer.sign(parts)
+    assert [item.is_verified for item in found] == [False] * 3
+    for item, part in zip(found, parts, strict=True):
+        key.verifier()(item.value, part)
+
+
+def test_the_key_of_now_signs() -> None:
+    signer, first, second = OwnSigner(), generate(KeyAlgorithm.P256), generate(KeyAlgorithm.P256)
+    signer.use(first)
+    signer.use(second)
+    second.verifier()(signer.sign([b"x"])[0].value, b"x")
