@@ -13,12 +13,16 @@ from typing import TypeVar, cast
 
 from mesh import canonicaljson
 from mesh.clock import parse_time
-from mesh.request import Decision, NearestMiss, Protocol, Request
+from mesh.request import Decision, Effect, Mode, NearestMiss, Protocol, Request
 from policyengine.model import PROTOCOLS, PolicySet
 
 T = TypeVar("T")
 _TEXTS = ("source", "method", "host", "path", "peer_ip", "forwarded_ip")
 _FIELDS = frozenset({"id", "service", "port", "protocol", "headers", "claims", "time", "unknown", *_TEXTS})
+
+
+class DecisionError(ValueError):
+    """The object is no decision."""
 
 
 class RequestError(ValueError):
@@ -127,6 +131,25 @@ def _plain(decision: Decision) -> dict[str, object]:
         "rule": decision.rule,
         "code": decision.code,
     }
+
+
+def decision_from_json(value: object) -> Decision:
+    """Read what another engine decided, in the fields of the public object.
+
+    Raises DecisionError.
+    """
+    names = ("decision", "policy_decision", "mode", "snapshot", "tier", "policy", "rule", "code")
+    if not isinstance(value, dict) or set(value) != set(names) or not all(type(item) is str for item in value.values()):
+        raise DecisionError
+    try:
+        return Decision(
+            effect=Effect(value["decision"]),
+            policy_effect=Effect(value["policy_decision"]),
+            mode=Mode(value["mode"]),
+            **{name: value[name] for name in names[3:]},
+        )
+    except ValueError as err:
+        raise DecisionError from err
 
 
 def name_of(policies: PolicySet) -> str:

@@ -25,7 +25,7 @@ ABSENT = ""
 """The value of an attribute that is not there; no canonical host is empty."""
 
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -223,7 +223,7 @@ def header_holds(name: str, allowed: tuple[str, ...], facts: Facts) -> Truth:
     value = next((value for raw, value in facts.request.headers if raw.lower() == name), None)
     if value is None:
         return False
-    if _HEADER_VALUE.fullmatch(value) is None:
+    if HEADER_VALUE.fullmatch(value) is None:
         return None
     return value.strip(" \t") in allowed
 
@@ -237,14 +237,15 @@ def address_holds(text: str | None, name: str, networks: tuple[model.Network, ..
     """Whether an address is in ANY of the ranges; an IPv4 address inside IPv6 is that IPv4 address."""
     if text is None or name in facts.request.unknown:
         return None
-    address = _address(text)
+    address = address_of(text)
     if address is None:
         return None
     return any(address.version == network.version and address in network for network in networks)
 
 
 @functools.lru_cache(maxsize=4096)
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address; an IPv4 address inside IPv6 is that IPv4 address. None for text that is none."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

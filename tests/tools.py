@@ -1,5 +1,6 @@
 """Tools of other people that some tests need: skips name what is missing; `.ci/run` installs all and fails on skips."""
 
+import os
 import shutil
 
 import pytest
@@ -16,3 +17,9 @@ def require(*names: str) -> None:
     missing = [name for name in names if shutil.which(name) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+def require_opa() -> None:
+    """Skip the test that runs unless there is an OPA, on PATH or by LIMEN_OPA."""
+    if shutil.which(os.environ.get("LIMEN_OPA") or "opa") is None:
+        pytest.skip("not installed: opa (.ci/run builds it)")

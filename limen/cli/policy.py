@@ -126,19 +126,16 @@ def evaluate(ctx: click.Context, tree: pathlib.Path, engine: str, *, nearest: bo
     A line that cannot be read gives an object with an error, and exit status 2 at the end.
     """
     from limen.cli.can import usable_tree  # noqa: PLC0415  the verbs that follow are heavy
-    from policyengine import reference  # noqa: PLC0415
-    from policyengine.decide import Index  # noqa: PLC0415
+    from limen.engines import NAMES, open_engine  # noqa: PLC0415
     from policyengine.explain import nearest_miss  # noqa: PLC0415
 
-    if engine not in {"index", "reference"}:
+    if engine not in NAMES:
         raise Invalid("LM0001", command=f"limen policy eval --engine {engine}")
     policies = usable_tree(tree)
-    snapshot = name_of(policies)
-    decide: Engine = Index(policies, snapshot).decide
-    if engine == "reference":
-        decide = functools.partial(reference.decide, policies, snapshot=snapshot)
     miss = functools.partial(nearest_miss, policies) if nearest else None
-    ctx.exit(_answer(sys.stdin.buffer, decide, miss))
+    with open_engine(engine, policies, name_of(policies)) as decide:
+        status = _answer(sys.stdin.buffer, decide, miss)
+    ctx.exit(status)
 
 
 def _answer(lines: Iterable[bytes], decide: Engine, miss: Callable[[Request], NearestMiss | None] | None) -> int:
