@@ -12,6 +12,9 @@ from ca import owncheck, store
 from ca.authority import Authority, open_authority
 from ca.issuance import IssuedSvid, WorkloadAsk, issue_workloads
 from ca.keys import KeyAlgorithm, SigningKey, generate, new_key, spki_der
+from ca.pkcs11source import TokenKeys
+from ca.pkcs11token import Token
+from ca.pkcs11uri import parse_token_uri
 from ca.registration import IdentityRule, RuleSet, Selector
 from limen import signers
 from limen.signers import SignerPool
@@ -19,6 +22,7 @@ from mesh.database import open_database, sqlite_url, transaction
 from mesh.spiffe import TrustDomain
 from mesh.wrapping import WrappingKey
 from mesh.x509svid import verify_x509_svid
+from tests.ca.softhsm import make_token
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 PARTS = [b"part %d" % number for number in range(400)]
@@ -206,3 +210,26 @@ def test_kill_9_of_signers_loses_no_issue_and_repeats_none(
     for item in issued[:: max(1, len(issued) // 100)]:
         verified = verify_x509_svid(item.chain, {domain: authority.bundle}, moment)
         assert verified.spiffe_id == item.spiffe_id
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("kind", [KeyAlgorithm.P256, KeyAlgorithm.P384, KeyAlgorithm.RSA_2048])
+def test_an_authority_in_a_token_issues_from_the_template_without_signers(
+    tmp_path: pathlib.Path, engine: sa.Engine, kind: KeyAlgorithm
+) -> None:
+    pytest.importorskip("pkcs11")
+    domain = TrustDomain.parse("corp.test")
+    keys = TokenKeys(Token(parse_token_uri(make_token(tmp_path, f"limen-signers-{kind}"))))
+    wrapping = WrappingKey(b"w" * 32, beside_state=False)
+    authority = open_authority(engine, wrapping, trust_domain=domain, now=NOW, key_source=keys, algorithm=kind)
+    pool = SignerPool(2)
+    authority.sign_by(pool)
+    rules = RuleSet(
+        rules=(IdentityRule(id="u", match=(Selector.parse("unix:uid", "*"),), spiffe_id="/user/{unix:uid}"),)
+    )
+    spki = spki_der(new_key().public_key())
+    asks = [WorkloadAsk(facts={"unix:uid": (str(number),)}, spki=spki) for number in range(signers.LARGE + 10)]
+    for item in issue_workloads(authority, rules, asks, node="n1", now=NOW):
+        assert isinstance(item, IssuedSvid)
+        assert verify_x509_svid(item.chain, {domain: authority.bundle}, NOW).spiffe_id == item.spiffe_id
+    assert pool.pids == []
