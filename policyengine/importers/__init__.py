@@ -1,0 +1,1 @@
+"""From the policies of other systems to a policy tree."""
