@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import keyword
 import pathlib
 import sys
 from collections.abc import Callable, Iterable
@@ -22,8 +23,10 @@ _HERE = {"lint": "Check a policy tree.", "eval": "Decide requests, one JSON obje
 _ELSEWHERE = {
     "plan": ("limen.cli.plan", "Show what a change newly allows and denies."),
     "publish": ("limen.cli.plan", "Propose, approve with the local key, and activate."),
+    "import": ("limen.cli.interchange", "Translate the policies of Istio, Consul or Kubernetes."),
+    "export": ("limen.cli.interchange", "Write policies for Istio, Kubernetes, Cilium, Consul, Linkerd or nftables."),
 }
-_LATER = ("fmt", "test", "explain", "compile", "import", "export")
+_LATER = ("fmt", "test", "explain", "compile")
 
 
 class _Verbs(click.Group):
@@ -37,7 +40,8 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """One verb, imported when it lives elsewhere."""
         if cmd_name in _ELSEWHERE:
-            found = getattr(importlib.import_module(_ELSEWHERE[cmd_name][0]), cmd_name)
+            name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+            found = getattr(importlib.import_module(_ELSEWHERE[cmd_name][0]), name)
             assert isinstance(found, click.Command)
             return found
         return _later(cmd_name) if cmd_name in _LATER else super().get_command(ctx, cmd_name)
