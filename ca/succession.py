@@ -305,8 +305,13 @@ class Succession:
         return self.find(slot_id)
 
     def end(self, slot_id: str, now: dt.datetime) -> None:
-        """Forget an authority all of whose work has ended."""
+        """Forget an authority all of whose work has ended.
+
+        Raises Conflict LM1301 for a root that has authorities below it.
+        """
         slot = self.find(slot_id)
+        if any(found.parent == slot.id and found.is_trusted for found in self.slots()):
+            raise Conflict("LM1301", authority=slot.id, state=str(slot.state), event=str(Event.END))
         self._book.warm(now)
         with transaction(self._at.engine) as connection:
             self._book.leave(connection, slot, Event.END, now, "all that it signed has ended", "server")

@@ -150,6 +150,15 @@ def test_revoking_a_root_takes_what_is_below_it(authority: Authority, now: dt.da
     assert not is_good(chain, authority.bundle, now)
 
 
+def test_a_root_does_not_end_before_what_is_below_it(authority: Authority, now: dt.datetime) -> None:
+    rotate(authority, Kind.ROOT, now)
+    chain, second = leaf(authority, now), authority.active(Kind.ROOT).id
+    authority.succession.roll_back(now, Kind.ISSUING, actor="n1", reason="rejected")
+    with pytest.raises(Conflict, match="LM1301"):
+        authority.succession.end(second, now)
+    assert is_good(chain, authority.bundle, now)
+
+
 def test_the_blast_radius_counts_what_lives_and_was_not_revoked(authority: Authority, now: dt.datetime) -> None:
     name = authority.active(Kind.ISSUING).id
     assert authority.succession.blast(name, now).safe_at is None
