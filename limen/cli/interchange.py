@@ -24,7 +24,8 @@ from policyengine.model import PolicySet
 
 SYSTEMS = ("istio", "consul", "kubernetes")
 TARGETS = ("istio", "kubernetes", "cilium", "consul", "linkerd", "nftables")
-LATER = ("rego", "envoy")
+REGO = "rego"
+LATER = ("envoy",)
 
 
 def _domain(ctx: click.Context, param: click.Parameter, value: str | None) -> TrustDomain | None:
@@ -104,7 +105,7 @@ def _import(
 
 
 @click.command("export")
-@click.argument("target", type=click.Choice((*TARGETS, *LATER)))
+@click.argument("target", type=click.Choice((*TARGETS, REGO, *LATER)))
 @click.option(
     "--policies",
     "tree",
@@ -143,14 +144,10 @@ def export(
     if target in LATER:
         raise Invalid("LM0001", command=f"limen policy export {target}")
     policies = usable_tree(tree)
-    domain = trust_domain or domain_of(policies)
-    if domain is None:
-        names = sorted({str(item.id.trust_domain) for service in policies.services for item in service.identities})
-        raise Invalid("LM2515", found=", ".join(names) or "there is no service")
     known: dict[SpiffeId, Workload] = {}
     if workloads is not None:
         known = read_workloads(workloads, SystemClock().now())
-    found = _compile(target, policies, domain, known)
+    found = _rego(policies) if target == REGO else _compile(target, policies, _domain_of(policies, trust_domain), known)
     written = _write(out, list(found.files), force=force)
     if output == "json":
         services = [
@@ -162,6 +159,31 @@ def export(
         _show([(name, _status(items), items) for name, items in found.findings.items()])
         render.say(f"wrote {len(written)} files to {out}")
     ctx.exit(1 if any(_status(items) == "refused" for items in found.findings.values()) else 0)
+
+
+def _domain_of(policies: PolicySet, given: TrustDomain | None) -> TrustDomain:
+    """The cluster's trust domain.
+
+    Raises Invalid LM2515 when the services are not of one.
+    """
+    domain = given or domain_of(policies)
+    if domain is None:
+        names = sorted({str(item.id.trust_domain) for service in policies.services for item in service.identities})
+        raise Invalid("LM2515", found=", ".join(names) or "there is no service")
+    return domain
+
+
+def _rego(policies: PolicySet) -> Export:
+    """The folder of an OPA bundle; Rego can say everything."""
+    from limen.decisions import name_of  # noqa: PLC0415
+    from policyengine.compile.opabundle import files_of as bundle_files  # noqa: PLC0415
+    from policyengine.compile.rego import compile_rego  # noqa: PLC0415
+
+    files = bundle_files(compile_rego(policies, name_of(policies)))
+    return Export(
+        files=tuple((name, content.decode()) for name, content in sorted(files.items())),
+        findings={service.name: () for service in policies.services},
+    )
 
 
 def _compile(target: str, policies: PolicySet, domain: TrustDomain, workloads: Workloads) -> Export:
@@ -221,11 +243,12 @@ def _write(out: pathlib.Path, files: Sequence[tuple[str, str]], *, force: bool) 
         raise Conflict("LM2516", file=str(out / there[0]))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, text in files:
-            draft = out / f".{name}.new"
+        drafts = [(out / name).with_name(f".{pathlib.PurePath(name).name}.new") for name, _ in files]
+        for draft, (_, text) in zip(drafts, files, strict=True):
+            draft.parent.mkdir(parents=True, exist_ok=True)
             draft.write_text(text, "utf-8")
-        for name, _ in files:
-            os.replace(out / f".{name}.new", out / name)  # noqa: PTH105  one word for one system call
+        for draft, (name, _) in zip(drafts, files, strict=True):
+            os.replace(draft, out / name)  # noqa: PTH105  one word for one system call
     except OSError as err:
         raise Invalid("LM2517", path=str(out), reason=err.strerror or "it cannot be written") from err
     return [str(out / name) for name, _ in files]

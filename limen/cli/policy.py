@@ -24,7 +24,11 @@ _ELSEWHERE = {
     "plan": ("limen.cli.plan", "Show what a change newly allows and denies."),
     "publish": ("limen.cli.plan", "Propose, approve with the local key, and activate."),
     "import": ("limen.cli.interchange", "Translate the policies of Istio, Consul or Kubernetes."),
-    "export": ("limen.cli.interchange", "Write policies for Istio, Kubernetes, Cilium, Consul, Linkerd or nftables."),
+    "export": (
+        "limen.cli.interchange",
+        "Write policies for Istio, Kubernetes, Cilium, Consul, Linkerd, nftables or OPA.",
+    ),
+    "push": ("limen.cli.opa", "Push policies into a running OPA."),
 }
 _LATER = ("fmt", "test", "explain", "compile")
 
