@@ -93,8 +93,11 @@ def import_istio(files: Sequence[tuple[str, str]], domain: TrustDomain, root_nam
             if (selected := _selects(target, workload, services, root_namespace)) is not Selected.NO
         ]
         found.append(_translate(workload, applying, domain))
+    # what a broken document would have denied is not known: nothing is allowed
+    is_broken = any(item.kind in POLICIES and item.status == "malformed" for item in documents)
     policies = model.PolicySet(
-        services=tuple(service for service, _ in found), policies=tuple(item for _, listed in found for item in listed)
+        services=tuple(service for service, _ in found),
+        policies=() if is_broken else tuple(item for _, listed in found for item in listed),
     )
     # (3)
     return Import(

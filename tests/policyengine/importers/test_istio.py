@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -198,3 +199,42 @@ def test_a_tree_never_allows_what_istio_denies_and_keeps_the_rest_where_nothing_
         assert theirs or not ours, call
         if is_exact and call.caller in CALLERS:
             assert ours == theirs, call
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"kind": "AuthorizationPolicy", "spec": {"action": "DENY", "selector": {"matchLabels": ["app"]}}},
+        {"kind": "AuthorizationPolicy", "spec": {"action": "DENY", "rules": [{"form": []}]}},
+        {"kind": "AuthorizationPolicy", "spec": {"action": "DENIED"}},
+        {"kind": "RequestAuthentication", "spec": {"jwtRules": [{"issuers": "x"}]}},
+        {"kind": "PeerAuthentication", "spec": {"mode": "STRICT"}},
+    ],
+)
+def test_a_malformed_policy_allows_nothing_and_is_named(broken) -> None:
+    found = translate([{**broken, "metadata": {"name": "bad", "namespace": "shop"}}])
+    assert found.documents[0].status == "malformed"
+    assert not found.policies.policies
+    assert found.is_refused
+
+
+def test_a_dry_run_an_audit_and_a_foreign_target_are_in_the_report() -> None:
+    head = {"name": "p", "namespace": "shop"}
+    dry = {"metadata": {**head, "annotations": {"istio.io/dry-run": "true"}}, "spec": {"action": "DENY", "rules": [{}]}}
+    audit = {"metadata": head, "spec": {"action": "AUDIT", "rules": [{}]}}
+    gateway = {"metadata": head, "spec": {"targetRefs": [{"kind": "Gateway", "name": "g"}], "rules": [{}]}}
+    found = translate([{"kind": "AuthorizationPolicy", **item} for item in (audit, dry, gateway)])
+    codes = [{item.code for item in document.findings} for document in found.documents[:3]]
+    assert codes[0] >= {"LM2503"}
+    assert codes[1] >= {"LM2503"}
+    assert codes[2] == {"LM2500"}
+    assert Index(found.policies, "s").decide(Call(caller=CALLERS[0]).request(DB)).effect is Effect.ALLOW
+
+
+def test_an_issuer_without_mtls_or_a_port_without_it_allows_nothing() -> None:
+    spec = {"mtls": {"mode": "STRICT"}, "portLevelMtls": {"8080": {"mode": "DISABLE"}}}
+    found = translate([{"kind": "PeerAuthentication", "metadata": {"name": "p", "namespace": "shop"}, "spec": spec}])
+    index = Index(found.policies, "s")
+    assert index.decide(Call(caller=CALLERS[0]).request(DB)).effect is Effect.DENY
+    assert index.decide(Call(caller=CALLERS[0], port=5432, protocol="tcp").request(DB)).effect is Effect.ALLOW
+    assert found.documents[0].status == "refused"
