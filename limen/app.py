@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from audit import log as audit_log
@@ -41,6 +42,7 @@ from limen.federations import Federations
 from limen.follower import Follower
 from limen.issuing import Issuing
 from limen.nodes import Nodes
+from limen.opabundles import PolicyBundles
 from limen.rulesfile import RulesFile
 from limen.serversvid import ServerSvid
 from limen.signers import SignerPool
@@ -72,6 +74,7 @@ class App:
         rules: RulesFile,
         attestors: AttestorsFile,
         acme: AcmeAuthority,
+        bundle_key: ec.EllipticCurvePrivateKey,
         clock: Clock,
         random: Callable[[int], bytes],
         signers: int = 0,
@@ -124,19 +127,15 @@ class App:
         self.by_hand = ByHand(authority=authority, clock=clock, record=self._record)
         self.svid = ServerSvid(authority=authority, clock=clock, record=self._record)
         self.federations = Federations(
-            engine=engine,
-            own=self.bundle,
-            clock=clock,
-            random=random,
-            record=self._record,
-            changed=self._changed,
-            rules=lambda: self._rules.rules,
-            policies=self._active_policies,
-        )
+            engine=engine, own=self.bundle, clock=clock, random=random, record=self._record, changed=self._changed,
+            rules=lambda: self._rules.rules, policies=self._active_policies,
+        )  # fmt: skip
         self.acme = Acme(
             engine=engine, authority=acme, clock=clock, record=self._record, read_config=AcmeFile(attestors.folder).read
         )
         self.acme_operators = Operators(engine=engine, acme=self.acme, clock=clock, record=self._record)
+
+        self.policy_bundles = PolicyBundles(key=bundle_key, active=self._active, trust=self.bundle, clock=clock)
 
     def close(self) -> None:
         """End the signers, close the database and the log."""
@@ -461,9 +460,8 @@ class App:
 
     def active_snapshot(self) -> Json:
         """The active snapshot's hash and content, None before the first activation."""
-        with transaction(self._engine) as connection:
-            found = reviewing.active(connection)
-        return None if found is None else {"hash": found[1].hash, "snapshot": found[1].to_json()}
+        found = self._active()
+        return None if found is None else {"hash": found.hash, "snapshot": found.to_json()}
 
     def candidate_snapshot(self) -> Json:
         """The hash and content of the snapshot that is decided beside the active one, None without one."""
@@ -543,10 +541,14 @@ class App:
         self._changed()
         return shown
 
-    def _active_policies(self) -> PolicySet | None:
+    def _active(self) -> Snapshot | None:
         with transaction(self._engine) as connection:
             found = reviewing.active(connection)
-        return None if found is None else found[1].policies
+        return None if found is None else found[1]
+
+    def _active_policies(self) -> PolicySet | None:
+        found = self._active()
+        return None if found is None else found.policies
 
     # -- looking
 

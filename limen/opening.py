@@ -9,6 +9,7 @@ import secrets
 import sqlalchemy as sa
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -28,10 +29,12 @@ from mesh.clock import Clock, SystemClock
 from mesh.database import migrate, open_database, sqlite_url, transaction
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeIdError, TrustDomain
-from mesh.wrapping import load_wrapping_key
+from mesh.wrapping import WrappingKey, load_wrapping_key
 from policyengine import dsse, keyfile, reviewing
 from policyengine import store as policy_store
 from policyengine.reviewers import ReviewerSet, reviewer_set_from_json
+
+_BUNDLE_KEY = "policy-bundles"
 
 
 def open_app(
@@ -75,6 +78,7 @@ def open_app(
             plain = Ed25519PrivateKey.generate().private_bytes_raw()
             sealed = wrapping.wrap("audit", plain, secrets.token_bytes(12))
             ca_store.put_key(connection, "audit", sealed)
+        bundle_key = _bundle_key(connection, wrapping)
     log_key = Ed25519PrivateKey.from_private_bytes(wrapping.unwrap("audit", sealed))
     log = audit_log.Log.open(state / "audit", key=log_key, origin=f"{domain}/audit")
     app = App(
@@ -84,6 +88,7 @@ def open_app(
         rules=RulesFile(state / "identities.yaml"),
         attestors=AttestorsFile(state / "attestors.yaml"),
         acme=open_acme(engine, wrapping, name=str(domain), now=now),
+        bundle_key=bundle_key,
         clock=clock,
         random=secrets.token_bytes,
         signers=signers,
@@ -95,6 +100,20 @@ def open_app(
             "the wrapping key lies beside the keys it wraps", code="LM1209", where=str(state / "ca" / "wrap.key")
         )
     return app
+
+
+def _bundle_key(connection: sa.Connection, wrapping: WrappingKey) -> ec.EllipticCurvePrivateKey:
+    """The key that signs policy bundles for OPA, made when there is none; ES256 is what every OPA verifies."""
+    sealed = ca_store.get_key(connection, _BUNDLE_KEY)
+    if sealed is None:
+        plain = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        sealed = wrapping.wrap(_BUNDLE_KEY, plain, secrets.token_bytes(12))
+        ca_store.put_key(connection, _BUNDLE_KEY, sealed)
+    found = serialization.load_der_private_key(wrapping.unwrap(_BUNDLE_KEY, sealed), None)
+    assert isinstance(found, ec.EllipticCurvePrivateKey)
+    return found
 
 
 def stolen_issuer(state: pathlib.Path) -> tuple[list[x509.Certificate], ec.EllipticCurvePrivateKey]:

@@ -12,12 +12,14 @@ class Public:
     """How the server shows itself to strangers.
 
     ``web`` names the files of a web certificate and its key; ``jwt_issuer`` is the OIDC issuer; ``federation`` is the
-    ADDRESS[:PORT] of the https_spiffe endpoint, by default beside the public port.
+    ADDRESS[:PORT] of the https_spiffe endpoint, by default beside the public port; ``opa_readers`` may fetch the
+    policies as OPA bundles.
     """
 
     web: tuple[pathlib.Path, pathlib.Path] | None = None
     jwt_issuer: str | None = None
     federation: str | None = None
+    opa_readers: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

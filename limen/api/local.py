@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
 
-from limen.api import acme, authorities, downstreams, nodes, problems
+from limen.api import acme, authorities, downstreams, nodes, opabundles, problems
 from limen.api.federation import mount_federation
 from limen.api.schemas import ApprovalBody, ExplainBody, ReviewBody, TokenBody
 from limen.app import App
@@ -35,6 +35,7 @@ def local_api(app: App, worker: Executor) -> FastAPI:
     authorities.mount(api, app, run)
     downstreams.mount(api, app, run)
     acme.mount_local(api, app.acme, app.acme_operators, run)
+    opabundles.mount_local(api, app.policy_bundles, worker)
     mount_federation(api, app.federations, worker)
     return api
 

@@ -58,6 +58,12 @@ from mesh.problems import Invalid
     default=None,
     help="ADDRESS, or ADDRESS:PORT, of the https_spiffe bundle endpoint.  [default: beside --listen, any free port]",
 )
+@click.option(
+    "--opa-reader",
+    "opa_readers",
+    multiple=True,
+    help="SPIFFE ID or pattern that may fetch the policies as an OPA bundle; may be repeated (docs/guides/opa.md).",
+)
 def server(
     trust_domain: str,
     listen: str,
@@ -71,6 +77,7 @@ def server(
     key_algorithm: str,
     signers: int,
     federation_listen: str | None,
+    opa_readers: tuple[str, ...],
 ) -> None:
     """Run the server in the foreground until SIGTERM."""
     from limen import serve  # noqa: PLC0415  heavy imports only for the process that needs them
@@ -87,7 +94,7 @@ def server(
         key_source=key_source,
         key_algorithm=key_algorithm,
         signers=signers,
-        public=Public(web=web, jwt_issuer=jwt_issuer, federation=federation_listen),
+        public=Public(web=web, jwt_issuer=jwt_issuer, federation=federation_listen, opa_readers=opa_readers),
     )
 
 

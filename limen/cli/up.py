@@ -47,6 +47,12 @@ from mesh.problems import first_problem
     default=None,
     help="ADDRESS, or ADDRESS:PORT, of the https_spiffe bundle endpoint.  [default: beside --listen, any free port]",
 )
+@click.option(
+    "--opa-reader",
+    "opa_readers",
+    multiple=True,
+    help="SPIFFE ID or pattern that may fetch the policies as an OPA bundle; may be repeated (docs/guides/opa.md).",
+)
 def up(
     trust_domain: str,
     listen: str,
@@ -59,6 +65,7 @@ def up(
     key_algorithm: str | None,
     signers: str | None,
     federation_listen: str | None,
+    opa_readers: tuple[str, ...],
 ) -> None:
     """Run a server and an agent on this machine, in the foreground, until SIGTERM."""
     state = context.state()
@@ -80,7 +87,8 @@ def up(
                             "--key-algorithm": key_algorithm,
                             "--signers": signers,
                         },
-                    ),
+                    )
+                    + [word for reader in opa_readers for word in ("--opa-reader", reader)],
                 )
             )
 
