@@ -88,6 +88,8 @@ class Agent:
         self._diag = SockDiag()
         self._endpoints: list[pb.Endpoint] = []
         self._listed: list[pb.Endpoint] = []
+        # whether the server, once, named all endpoints that there are: one that has just come back does not know them
+        self._is_settled = False
         self._rotation = self._rules = -1
         self._workloads = Workloads(
             KeptWorkloads(folder / "agent" / "workloads"),
@@ -163,6 +165,8 @@ class Agent:
         """Bring what is left to the server, as far as it answers within two seconds; the rest is on the disk."""
         with contextlib.suppress(Problem, TimeoutError):
             async with asyncio.timeout(2.0):
+                # nobody has to wait for this agent any more
+                await self._node.report_status(self._standing())
                 while await self._delivery.push_once(self._node):
                     continue
 
@@ -209,6 +213,7 @@ class Agent:
         ):
             self._reidentify()
         self._endpoints = self._known_endpoints(update)
+        self._is_settled = self._is_settled or not update.settling
         self._tell(self._endpoints_message())
         if self._rotation not in {-1, update.rotation}:
             await self._reissue([*self._workloads.values()])
@@ -259,6 +264,8 @@ class Agent:
     def _endpoints_message(self) -> Message:
         return {
             "type": "endpoints",
+            # sidecars that were there before this agent know some that it does not
+            "is_partial": not self._is_settled,
             "endpoints": [
                 {"spiffe_id": item.spiffe_id, "address": item.address, "port": item.port} for item in self._endpoints
             ],
@@ -381,26 +388,30 @@ class Agent:
         """Tell the server what is applied here, after every change and every few seconds."""
         newer = b""
         while not self._stop.is_set():
-            # what every sidecar applies is what this agent applies
-            epochs = [found.applied[0] for found in self._workloads.values() if found.identity is not None]
-            active = self._releases.active
-            request = pb.StatusRequest(
-                epoch=min([self._releases.epoch, *epochs]),
-                snapshot=active.hash if active is not None else "",
-                sidecars=len(self._workloads.values()),
-                handshakes=self._workloads.handshakes,
-                refusals=[pb.Refusal(code=code, detail=detail) for code, detail in self._releases.refusals],
-                trust=self._trusts(),
-                rejected=sorted(self._rejected),
-                newer_trust=newer,
-            )
             with contextlib.suppress(Problem):
-                newer = self._trusted.signed if await self._node.report_status(request) else b""
+                newer = self._trusted.signed if await self._node.report_status(self._standing(newer)) else b""
             await self._nap(TICK_S / 4)
 
+    def _standing(self, newer_trust: bytes = b"") -> pb.StatusRequest:
+        """What is applied here: what every sidecar applies is what this agent applies."""
+        epochs = [found.applied[0] for found in self._workloads.values() if found.identity is not None]
+        active = self._releases.active
+        return pb.StatusRequest(
+            epoch=min([self._releases.epoch, *epochs]),
+            snapshot=active.hash if active is not None else "",
+            sidecars=len(self._workloads.values()) + self._workloads.awaited,
+            handshakes=self._workloads.handshakes,
+            refusals=[pb.Refusal(code=code, detail=detail) for code, detail in self._releases.refusals],
+            trust=self._trusts(),
+            rejected=sorted(self._rejected),
+            newer_trust=newer_trust,
+        )
+
     def _trusts(self) -> int:
-        """The trust state that this agent and every sidecar with an identity holds."""
-        held = [found.trusts for found in self._workloads.values() if found.identity is not None and found.is_told]
+        """The trust state that this agent and every sidecar that serves holds; 0 while some were not heard yet."""
+        if self._workloads.awaited:
+            return 0
+        held = [found.trusts for found in self._workloads.values() if found.is_serving]
         return min([self._trusted.sequence, *held])
 
     async def _nap(self, seconds: float) -> None:

@@ -184,6 +184,13 @@ class Workload:
         """Whether there is a sidecar to tell: one that is being started again is told everything then."""
         return self._writer is not None
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether its sidecar holds bundles by which it serves: one that is started anew is told them first."""
+        if self._returning is not None:
+            return bool(self.spiffe_id)
+        return self.identity is not None and self.is_told
+
     # -- the sidecar
 
     async def run_sidecar(self) -> None:
@@ -213,6 +220,7 @@ class Workload:
                 ours = await returning
         except TimeoutError:
             self._log.warning("a sidecar did not come back")
+            self._returning = None
             assert self._sidecar is not None
             self._sidecar.kill()
             await self._end_sidecar()
@@ -221,6 +229,7 @@ class Workload:
             # it has the SVID of before
             self._identified.set()
         await self._converse(ours, is_new=False)
+        self._returning = None
 
     async def _run_sidecar_once(self) -> None:
         ours, theirs = socket.socketpair()

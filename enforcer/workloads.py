@@ -66,6 +66,11 @@ class Workloads:
         return self._running.values()
 
     @property
+    def awaited(self) -> int:
+        """How many workloads of a predecessor were not resumed yet: their sidecars serve, and say nothing."""
+        return len(self._predecessors)
+
+    @property
     def handshakes(self) -> int:
         """Mutual TLS handshakes of all sidecars, those that ended included."""
         return self._past_handshakes + sum(found.handshakes for found in self._running.values())

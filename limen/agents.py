@@ -6,13 +6,18 @@ Plain state with no I/O; `limen.app` calls it on its one thread.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
+from collections.abc import Iterable
 
 from limen.values import Endpoint
+
+# an agent that fell is started again within that time, and its sidecars serve meanwhile
+AWAY = dt.timedelta(seconds=30)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Agent:
-    """One agent, as it last reported itself."""
+    """One agent, as it last reported itself. ``until`` is how long it counts without a connection."""
 
     node: str
     endpoints: tuple[Endpoint, ...] = ()
@@ -23,6 +28,12 @@ class Agent:
     sidecars: int = 0
     handshakes: int = 0
     refusals: tuple[tuple[str, str], ...] = ()
+    until: dt.datetime | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its sidecars count: it is connected, or was a moment ago."""
+        return self.watches > 0 or self.until is not None
 
 
 class Agents:
@@ -39,7 +50,47 @@ class Agents:
         """All agents by name."""
         return sorted(self._agents.values(), key=lambda found: found.node)
 
+    def live(self) -> list[Agent]:
+        """The agents whose sidecars count, by name."""
+        return [found for found in self.all() if found.is_live]
+
+    def begin(self, node: str) -> None:
+        """An agent connected."""
+        agent = self.of(node)
+        agent.watches += 1
+        agent.until = None
+
+    def end(self, node: str, now: dt.datetime) -> None:
+        """An agent's connection ended; one that has sidecars counts for a while."""
+        agent = self.of(node)
+        agent.watches -= 1
+        if agent.sidecars:
+            self.expect(node, now)
+
+    def expect(self, node: str, now: dt.datetime) -> None:
+        """Count an agent that is not connected for a while: it fell, or this server did."""
+        agent = self.of(node)
+        if not agent.watches:
+            agent.until = now + AWAY
+
+    def expect_all(self, nodes: Iterable[str], now: dt.datetime) -> None:
+        """Count agents that a server knew before it fell: what they and their sidecars hold, they will say."""
+        for node in nodes:
+            self.expect(node, now)
+
+    def dismiss(self, node: str) -> None:
+        """Let nothing of an agent count, now and when its connection ends."""
+        agent = self.of(node)
+        agent.sidecars, agent.until, agent.endpoints = 0, None, ()
+
+    def forget(self, now: dt.datetime) -> bool:
+        """Count those no longer that did not come back in time; whether there was any."""
+        gone = [found for found in self._agents.values() if found.until is not None and now >= found.until]
+        for found in gone:
+            found.until = None
+        return any(not found.watches for found in gone)
+
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Every listener of agents that are connected."""
-        found = {item for agent in self._agents.values() if agent.watches for item in agent.endpoints}
+        """Every listener of agents that count."""
+        found = {item for agent in self._agents.values() if agent.is_live for item in agent.endpoints}
         return tuple(sorted(found, key=lambda item: (item.spiffe_id, item.address, item.port)))

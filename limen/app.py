@@ -100,6 +100,7 @@ class App:
             record=self._record,
             answer=self._admission,
         )
+        self._agents.expect_all(self.nodes.living(), clock.now())
         self.attestation = Attestation(
             nodes=self.nodes, file=attestors, server_pin=authority.server_pin, clock=clock, random=random
         )
@@ -197,6 +198,8 @@ class App:
         if self.attestation.refresh():
             self._record("policy", "server", event="attestors", attestors=self.attestation.list())
         self.svid.renew()
+        if self._agents.forget(self._clock.now()):
+            self._changed()
         self.authorities.step()
         if self._settles is not None and self._clock.now() >= self._settles:
             self._settles = None
@@ -277,6 +280,7 @@ class App:
     def ban_node(self, node: str, *, reason: str, actor: str) -> Json:
         """Ban a node; its watches end now."""
         found = self.nodes.ban(node, reason=reason, actor=actor)
+        self._agents.dismiss(node)
         self._changed()
         return found
 
@@ -357,12 +361,12 @@ class App:
 
     def watch_begins(self, node: str) -> None:
         """A node's watch began: its listeners count."""
-        self._agents.of(node).watches += 1
+        self._agents.begin(node)
         self._changed()
 
     def watch_ends(self, node: str) -> None:
-        """A node's watch ended; without any, its listeners are not handed out."""
-        self._agents.of(node).watches -= 1
+        """A node's watch ended; without any, its listeners are not handed out for long."""
+        self._agents.end(node, self._clock.now())
         self._changed()
 
     def report_endpoints(self, node: str, endpoints: tuple[Endpoint, ...]) -> None:

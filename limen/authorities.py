@@ -137,7 +137,7 @@ class Authorities:
         self._asked.pop(slot.id, None)
 
     def _behind(self, slot: Slot, now: dt.datetime) -> list[str]:
-        reported = {agent.node: agent.trust for agent in self._agents.all() if agent.watches}
+        reported = {agent.node: agent.trust for agent in self._agents.live()}
         behind = may_activate(slot, published=self._do.published(slot.id), reported=reported, now=now, settle=SETTLE)
         return behind if self.is_held_above(slot) else [*behind, ABOVE]
 
@@ -156,7 +156,7 @@ class Authorities:
             self._propagation = None
             self._changed()
         if self._propagation is None:
-            live = [agent.trust for agent in self._agents.all() if agent.watches]
+            live = [agent.trust for agent in self._agents.live()]
             if live and min(live) >= self._sequence:
                 self._propagation = now - self._published
 
@@ -164,7 +164,7 @@ class Authorities:
         for kind in OWN:
             _EXPIRY.labels(str(kind)).set(self._authority.active(kind).not_after.timestamp())
         _SEQUENCE.set(self._authority.trust.sequence)
-        live = [agent.trust for agent in self._agents.all() if agent.watches]
+        live = [agent.trust for agent in self._agents.live()]
         _BEHIND.set(sum(trust < self._authority.trust.sequence for trust in live))
 
     def _log_journal(self) -> None:
@@ -230,7 +230,7 @@ class Authorities:
     def list(self) -> Json:
         """Every authority, what is asked for, how long a trust state takes to reach all agents, and the next end."""
         now = self._clock.now()
-        live = [agent for agent in self._agents.all() if agent.watches]
+        live = self._agents.live()
         end = cliff(self._authority.slots)
         return {
             "authorities": [self._show(slot, now) for slot in self._authority.slots],
@@ -281,7 +281,7 @@ class Authorities:
         slot = self._do.find(slot_id)
         now = self._clock.now()
         behind = self._behind(slot, now) if slot.state is AuthorityState.PREPARED else []
-        live = [agent for agent in self._agents.all() if agent.watches]
+        live = self._agents.live()
         return {**self._show(slot, now), "agents": len(live), "behind": [node for node in behind if node]}
 
     def leave(self, verb: str, slot_id: str, *, actor: str, reason: str, is_forced: bool, is_dry: bool) -> Json:

@@ -60,7 +60,7 @@ class Downstreams:
     def show(self) -> Json:
         """The servers below, with their issuing certificates and what hangs on them."""
         now = self._clock.now()
-        live = {agent.node: agent for agent in self._agents.all() if agent.watches}
+        live = {agent.node: agent for agent in self._agents.live()}
         return [
             self._show(found, now, live[found.name].trust if found.name in live else None) for found in self._do.all()
         ]
@@ -141,7 +141,7 @@ class Downstreams:
 
     def standing(self, node: str) -> tuple[Standing, bytes, int]:
         """How a server below stands, the signed trust state, and the number that every other live agent holds."""
-        held = [agent.trust for agent in self._agents.all() if agent.watches and agent.node != node]
+        held = [agent.trust for agent in self._agents.live() if agent.node != node]
         return self._do.standing(node), self._authority.signed_trust, min(held, default=self._authority.trust.sequence)
 
     def hear(self, node: str, words: Words, *, trust: int, newer: bytes) -> bool:

@@ -115,7 +115,7 @@ class Follower:
 
     def held(self) -> int:
         """The number of the server above that this server and all its live agents hold."""
-        live = [agent.trust for agent in self._agents.all() if agent.watches]
+        live = [agent.trust for agent in self._agents.live()]
         least = min(live, default=self._authority.trust.sequence)
         reached = [sequence for sequence, own in self._seen if own <= least]
         self._held = max([self._held, *reached])

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from ca import issuance, keys, nodestore
 from ca.attestation.nonce import RANDOM_BYTES, Nonces
 from ca.attestation.token import JoinToken, check_token, make_token
-from ca.authority import Authority
+from ca.authority import NODE_LIFE, Authority
 from ca.downstreams import ATTESTOR as DOWNSTREAM
 from ca.trustmaking import fingerprint
 from limen import store
@@ -274,6 +274,13 @@ class Nodes:
         return (("node:id", node), ("node:attestor", attestor), *attested)
 
     # -- people
+
+    def living(self) -> Sequence[str]:
+        """The names of the nodes whose SVIDs have not ended, banned ones left out."""
+        since = self._clock.now() - NODE_LIFE
+        with transaction(self._engine) as connection:
+            found = nodestore.list_nodes(connection)
+        return [item.name for item in found if item.banned is None and (item.renewed or item.joined) > since]
 
     def list(self) -> Json:
         """All nodes."""

@@ -50,9 +50,9 @@ class Endpoints:
         self._turn = 0
         self._failed: dict[Endpoint, float] = {}
 
-    def replace(self, found: Sequence[Endpoint]) -> None:
-        """Take the present list."""
-        self._all = tuple(found)
+    def replace(self, found: Sequence[Endpoint], *, keeps: bool = False) -> None:
+        """Take the present list, or with ``keeps`` a part of it, beside what is known."""
+        self._all = tuple(dict.fromkeys([*(self._all if keeps else ()), *found]))
         self._failed = {endpoint: at for endpoint, at in self._failed.items() if endpoint in self._all}
 
     def failed(self, endpoint: Endpoint, now: float) -> None:

@@ -239,12 +239,11 @@ class Sidecar(asyncio.Protocol):
         self.send({"type": "applied", "epoch": epoch, "snapshot": self._workload.judge.snapshot})
 
     def _take_endpoints(self, message: wire.Message) -> None:
-        self._endpoints.replace(
-            [
-                Endpoint(_text(row, "spiffe_id"), _text(row, "address"), _number(row, "port"))
-                for row in _rows(message, "endpoints")
-            ]
-        )
+        found = [
+            Endpoint(_text(row, "spiffe_id"), _text(row, "address"), _number(row, "port"))
+            for row in _rows(message, "endpoints")
+        ]
+        self._endpoints.replace(found, keeps=message.get("is_partial") is True)
 
     def _take_attested(self, message: wire.Message) -> None:
         held = self._held.pop(_number(message, "conn"), None)
