@@ -67,6 +67,12 @@ class Agents:
         if agent.sidecars:
             self.expect(node, now)
 
+    def listens(self, node: str, endpoints: tuple[Endpoint, ...]) -> bool:
+        """Take an agent's listeners, in full; whether they are others than before."""
+        agent = self.of(node)
+        before, agent.endpoints = agent.endpoints, endpoints
+        return before != endpoints
+
     def expect(self, node: str, now: dt.datetime) -> None:
         """Count an agent that is not connected for a while: it fell, or this server did."""
         agent = self.of(node)

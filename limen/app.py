@@ -371,9 +371,7 @@ class App:
 
     def report_endpoints(self, node: str, endpoints: tuple[Endpoint, ...]) -> None:
         """Take a node's listeners, in full."""
-        agent = self._agents.of(node)
-        if agent.endpoints != endpoints:
-            agent.endpoints = endpoints
+        if self._agents.listens(node, endpoints):
             self._changed()
 
     def report_status(

@@ -50,6 +50,16 @@ def test_nothing_of_a_dismissed_agent_counts() -> None:
     assert (agents.endpoints(), agents.live()) == ((), [])
 
 
+def test_listeners_are_taken_in_full_and_a_change_is_said() -> None:
+    agents = Agents()
+    assert [agents.listens("n1", (HERE,)), agents.listens("n1", (HERE,)), agents.listens("n1", ())] == [
+        True,
+        False,
+        True,
+    ]
+    assert agents.of("n1").endpoints == ()
+
+
 def test_agents_are_listed_by_name() -> None:
     agents = Agents()
     agents.of("b")
