@@ -100,3 +100,18 @@ class Agents:
         """Every listener of agents that count."""
         found = {item for agent in self._agents.values() if agent.is_live for item in agent.endpoints}
         return tuple(sorted(found, key=lambda item: (item.spiffe_id, item.address, item.port)))
+
+    def show(self, epoch: int) -> list[dict[str, object]]:
+        """All agents for people, by name; those that apply an epoch are current."""
+        return [
+            {
+                "node": item.node,
+                "is_connected": item.watches > 0,
+                "epoch": item.epoch,
+                "snapshot": item.snapshot,
+                "sidecars": item.sidecars,
+                "is_current": item.watches > 0 and item.epoch == epoch,
+                "refusals": [list(row) for row in item.refusals],
+            }
+            for item in self.all()
+        ]

@@ -569,18 +569,7 @@ class App:
             "flow_connections": self._flow_connections,
             "handshakes": sum(item.handshakes for item in self._agents.all()),
             "services": _services(active[1]) if active is not None else [],
-            "agents": [
-                {
-                    "node": item.node,
-                    "is_connected": item.watches > 0,
-                    "epoch": item.epoch,
-                    "snapshot": item.snapshot,
-                    "sidecars": item.sidecars,
-                    "is_current": item.watches > 0 and item.epoch == epoch,
-                    "refusals": [list(row) for row in item.refusals],
-                }
-                for item in self._agents.all()
-            ],
+            "agents": self._agents.show(epoch),
         }
 
 
