@@ -149,15 +149,15 @@ class HttpConnection:
 
     # -- what the sidecar tells
 
-    def tick(self) -> None:
-        """Let a second pass: slow heads, silent connections and lingering ones end."""
+    def tick(self, *, is_ending: bool = False) -> None:
+        """Let a second pass: slow heads, silent connections and lingering ones end; on ``is_ending`` all that wait."""
         self._quiet_ticks = 0 if self._has_moved else self._quiet_ticks + 1
         self._has_moved = False
         if self._state is State.WAITING:
             self._head_ticks = self._head_ticks + 1 if self._reader.has_started else 0
             if self._head_ticks > HEAD_SECONDS:
                 self._refuse(Invalid("LM3112", seconds=HEAD_SECONDS))
-            elif self._quiet_ticks > IDLE_SECONDS:
+            elif self._quiet_ticks > IDLE_SECONDS or (is_ending and not self._reader.has_started):
                 self._finish()
         elif self._state is State.CLOSING:
             self._head_ticks += 1

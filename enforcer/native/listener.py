@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 from collections.abc import Callable
 
 from enforcer.native import serial
@@ -26,6 +27,7 @@ HANDSHAKE_SECONDS = 10
 DIAL_SECONDS = 5
 MAX_CONNECTIONS = 4096
 MAX_HANDSHAKES = 512
+DRAIN = dt.timedelta(seconds=5)
 
 
 @dataclasses.dataclass(slots=True)
@@ -38,11 +40,12 @@ class _Handshake:
 
 @dataclasses.dataclass(slots=True)
 class _Live:
-    """A connection whose peer is verified."""
+    """A connection whose peer is verified, until its SVID ``ends``."""
 
     stream: SecureStream
     chain: Chain
     contact: Contact
+    ends: dt.datetime
     served: HttpConnection | Splice | None = None
 
 
@@ -78,14 +81,24 @@ class Inbound:
             stream.abort()
 
     def tick(self) -> None:
-        """Let a second pass."""
+        """Let a second pass.
+
+        1. A handshake that takes too long ends.
+        2. A connection ends with the SVID that its peer proved itself with; one that waits for its next request is
+           closed a little before, so that none is cut off.
+        """
+        # (1)
         for handshake in list(self._handshakes.values()):
             handshake.ticks += 1
             if handshake.ticks > HANDSHAKE_SECONDS:
                 handshake.stream.abort()
+        # (2)
+        now = self._workload.now()
         for live in list(self._live.values()):
-            if isinstance(live.served, HttpConnection):
-                live.served.tick()
+            if now > live.ends:
+                live.stream.abort()
+            elif isinstance(live.served, HttpConnection):
+                live.served.tick(is_ending=live.ends - now <= DRAIN)
 
     def recheck_peers(self) -> None:
         """Close the connections of peers that the present bundles do not vouch for."""
@@ -151,7 +164,7 @@ class Inbound:
         self._handshakes.pop(stream, None)
         self.handshakes += 1
         contact = self._contact(stream, str(peer.spiffe_id), None)
-        live = _Live(stream, stream.chain, contact)
+        live = _Live(stream, stream.chain, contact, peer.not_after)
         self._live[stream] = live
         # (1)
         if self._workload.judge.tier(self.port) is PortTier.HTTP1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -88,7 +89,8 @@ class Outbound:
         self._workload, self._endpoints, self._ask, self.is_away = workload, endpoints, ask, is_away
         self.local_port, self.service, self.port = local_port, service, port
         self._held: set[Held] = set()
-        self._joined: dict[Splice, SecureStream] = {}
+        # with the end of the SVID that the other side proved itself with
+        self._joined: dict[Splice, tuple[SecureStream, dt.datetime]] = {}
         self._server: asyncio.Server | None = None
 
     async def listen(self) -> int:
@@ -114,9 +116,16 @@ class Outbound:
         for splice in list(self._joined):
             splice.abort()
 
+    def tick(self) -> None:
+        """Let a second pass: a connection ends with the SVID that its other end proved itself with."""
+        now = self._workload.now()
+        for splice, (_, ends) in list(self._joined.items()):
+            if now > ends:
+                splice.abort()
+
     def recheck(self) -> None:
         """Close the connections whose other end is, by now, not vouched for or not of the called service."""
-        for splice, stream in list(self._joined.items()):
+        for splice, (stream, _) in list(self._joined.items()):
             try:
                 self._verify(self._workload.require_identity(), stream.chain)
             except Invalid:
@@ -170,13 +179,13 @@ class Outbound:
         for endpoint in self._endpoints.order(self._is_member, self.port, time.monotonic()):
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    secure = await self._secure(endpoint)
+                    secure, peer = await self._secure(endpoint)
             except Invalid as err:
                 problem = err
             except (OSError, TimeoutError):
                 problem = Invalid("LM3223", service=self.service)
             else:
-                self._join(held, secure)
+                self._join(held, secure, peer.not_after)
                 return
             # (3)
             self._endpoints.failed(endpoint, time.monotonic())
@@ -184,19 +193,19 @@ class Outbound:
                 return
         held.refuse(problem.code, problem.facts)
 
-    async def _secure(self, endpoint: Endpoint) -> SecureStream:
+    async def _secure(self, endpoint: Endpoint) -> tuple[SecureStream, VerifiedSvid]:
         """Connect to an endpoint and know who it is.
 
         Raises Invalid (LM3020, LM3222, or the verifier's code), OSError.
         """
         loop = asyncio.get_running_loop()
         identity = self._workload.require_identity()
-        verified: asyncio.Future[SecureStream] = loop.create_future()
+        verified: asyncio.Future[tuple[SecureStream, VerifiedSvid]] = loop.create_future()
 
-        def secured(stream: SecureStream, _: VerifiedSvid) -> None:
+        def secured(stream: SecureStream, peer: VerifiedSvid) -> None:
             stream.pause()
             if not verified.done():
-                verified.set_result(stream)
+                verified.set_result((stream, peer))
 
         def refused(_: SecureStream, problem: Invalid) -> None:
             if not verified.done():
@@ -230,14 +239,14 @@ class Outbound:
     def _is_member(self, identity: str) -> bool:
         return self._workload.judge.is_member(identity, self.service)
 
-    def _join(self, held: Held, secure: SecureStream) -> None:
+    def _join(self, held: Held, secure: SecureStream, ends: dt.datetime) -> None:
         self._held.discard(held)
         if held.is_over:
             secure.abort()
             return
         held.is_over = True
         splice = Splice(held.stream, secure, self._parted)
-        self._joined[splice] = secure
+        self._joined[splice] = (secure, ends)
         held.stream.resume()
         secure.resume()
 

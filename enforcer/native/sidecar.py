@@ -305,6 +305,8 @@ class Sidecar(asyncio.Protocol):
             if count % TICKS_PER_SECOND == 0:
                 for inbound in self._inbound:
                     inbound.tick()
+                for outbound in self._outbound:
+                    outbound.tick()
                 self._held = {conn: held for conn, held in self._held.items() if not held.is_over}
             if count % (RECHECK_SECONDS * TICKS_PER_SECOND) == 0:
                 self._recheck()

@@ -12,6 +12,7 @@ import pytest
 
 from enforcer.native import wire
 from enforcer.native.outbound import Endpoint, Endpoints
+from mesh.clock import SystemClock
 from mesh.x509svid import X509Svid
 from tests.enforcer.native.harness import (
     ALLOW_WEB,
@@ -23,9 +24,11 @@ from tests.enforcer.native.harness import (
     Agent,
     App,
     Realm,
+    connect,
     echo_answer,
     eventually,
     http_answer,
+    identity_message,
     inbound_port,
     outbound_port,
     policies,
@@ -221,8 +224,6 @@ def test_an_agent_that_does_not_answer_is_a_refusal(sidecars: Make, corp: Realm)
 def test_rotation_keeps_live_connections_and_new_ones_use_the_new_certificate(
     http: tuple[Pair, App], corp: Realm
 ) -> None:
-    from tests.enforcer.native.harness import identity_message
-
     pair, _ = http
     with pair.connect() as sock:
         sock.sendall(REQUEST)
@@ -266,8 +267,6 @@ def test_a_policy_holds_from_the_next_request_on_a_live_connection(http: tuple[P
 def test_a_new_bundle_closes_connections_that_it_does_not_vouch_for(
     tcp: tuple[Pair, App], corp: Realm, evil: Realm
 ) -> None:
-    from tests.enforcer.native.harness import identity_message
-
     pair, _ = tcp
     with pair.connect() as sock:
         sock.sendall(b"x")
@@ -282,6 +281,57 @@ def test_a_new_bundle_closes_connections_that_it_does_not_vouch_for(
             return sock.recv(1) == b"x"
 
     assert eventually(works)
+
+
+def is_closed(sock: socket.socket) -> bool:
+    """Whether the other side ends or cuts the connection next; silence is neither."""
+    sock.settimeout(20)
+    try:
+        return sock.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def short(corp: Realm, who: str, seconds: int = 4) -> X509Svid:
+    """An SVID that ends in a few seconds."""
+    return corp.svid(who, ttl=SystemClock().now() + dt.timedelta(seconds=seconds) - corp.now)
+
+
+def test_a_connection_ends_with_the_svid_that_the_caller_proved_itself_with(tcp: tuple[Pair, App], corp: Realm) -> None:
+    pair, _ = tcp
+    svid = short(corp, WEB)
+    with connect(pair.port, svid, corp.bundle) as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        assert is_closed(sock)
+        late = (SystemClock().now() - svid.not_after).total_seconds()
+    # a certificate ends with its second, and a tick is a second
+    assert -1 <= late < 4
+
+
+def test_a_connection_ends_with_the_svid_that_the_service_proved_itself_with(sidecars: Make, corp: Realm) -> None:
+    app = App(echo_answer)
+    svid = short(corp, DB)
+    pair = Pair(sidecars, corp, app, protocol="tcp", server=svid)
+    with pair.connect() as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        # it has another one by now, and the connection is still the old one's
+        pair.server.send(identity_message(corp.svid(DB), corp.bundle))
+        assert is_closed(sock)
+        late = (SystemClock().now() - svid.not_after).total_seconds()
+    assert -1 <= late < 4
+    app.close()
+
+
+def test_an_http_connection_that_only_waits_is_closed_before_that(http: tuple[Pair, App], corp: Realm) -> None:
+    pair, _ = http
+    svid = short(corp, WEB, 8)
+    with connect(pair.port, svid, corp.bundle) as sock:
+        sock.sendall(REQUEST)
+        assert read_response(sock)[0] == 200
+        assert is_closed(sock)
+    assert SystemClock().now() < svid.not_after
 
 
 A, B, C = (Endpoint(name, "127.0.0.1", port) for name, port in ((DB, 1), (DB, 2), (OPS, 3)))
