@@ -1,4 +1,5 @@
 import datetime as dt
+import json
 import pathlib
 import random
 import signal
@@ -23,6 +24,7 @@ from mesh.spiffe import SpiffeId, TrustDomain
 from mesh.truststate import parse_payload
 from mesh.wrapping import WrappingKey
 from mesh.x509svid import verify_x509_svid
+from tests.ca import dying
 from tests.examples import examples
 
 HOUR = dt.timedelta(hours=1)
@@ -375,3 +377,49 @@ def test_kill_9_at_any_step_of_a_rotation_leaves_one_that_signs_and_revokes_noth
         assert all(states[name] is S.REVOKED for name in gone)
         engine.dispose()
     assert gone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", dying.WORKS)
+def test_kill_9_before_every_statement_leaves_all_of_a_step_or_nothing_and_the_next_one_goes_on(
+    tmp_path: pathlib.Path, work: str
+) -> None:
+    """A state with two roots, a server below and live SVIDs; each verb, killed before each of its writes."""
+    state = tmp_path / "state.db"
+    begun = dying.begin(state)
+    begun.downstreams.allow("eu", token="t", life=dt.timedelta(days=7), now=dying.NOW)
+    old = leaf(begun, dying.NOW)
+    dying.give(begun)
+    dying.rotate(begun, Kind.ROOT)
+    good = leaf(begun, dying.NOW)
+    begun._engine.dispose()
+    program = [sys.executable, str(pathlib.Path(dying.__file__)), str(state), work]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=True, cwd=ROOT)
+    runs = [json.loads(line) for line in done.stdout.splitlines()]
+    # the last run was not killed: every statement before it was
+    assert [row["killed"] for row in runs] == [True] * (len(runs) - 1) + [False]
+    assert len(runs) > 5
+    ends = []
+    for row in runs:
+        again = dying.begin(pathlib.Path(row["path"]))
+        before = again.trust.sequence
+        # exactly one of a kind signs, what it signs verifies, and so does what the active ones signed before
+        assert all(len(find(again.slots, kind, S.ACTIVE)) == 1 for kind in OWN)
+        assert is_good(leaf(again, dying.NOW), again.bundle, dying.NOW)
+        assert is_good(good, again.bundle, dying.NOW)
+        # the journal and the slots say the same
+        with transaction(again._engine) as connection:
+            last = {entry.slot: entry.after for entry in slotstore.journal(connection)}
+        assert all(last[slot.id] == str(slot.state) for slot in again.slots)
+        # the step can be done, or was
+        try:
+            dying.WORKS[work](again)
+        except Problem as problem:
+            assert problem.code in {"LM1624", "LM1310"}
+        assert again.trust.sequence >= before
+        states = sorted((str(slot.kind), str(slot.state)) for slot in again.slots)
+        ends.append((states, is_good(old, again.bundle, dying.NOW)))
+        again._engine.dispose()
+    if work.startswith(("taint", "revoke", "remove")):
+        # whenever it was killed: done again, it is the same end
+        assert all(end == ends[-1] for end in ends)
