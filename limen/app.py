@@ -53,7 +53,8 @@ from mesh.database import transaction
 from mesh.problems import Conflict, Forbidden, NotFound
 from policyengine import dsse, reviewing
 from policyengine import store as policy_store
-from policyengine.model import PolicySet, policy_set_from_json
+from policyengine.customrules import read_checked
+from policyengine.model import PolicySet
 from policyengine.review import Activation
 from policyengine.snapshot import Snapshot
 
@@ -93,12 +94,7 @@ class App:
         with transaction(engine) as connection:
             self._flow_connections = store.count_flows(connection)
         self.nodes = Nodes(
-            engine=engine,
-            authority=authority,
-            clock=clock,
-            random=random,
-            record=self._record,
-            answer=self._admission,
+            engine=engine, authority=authority, clock=clock, random=random, record=self._record, answer=self._admission
         )
         self._agents.expect_all(self.nodes.living(), clock.now())
         self.attestation = Attestation(
@@ -494,7 +490,7 @@ class App:
 
     def propose(self, body: dict[str, Any], *, actor: str) -> Json:
         """Propose a change; the identity rules of now go into the snapshot."""
-        policies = policy_set_from_json(body["policies"])
+        policies = read_checked(body["policies"])
         with transaction(self._engine) as connection:
             found = reviewing.propose(
                 connection,

@@ -15,14 +15,13 @@ from mesh.problems import Invalid, Unavailable
 from mesh.request import Decision, Effect, Mode, Request
 from policyengine import reference
 from policyengine.compile.rego import BATCH_MODULE, Program, compile_rego
+from policyengine.customrules import PATIENT_S, with_custom_rules
 from policyengine.decide import INTERNAL_ERROR, Index
 from policyengine.inputdoc import input_of
 from policyengine.model import PolicySet
 from policyengine.rego import Engine, RegoError, Source, require_engine
 
 NAMES = ("index", "reference", "rego", "opa")
-# Rego in process is slow where rules are many; nobody waits for it but a command
-REGO_DEADLINE_S = 10.0
 Decide = Callable[[Request], Decision]
 
 
@@ -34,9 +33,11 @@ def open_engine(name: str, policies: PolicySet, snapshot: str) -> Iterator[Decid
     not take the policies.
     """
     if name == "index":
-        yield Index(policies, snapshot).decide
+        with with_custom_rules(policies, deadline_s=PATIENT_S) as found:
+            yield Index(found, snapshot).decide
     elif name == "reference":
-        yield functools.partial(reference.decide, policies, snapshot=snapshot)
+        with with_custom_rules(policies, deadline_s=PATIENT_S) as found:
+            yield functools.partial(reference.decide, found, snapshot=snapshot)
     elif name == "rego":
         with rego_engine(compile_rego(policies, snapshot)) as decide:
             yield decide
@@ -60,7 +61,7 @@ def rego_engine(program: Program) -> Iterator[Decide]:
     require_engine()
     modules = {name: text for name, text in program.modules.items() if name != BATCH_MODULE}
     source = Source(modules=modules, data=program.data, entrypoints=("limen/authz/decision",), strict=False)
-    with Engine(source, deadline_s=REGO_DEADLINE_S) as engine:
+    with Engine(source, deadline_s=PATIENT_S) as engine:
         try:
             engine.load()
         except RegoError as err:

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from mesh.problems import NotFound, Unavailable
 from policyengine.compile.rego import BATCH_MODULE, DATA_PATH, MODULE, Program
@@ -67,8 +67,7 @@ class Opa:
         Raises Unavailable LM2612 with what OPA says against it.
         """
         self._call("PUT", "/v1/data/" + "/".join(DATA_PATH), program.release)
-        for name, text in program.modules.items():
-            self._call("PUT", f"/v1/policies/{name}", text)
+        in_turn(program.modules, lambda name, text: self._call("PUT", f"/v1/policies/{name}", text), Unavailable)
 
     def load_data(self, program: Program) -> None:
         """Give it another program's data: the modules of all programs without custom rules are the same."""
@@ -109,6 +108,24 @@ class Opa:
         if response.status >= 300:
             raise Unavailable("LM2612", reason=_reason(text))
         return json.loads(text) if text else None
+
+
+def in_turn(modules: Mapping[str, str], put: Callable[[str, str], object], refusal: type[Exception]) -> None:
+    """Put modules that may call each other, in an order that OPA takes: it refuses a call of what is not there yet.
+
+    Raises what the last of them was refused with.
+    """
+    waiting = dict(modules)
+    while waiting:
+        refused: dict[str, Exception] = {}
+        for name, text in waiting.items():
+            try:
+                put(name, text)
+            except refusal as err:
+                refused[name] = err
+        if len(refused) == len(waiting):
+            raise next(iter(refused.values()))
+        waiting = {name: waiting[name] for name in refused}
 
 
 def _reason(text: bytes) -> str:

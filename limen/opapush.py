@@ -18,9 +18,11 @@ from opa_client import OpaClient
 from opa_client.errors import RegoParseError
 
 from limen.decisions import DecisionError, decision_from_json, decision_to_json
+from limen.opa import in_turn
 from mesh.problems import Conflict, Invalid, Unavailable
 from mesh.request import Request
-from policyengine.compile.rego import DATA_PATH, Program
+from policyengine.compile.rego import DATA_PATH, RULES_FOLDER, Program
+from policyengine.customrules import PATIENT_S, with_custom_rules
 from policyengine.decide import Index
 from policyengine.inputdoc import input_of
 from policyengine.model import PolicySet
@@ -88,8 +90,14 @@ def push(client: OpaClient, program: Program, url: str) -> None:
     """
     with _said(url):
         client.update_or_create_data(program.release, "/".join(DATA_PATH))
-        for name, text in program.modules.items():
-            client.update_policy_from_string(text, name, rego_compat=False)
+        # what an earlier push left would define rules a second time
+        for name in client.get_policies_list():
+            if name.startswith(f"{RULES_FOLDER}/") and name not in program.modules:
+                client.delete_policy(name)
+        in_turn(
+            program.modules, lambda name, text: client.update_policy_from_string(text, name, rego_compat=False),
+            RegoParseError,
+        )  # fmt: skip
 
 
 def compare(client: OpaClient, policies: PolicySet, snapshot: str, now: dt.datetime, url: str) -> int:
@@ -97,15 +105,17 @@ def compare(client: OpaClient, policies: PolicySet, snapshot: str, now: dt.datet
 
     Raises Conflict LM2616 with the first request that it decides otherwise, Unavailable LM2615.
     """
-    index, probes = Index(policies, snapshot), probes_of(policies, now, PROBES)
-    for batch in batches(probes, _BATCH):
-        with _said(url):
-            documents = [input_of(request) for request in batch]
-            found = client.query_rule({"batch": documents}, "limen.batch", "decisions").get("result")
-        if not isinstance(found, list) or len(found) != len(batch):
-            raise Unavailable("LM2615", url=url, reason="it gives no decisions")
-        for request, answer in zip(batch, found, strict=True):
-            _same(index, request, answer, url)
+    probes = probes_of(policies, now, PROBES)
+    with with_custom_rules(policies, deadline_s=PATIENT_S) as evaluated:
+        index = Index(evaluated, snapshot)
+        for batch in batches(probes, _BATCH):
+            with _said(url):
+                documents = [input_of(request) for request in batch]
+                found = client.query_rule({"batch": documents}, "limen.batch", "decisions").get("result")
+            if not isinstance(found, list) or len(found) != len(batch):
+                raise Unavailable("LM2615", url=url, reason="it gives no decisions")
+            for request, answer in zip(batch, found, strict=True):
+                _same(index, request, answer, url)
     return len(probes)
 
 

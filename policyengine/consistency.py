@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from mesh.request import Effect
 from policyengine import model
 from policyengine.reading import Finding, Path, did_you_mean
+from policyengine.regocheck import MAX_MODULES, MODULE_PATH, check_text, package_of
 
 
 def check(found: model.PolicySet) -> list[Finding]:
@@ -20,7 +21,8 @@ def check(found: model.PolicySet) -> list[Finding]:
     2. The identities of two services are disjoint.
     3. Every service, group and port that something names exists; groups do not contain themselves.
     4. Every field of every rule has a meaning where the rule applies (`_check_ports`).
-    5. A Rego rule is noted: nothing evaluates it yet, so it is unknown.
+    5. A custom rule that no module of the set can have is noted: it is unknown. Modules keep to what rules may be
+       made of, as far as their text shows it.
     """
     return [
         *_check_names(found),
@@ -28,6 +30,7 @@ def check(found: model.PolicySet) -> list[Finding]:
         *_check_references(found),
         *_check_cycles(found),
         *_check_rules(found),
+        *_check_modules(found),
     ]
 
 
@@ -126,15 +129,15 @@ def _check_cycles(found: model.PolicySet) -> Iterator[Finding]:
 def _check_rules(found: model.PolicySet) -> Iterator[Finding]:
     """(3) ports, (4) and (5) for all rules, exceptions and invariants."""
     services = {item.name: item for item in found.services}
+    packages = {package_of(module.source) for module in found.rego}
     for place, policy in enumerate(found.policies):
         for index, rule in enumerate(policy.rules):
             path: Path = ("policies", place, "rules", index)
             if policy.service in services:
                 yield from _check_ports(services[policy.service], rule, path)
-            conditions = (rule.when, rule.unless.when if rule.unless else None)
-            for when in conditions:
-                if when is not None and when.rego is not None:
-                    yield Finding(path, "LM2040", {"rule": rule.id, "rego": when.rego})
+            for name in rule.custom_rules():
+                if name.removeprefix("data.").rpartition(".")[0] not in packages:
+                    yield Finding(path, "LM2040", {"rule": rule.id, "rego": name})
     for place, exception in enumerate(found.exceptions):
         if exception.service in services:
             yield from _check_ports(services[exception.service], exception.as_rule(), ("exceptions", place, "rule"))
@@ -142,6 +145,23 @@ def _check_rules(found: model.PolicySet) -> Iterator[Finding]:
         if invariant.service in services:
             declared = {port.port for port in services[invariant.service].ports}
             yield from _undeclared(invariant.to, declared, invariant.service, ("invariants", place, "forbid"))
+
+
+def _check_modules(found: model.PolicySet) -> Iterator[Finding]:
+    """(5), modules."""
+    if len(found.rego) > MAX_MODULES:
+        reason = f"a tree has at most {MAX_MODULES} modules"
+        yield Finding(("rego", MAX_MODULES), "LM2600", {"line": 1, "reason": reason})
+        return
+    roots = frozenset((package_of(module.source) or "").partition(".")[0] for module in found.rego)
+    seen: set[str] = set()
+    for place, module in enumerate(found.rego):
+        if MODULE_PATH.fullmatch(module.path) is None or module.path in seen:
+            reason = "it has a path of its own, of letters, digits, `-`, `_` and `.`"
+            yield Finding(("rego", place), "LM2600", {"line": 1, "reason": reason})
+        seen.add(module.path)
+        for refused in check_text(module.source, roots - {""}):
+            yield Finding(("rego", place), "LM2600", {"line": refused.line, "reason": refused.reason})
 
 
 def _check_ports(service: model.Service, rule: model.Rule, path: Path) -> Iterator[Finding]:

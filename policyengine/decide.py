@@ -123,8 +123,9 @@ Callers = dict[tuple[int, str], _Hosts]
 class ServiceIndex:
     """The index of one called service."""
 
-    def __init__(self, form: ServiceForm, snapshot: str) -> None:
+    def __init__(self, form: ServiceForm, snapshot: str, custom: model.CustomRules | None = None) -> None:
         self.form = form
+        self._custom = custom
         self._service = form.service
         self._snapshot = snapshot
         self._any: Callers = {}
@@ -202,6 +203,7 @@ class ServiceIndex:
         # (1)
         protocol = self.form.protocols.get(request.port)
         facts = read(request, protocol or request.protocol, self.form.headers)
+        facts.custom = self._custom
         observed = self._service.mode is Mode.OBSERVE and self._service.is_observed(time_of(request))
         mode = Mode.OBSERVE if observed else Mode.ENFORCE
         lenient = Effect.ALLOW if observed and facts.source is not None else Effect.DENY
@@ -338,7 +340,7 @@ class Index:
             return None
         built = self._built.get(service.name)
         if built is None:
-            built = ServiceIndex(normalise(self._parts[service.name], service), self._snapshot)
+            built = ServiceIndex(normalise(self._parts[service.name], service), self._snapshot, self._policies.custom)
             self._built[service.name] = built
         if len(self._asked) >= _CALLERS_REMEMBERED:
             self._asked.clear()

@@ -162,8 +162,8 @@ def _condition_gaps(when: model.Conditions, facts: Facts, gap: Gap) -> None:
         hours = when.hours
         window = f"{hours.start:%H:%M} and {hours.end:%H:%M} {hours.tz}"
         gap("hours", 2, f"call between {window}", None, lambda old: _at(old, hours))
-    if when.rego is not None:
-        gap("rego", 5, f"remove the Rego rule `{when.rego}`, which nothing evaluates", _without_rego)
+    if when.rego is not None and (facts.custom is None or facts.custom(when.rego, facts.request) is not True):
+        gap("rego", 5, f"meet the custom rule `{when.rego}`, or remove it", _without_rego)
 
 
 def _without_rego(rule: model.Rule) -> model.Rule:

@@ -60,7 +60,9 @@ def _facts(policies: model.PolicySet, request: Request) -> Facts | None:
     if service is None:
         return None
     protocol = service.protocol_of(request.port) or request.protocol
-    return read(request, protocol, policies.headers_for(service.name))
+    facts = read(request, protocol, policies.headers_for(service.name))
+    facts.custom = policies.custom
+    return facts
 
 
 def _steps(policies: model.PolicySet, request: Request, facts: Facts | None) -> Iterator[TierStep]:

@@ -21,7 +21,10 @@ ANYTHING = model.Operation()
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """A rule or an exception in normal form. ``operations`` are ORed; ``until`` is the end of an exception."""
+    """A rule or an exception in normal form. ``operations`` are ORed; ``until`` is the end of an exception.
+
+    ``modules`` are those that a custom rule which it names may be made of.
+    """
 
     rank: int
     tier: model.Tier
@@ -34,6 +37,7 @@ class Grant:
     unless_callers: model.Principals | None = None
     unless_when: model.Conditions | None = None
     until: dt.datetime | None = None
+    modules: tuple[model.RegoModule, ...] = ()
     source: model.Rule | None = None
     span: Span | None = None
 
@@ -79,7 +83,8 @@ def normalise(policies: model.PolicySet, service: model.Service) -> ServiceForm:
         protocols={port.port: port.protocol for port in service.ports},
         headers=policies.headers_for(service.name),
         grants=tuple(
-            _grant(rank, tier, policy, rule, until, expand) for rank, (tier, policy, rule, until) in enumerate(found)
+            _grant(rank, tier, policy, rule, until, expand, policies.rego)
+            for rank, (tier, policy, rule, until) in enumerate(found)
         ),
     )
 
@@ -91,6 +96,7 @@ def _grant(
     rule: model.Rule,
     until: dt.datetime | None,
     expand: Callable[[tuple[model.Principal, ...]], model.Principals],
+    modules: tuple[model.RegoModule, ...],
 ) -> Grant:
     """One rule in normal form."""
     unless = rule.unless
@@ -106,6 +112,7 @@ def _grant(
         unless_callers=expand(unless.from_) if unless and unless.from_ else None,
         unless_when=unless.when if unless else None,
         until=until,
+        modules=modules if rule.custom_rules() else (),
         source=rule,
         span=rule.span,
     )

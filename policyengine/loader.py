@@ -19,6 +19,7 @@ from policyengine.reading import MISSING, Finding, Path, Reader, did_you_mean
 
 API_VERSION = "limen.dev/v1"
 _SUFFIXES = (".yaml", ".yml")
+_MODULE_SUFFIX = ".rego"
 _KINDS = {
     "Service": "services",
     "Policy": "policies",
@@ -46,6 +47,8 @@ class _Tree:
         self.documents: dict[str, list[_Document]] = {kind: [] for kind in _KINDS.values()}
         self.objects: dict[str, list[object]] = {kind: [] for kind in _KINDS.values()}
         self.declared: dict[str, set[str]] = {kind: set() for kind in _KINDS.values()}
+        self.modules: list[model.RegoModule] = []
+        self.folder: pathlib.Path | None = None
         self.count = 0
 
 
@@ -59,6 +62,7 @@ def load_tree(path: pathlib.Path | str) -> tuple[model.PolicySet, list[Diagnosti
     Findings are sorted by place. Nothing is raised: an unreadable file is a finding.
     """
     root, tree = pathlib.Path(path), _Tree()
+    tree.folder = root if root.is_dir() else None
     # (1), (2)
     for file in _files(root):
         text = _read(file, tree)
@@ -66,6 +70,10 @@ def load_tree(path: pathlib.Path | str) -> tuple[model.PolicySet, list[Diagnosti
             nodes, found = compose_documents(text, str(file))
             tree.diagnostics.extend(found)
             _add_documents(nodes, tree)
+    for file in _files(root, (_MODULE_SUFFIX,)) if root.is_dir() else ():
+        text = _read(file, tree)
+        if text is not None:
+            tree.modules.append(model.RegoModule(file.relative_to(root).as_posix(), text))
     if not tree.count and not tree.diagnostics:
         tree.diagnostics.append(Diagnostic(code="LM2023", facts={"path": str(root)}))
     policies = _policy_set(tree)
@@ -105,14 +113,14 @@ def _by_place(item: Diagnostic) -> tuple[str, int, int, str]:
     return (span.file, span.line, span.column, item.code) if span else ("", 0, 0, item.code)
 
 
-def _files(root: pathlib.Path) -> Iterator[pathlib.Path]:
+def _files(root: pathlib.Path, suffixes: tuple[str, ...] = _SUFFIXES) -> Iterator[pathlib.Path]:
     """The policy files of a tree, in one order; hidden files and directories are not part of it."""
     if not root.is_dir():
         yield root
         return
     for file in sorted(root.rglob("*")):
         inside = file.relative_to(root)
-        if file.suffix in _SUFFIXES and file.is_file() and not any(part.startswith(".") for part in inside.parts):
+        if file.suffix in suffixes and file.is_file() and not any(part.startswith(".") for part in inside.parts):
             yield file
 
 
@@ -202,6 +210,7 @@ def _policy_set(tree: _Tree) -> model.PolicySet:
         groups=tuple(item for item in objects["groups"] if isinstance(item, model.Group)),
         invariants=tuple(item for item in objects["invariants"] if isinstance(item, model.Invariant)),
         exceptions=tuple(item for item in objects["exceptions"] if isinstance(item, model.ExceptionGrant)),
+        rego=tuple(tree.modules),
     )
 
 
@@ -218,6 +227,11 @@ def _placed(finding: Finding, tree: _Tree) -> Diagnostic:
     kind, place, *rest = finding.path
     assert isinstance(kind, str), "findings about a set begin with a kind"
     assert isinstance(place, int), "and with a position"
+    if kind == "rego":
+        module = tree.modules[min(place, len(tree.modules) - 1)]
+        facts = dict(finding.facts)
+        span = Span(file=str((tree.folder or pathlib.Path()) / module.path), line=int(str(facts.pop("line"))), column=1)
+        return Diagnostic(code=finding.code, span=span, facts=facts)
     document = tree.documents[kind][place]
     if not rest:
         return _finding(dataclasses.replace(finding, path=("metadata", "name")), document.node)

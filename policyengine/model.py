@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import ipaddress
+from collections.abc import Callable
 from typing import Literal
 
 from mesh.problems import Span
-from mesh.request import Effect, Mode, Protocol
+from mesh.request import Effect, Mode, Protocol, Request
 from mesh.spiffe import SpiffeId, SpiffePattern
 from policyengine.canonical import HostPattern, PathPattern
 
@@ -153,7 +154,7 @@ class Conditions:
     """Tests beyond who and what; fields are ANDed, the values of one field ORed, None is no test.
 
     ``headers`` names are lower case. ``peer_ip`` is the address of the connection, ``forwarded_ip`` the one that a
-    trusted proxy reported: two attributes. ``rego`` names a rule that nothing evaluates yet; it is unknown.
+    trusted proxy reported: two attributes. ``rego`` names a rule of the policy set's own modules.
     """
 
     claims: ClaimsCondition | None = None
@@ -215,6 +216,11 @@ class Rule:
         """Whether all fields that apply with an operation have a meaning on a port of a protocol."""
         reads = self.reads_request_outside_operations or (operation is not None and operation.reads_request)
         return protocol != "tcp" or not reads
+
+    def custom_rules(self) -> tuple[str, ...]:
+        """The custom rules that the rule names."""
+        conditions = [self.when, self.unless.when if self.unless else None]
+        return tuple(found.rego for found in conditions if found is not None and found.rego is not None)
 
     def headers(self) -> frozenset[str]:
         """The names of the headers that the rule reads, lower case."""
@@ -290,15 +296,32 @@ class ExceptionGrant:
 EXCEPTION_RULE = "exception"
 
 
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class RegoModule:
+    """A file of custom rules: its path in the tree and its text."""
+
+    path: str
+    source: str
+
+
+CustomRules = Callable[[str, Request], bool | None]
+"""What a custom rule, `data.package.rule`, says of a request; None is unknown."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySet:
-    """Everything a policy tree says."""
+    """Everything a policy tree says.
+
+    ``custom`` evaluates the modules in ``rego``; it is no part of what is said, and without it their rules are unknown.
+    """
 
     services: tuple[Service, ...] = ()
     policies: tuple[Policy, ...] = ()
     groups: tuple[Group, ...] = ()
     invariants: tuple[Invariant, ...] = ()
     exceptions: tuple[ExceptionGrant, ...] = ()
+    rego: tuple[RegoModule, ...] = ()
+    custom: CustomRules | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def service_for(self, name: str) -> Service | None:
         """The service with a name, or the one a workload's SPIFFE ID belongs to."""

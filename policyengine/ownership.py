@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 
-from policyengine.model import ExceptionGrant, Invariant, Policy, PolicySet, Principal, Principals, Rule, Service
+from policyengine.model import (
+    ExceptionGrant,
+    Invariant,
+    Policy,
+    PolicySet,
+    Principal,
+    Principals,
+    RegoModule,
+    Rule,
+    Service,
+)
 from policyengine.snapshot import Snapshot
 
 _Slice = tuple[
@@ -17,6 +27,7 @@ _Slice = tuple[
     tuple[ExceptionGrant, ...],
     tuple[Invariant, ...],
     tuple[tuple[Principal, Principals], ...],
+    tuple[RegoModule, ...],
 ]
 
 
@@ -25,7 +36,7 @@ def touched_services(before: Snapshot, after: Snapshot) -> frozenset[str]:
 
     1. Identity rules, federation, issuers and the trust domain decide who anybody is: a change touches EVERY service.
     2. A service is touched when ANYTHING that decides about it differs: the service itself, its policies, exceptions
-       and invariants, or whom a group or service that they name resolves to.
+       and invariants, whom a group or service that they name resolves to, or, if they name a custom rule, the modules.
     3. It is touched when a new or changed service claims identities of its own.
     """
     names = frozenset(service.name for service in before.policies.services)
@@ -86,6 +97,8 @@ def slices(policies: PolicySet) -> dict[str, _Slice]:
             grants,
             forbidden,
             tuple((principal, resolved[principal]) for principal in indirect),
+            # a custom rule may be made of any module of the tree
+            policies.rego if any(rule.custom_rules() for policy in own for rule in policy.rules) else (),
         )
     return found
 

@@ -23,6 +23,7 @@ from mesh.request import Effect, Mode, Protocol
 from mesh.spiffe import SpiffePattern
 from policyengine import model
 from policyengine.canonical import HostPattern, PathPattern
+from policyengine.regocheck import is_rule_path
 
 T = TypeVar("T")
 Path = tuple[str | int, ...]
@@ -225,12 +226,20 @@ class Reader:
             "peer_ip": self.networks,
             "forwarded_ip": self.networks,
             "hours": self.hours,
-            "rego": self.text,
+            "rego": self.rule_path,
         }
         found = {name: readers[name](fields[name], (*path, name)) for name in names if name in fields}
         if len(self.findings) > before:
             return None
         return model.Conditions(**found)  # type: ignore[arg-type]  # each reader returns its field's type
+
+    def rule_path(self, value: object, path: Path) -> str | None:
+        """The name of a custom rule: `data.package.rule`."""
+        text = self.text(value, path)
+        if text is not None and not is_rule_path(text):
+            self.refuse(path, "LM2601", value=text)
+            return None
+        return text
 
     def claims(self, value: object, path: Path) -> model.ClaimsCondition | None:
         """`claims`: an issuer, and the values of named claims."""
@@ -437,6 +446,19 @@ class Reader:
         if len(self.findings) > before or callers is None or service is None:
             return None
         return service, callers, to
+
+    def modules(self, value: object, path: Path) -> tuple[model.RegoModule, ...]:
+        """The modules of custom rules, as a snapshot carries them."""
+        return self.items(value, path, self.module) or ()
+
+    def module(self, value: object, path: Path) -> model.RegoModule | None:
+        """One module: its path and its text."""
+        fields = self.mapping(value, path, ("path", "source"))
+        if fields is None:
+            return None
+        name = self.text(fields["path"], (*path, "path"))
+        source = self.text(fields["source"], (*path, "source"))
+        return None if name is None or source is None else model.RegoModule(name, source)
 
     def invariant(self, name: str, owner: str, value: object, path: Path) -> model.Invariant | None:
         """The spec of an Invariant."""

@@ -42,6 +42,7 @@ def decide(policies: model.PolicySet, request: Request, *, snapshot: str) -> Dec
         return _deny(snapshot, UNKNOWN_SERVICE, Mode.ENFORCE)
     protocol = service.protocol_of(request.port)
     facts = read(request, protocol or request.protocol, policies.headers_for(service.name))
+    facts.custom = policies.custom
     observed = service.is_observed(time_of(request))
     mode = Mode.OBSERVE if observed else Mode.ENFORCE
     # (2)

@@ -183,6 +183,7 @@ def _meaning(grant: Grant) -> tuple[object, ...]:
         grant.unless_callers,
         grant.unless_when,
         grant.until,
+        grant.modules,
     )
 
 

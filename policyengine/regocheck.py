@@ -120,6 +120,8 @@ MAX_MODULES = 64
 MAX_MODULE_BYTES = 64 * 1024
 RESERVED_ROOTS = frozenset(("limen", "system"))
 
+MODULE_PATH = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}/){0,8}[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\.rego")
+
 _TOKEN = re.compile(
     r"""(?P<skip>\s+|\#[^\n]*)|(?P<text>"(?:[^"\\\n]|\\.)*"|`[^`]*`)|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<other>.)""",
     re.VERBOSE,
@@ -199,12 +201,12 @@ def _tokens(source: str) -> Iterator[tuple[int, str]]:
         line += found.group().count("\n")
 
 
-def check_plan(plan: Mapping[str, object]) -> Iterator[str]:
+def check_plan(plan: Mapping[str, object], entrypoints: Iterable[str] = ()) -> Iterator[str]:
     """What a compiled program may not do.
 
     1. It calls allowed built-in functions only, those in functions that nothing calls among them.
     2. It replaces nothing (`with`) and reads no data that is not a rule.
-    3. No rule depends on itself.
+    3. No rule depends on itself, and the entry points, `package/rule`, are rules.
     """
     # (1)
     static = plan.get("static")
@@ -230,6 +232,9 @@ def check_plan(plan: Mapping[str, object]) -> Iterator[str]:
     for name in functions:
         if _reaches(calls, name, name):
             yield f"`{name.partition('.')[2]}` depends on itself"
+    rules = {name.partition(".")[2] for name in functions}
+    wanted = {f"data.{point.replace('/', '.')}" for point in entrypoints}
+    yield from (f"there is no rule `{name}`" for name in sorted(wanted - rules))
 
 
 def _functions(plan: Mapping[str, object]) -> dict[str, object]:

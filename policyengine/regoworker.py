@@ -53,7 +53,7 @@ class Engine:
             with tempfile.TemporaryDirectory() as folder:
                 interpreter.save_bundle(folder, bundle)
                 plan = json.loads((pathlib.Path(folder) / "plan.json").read_text("utf-8"))
-            refused = sorted(set(check_plan(plan)))
+            refused = sorted(set(check_plan(plan, entrypoints)))
         if not refused:
             self._interpreter, self._bundle = interpreter, bundle
         return {"refused": refused}

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 def policy_set_to_json(found: model.PolicySet) -> dict[str, object]:
     """The canonical plain JSON object of a policy set."""
-    return {
+    out: dict[str, object] = {
         "schema": SCHEMA,
         "services": [_service(item) for item in sorted(found.services, key=_by_name)],
         "policies": [_policy(item) for item in sorted(found.policies, key=_by_name)],
@@ -37,6 +37,9 @@ def policy_set_to_json(found: model.PolicySet) -> dict[str, object]:
             for item in sorted(found.exceptions, key=_by_name)
         ],
     }
+    if found.rego:
+        out["rego"] = [{"path": item.path, "source": item.source} for item in sorted(found.rego)]
+    return out
 
 
 _Named = model.Service | model.Policy | model.Group | model.Invariant | model.ExceptionGrant
@@ -152,7 +155,7 @@ def read_policy_set(obj: object) -> model.PolicySet:
     # (1)
     reader = Reader()
     kinds = ("services", "policies", "groups", "invariants", "exceptions")
-    fields = reader.mapping(obj, (), ("schema", *kinds))
+    fields = reader.mapping(obj, (), ("schema", *kinds), ("rego",))
     if fields is not None and (fields["schema"] != SCHEMA or isinstance(fields["schema"], bool)):
         reader.refuse(("schema",), "LM2009", field="schema", value=fields["schema"], known=str(SCHEMA), hint="")
     if fields is None or reader.findings:
@@ -163,6 +166,7 @@ def read_policy_set(obj: object) -> model.PolicySet:
         groups=_read(reader, fields, "groups", reader.group),
         invariants=_read(reader, fields, "invariants", reader.invariant),
         exceptions=_read(reader, fields, "exceptions", reader.exception),
+        rego=reader.modules(fields["rego"], ("rego",)) if "rego" in fields else (),
     )
     # (2)
     reader.findings.extend(finding for finding in check(found) if finding.code not in WARNINGS)

@@ -15,6 +15,7 @@ from mesh.clock import SystemClock
 from mesh.problems import Invalid, Severity
 from mesh.request import Decision, Effect, Protocol, Request
 from policyengine import model
+from policyengine.customrules import PATIENT_S, check_custom_rules, with_custom_rules
 from policyengine.decide import Index
 from policyengine.explain import Explanation, explain
 from policyengine.loader import load_tree
@@ -69,7 +70,8 @@ def can(
         claims=_claims(claims) if claims is not None else None,
         time=SystemClock().now(),
     )
-    explained = explain(found, request, snapshot=snapshot)
+    with with_custom_rules(found, deadline_s=PATIENT_S) as evaluated:
+        explained = explain(evaluated, request, snapshot=snapshot)
     if output == "json":
         candidate = _candidate(request) if policies is None else None
         render.data(decision_to_json(explained.decision, nearest=explained.nearest, candidate=candidate))
@@ -96,19 +98,23 @@ def _candidate(request: Request) -> Decision | None:
     from limen import client  # noqa: PLC0415  only a command that asks the server pays for it
 
     found = client.candidate_policies()
-    return None if found is None else Index(found[1], found[0]).decide(request)
+    if found is None:
+        return None
+    with with_custom_rules(found[1], deadline_s=PATIENT_S) as evaluated:
+        return Index(evaluated, found[0]).decide(request)
 
 
 def usable_tree(tree: pathlib.Path) -> model.PolicySet:
     """Load a policy tree, showing its errors.
 
-    Raises Invalid (LM2203) when it has any.
+    Raises Invalid (LM2203) when it has any, LM2602 for custom rules that may not run.
     """
     found, diagnostics = load_tree(tree)
     errors = [item for item in diagnostics if item.severity is Severity.ERROR]
     if errors:
         render.diagnostics(diagnostics)
         raise Invalid("LM2203", path=str(tree), count=f"{len(errors)} error{'s' if len(errors) > 1 else ''}")
+    check_custom_rules(found)
     return found
 
 

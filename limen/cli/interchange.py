@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import click
 
@@ -149,6 +149,8 @@ def export(
         known = read_workloads(workloads, SystemClock().now())
     found = _rego(policies) if target == REGO else _compile(target, policies, _domain_of(policies, trust_domain), known)
     written = _write(out, list(found.files), force=force)
+    if target == REGO:
+        _forget_rules(out, {name for name, _ in found.files})
     if output == "json":
         services = [
             {"service": name, "status": _status(items), "findings": [render.diagnostic_json(item) for item in items]}
@@ -184,6 +186,15 @@ def _rego(policies: PolicySet) -> Export:
         files=tuple((name, content.decode()) for name, content in sorted(files.items())),
         findings={service.name: () for service in policies.services},
     )
+
+
+def _forget_rules(out: pathlib.Path, kept: Collection[str]) -> None:
+    """Delete the custom rules of an earlier export: OPA loads whatever lies in the folder."""
+    from policyengine.compile.rego import RULES_FOLDER  # noqa: PLC0415
+
+    for path in (out / RULES_FOLDER).rglob("*.rego"):
+        if path.relative_to(out).as_posix() not in kept:
+            path.unlink()
 
 
 def _compile(target: str, policies: PolicySet, domain: TrustDomain, workloads: Workloads) -> Export:

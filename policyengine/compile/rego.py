@@ -16,8 +16,10 @@ from collections.abc import Iterable, Mapping
 from mesh.request import Effect, Mode
 from policyengine import model
 from policyengine.canonical import SEGMENT_TYPES, PathPattern, PathSegment
+from policyengine.customrules import rules_of
 from policyengine.inputdoc import VERSION, nanoseconds, network_keys
 from policyengine.ir import Grant, ServiceForm, normalise
+from policyengine.regocheck import package_of
 
 SCHEMA = 1
 PACKAGE = "limen"
@@ -27,6 +29,7 @@ DATA_PATH = ("limen", "release")
 MODULE = "limen/authz.rego"
 BATCH_MODULE = "limen/batch.rego"
 CUSTOM_MODULE = "limen/custom.rego"
+RULES_FOLDER = "limen/rules"
 _ANY_PORT, _ANY_METHOD, _UNKNOWN_METHOD = "0", "", "?"  # `?` is no token character, so no method
 _TIER_PLACE = {tier: place for place, tier in enumerate(model.TIERS)}
 
@@ -63,6 +66,11 @@ def compile_rego(policies: model.PolicySet, snapshot: str) -> Program:
     1. Services are found by name or by one of their identities.
     2. Each service has its grants in the order of rank, and the index that finds them.
     """
+    custom = rules_of(policies)
+    modules = {MODULE: _module_text("authz.rego"), BATCH_MODULE: _module_text("batch.rego")}
+    if custom:
+        modules[CUSTOM_MODULE] = _custom_module(custom)
+        modules |= {f"{RULES_FOLDER}/{module.path}": module.source for module in policies.rego}
     # (1)
     exact: Json = {}
     below: Json = {}
@@ -80,10 +88,26 @@ def compile_rego(policies: model.PolicySet, snapshot: str) -> Program:
     }
     return Program(
         snapshot=snapshot,
-        modules={MODULE: _module_text("authz.rego"), BATCH_MODULE: _module_text("batch.rego")},
+        modules=modules,
         release=release,
-        roots=(PACKAGE,),
+        roots=(PACKAGE, *_packages(policies)) if custom else (PACKAGE,),
     )
+
+
+def _custom_module(custom: Iterable[str]) -> str:
+    """The module by which the program asks custom rules: a rule's name is data, its value is not."""
+    lines = ["package limen.custom", "", *(f'value["{name}"] := {name}' for name in custom)]
+    return "\n".join(lines) + "\n"
+
+
+def _packages(policies: model.PolicySet) -> list[str]:
+    """The packages of custom rules as bundle roots, without those inside others."""
+    paths = sorted({(package_of(module.source) or "").replace(".", "/") for module in policies.rego} - {""})
+    found: list[str] = []
+    for path in paths:
+        if not any(path.startswith(f"{outer}/") for outer in found):
+            found.append(path)
+    return found
 
 
 @functools.cache

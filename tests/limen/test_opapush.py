@@ -1,6 +1,7 @@
 """Pushing into a running OPA, and seeing afterwards whether it decides as Limen does."""
 
 import contextlib
+import dataclasses
 import pathlib
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from limen.opa import find_opa
 from limen.opapush import Target, compare, connect, push
 from mesh.problems import Conflict, Invalid, Unavailable
 from policyengine.compile.rego import MODULE, compile_rego
+from policyengine.model import RegoModule
 from tests.policyengine.corners import NOW, allow, deny, tree
 from tests.tools import require_opa
 
@@ -90,3 +92,18 @@ def test_nobody_listens() -> None:
     url = "http://127.0.0.1:1"
     with connect(Target(url=url)) as client, pytest.raises(Unavailable, match="LM2615"):
         push(client, compile_rego(POLICIES, "s"), url)
+
+
+@pytest.mark.peer
+def test_custom_rules_are_pushed_in_turn_and_forgotten_with_their_files() -> None:
+    calling = RegoModule(
+        "a.rego", "package shop\n\ndefault extra := false\n\nextra if data.shop.lib.is_read(input.method)\n"
+    )
+    called = RegoModule("b/lib.rego", 'package shop.lib\n\nis_read(method) if method in {"GET", "HEAD"}\n')
+    policies = dataclasses.replace(tree(app=[allow(when={"rego": "data.shop.extra"})]), rego=(calling, called))
+    with opa_on_a_port() as url, connect(Target(url=url)) as client:
+        push(client, compile_rego(policies, "s"), url)
+        assert compare(client, policies, "s", NOW, url) > 5
+        renamed = dataclasses.replace(policies, rego=(dataclasses.replace(calling, path="c.rego"), called))
+        push(client, compile_rego(renamed, "t"), url)
+        assert sorted(client.get_policies_list()) == sorted(compile_rego(renamed, "t").modules)

@@ -181,8 +181,8 @@ CORNERS = [
     Corner("absent-host-is-false", tree(app=[allow(), deny(to=[{"hosts": ["a.test"]}])]), ask(host=None), "allow", "app/r0"),
     Corner("peer-address-that-is-not-given-is-unknown", tree(app=[allow(), deny(when={"peer_ip": ["192.0.2.0/24"]})]), ask(peer_ip=None), "deny", "app/r1"),
     Corner("malformed-peer-address-is-unknown", tree(app=[allow(when={"peer_ip": ["0.0.0.0/0"]})]), ask(peer_ip="ten"), "deny", DEFAULT),
-    Corner("rego-never-allows", tree(app=[allow(when={"rego": "data.x"})]), ask(), "deny", DEFAULT),
-    Corner("rego-always-denies", tree(app=[allow(), deny(when={"rego": "data.x"})]), ask(), "deny", "app/r1"),
+    Corner("rego-never-allows", tree(app=[allow(when={"rego": "data.shop.x"})]), ask(), "deny", DEFAULT),
+    Corner("rego-always-denies", tree(app=[allow(), deny(when={"rego": "data.shop.x"})]), ask(), "deny", "app/r1"),
     # operations
     Corner("fields-of-to-are-anded", tree(app=[allow(to=[{"methods": ["GET"], "paths": ["/x"]}])]), ask(), "deny", DEFAULT),
     Corner("entries-of-to-are-ored", tree(app=[allow(to=[{"paths": ["/x"]}, {"paths": ["/orders"]}])]), ask(), "allow", "app/r0"),

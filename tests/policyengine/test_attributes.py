@@ -59,7 +59,7 @@ def condition(**when: object) -> Conditions:
         ({"peer_ip": ["fd00::/8"]}, {"peer_ip": "10.0.0.1"}, False),
         ({"forwarded_ip": ["10.0.0.0/8"]}, {"forwarded_ip": "10.0.0.1"}, True),
         ({"forwarded_ip": ["10.0.0.0/8"]}, {"unknown": frozenset({"forwarded_ip"})}, None),
-        ({"rego": "data.x"}, {}, None),
+        ({"rego": "data.shop.x"}, {}, None),
     ],
 )
 def test_condition(when: dict[str, object], request_fields: dict[str, object], expected: Truth) -> None:

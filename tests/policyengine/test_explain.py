@@ -47,7 +47,7 @@ ORDERS = {"methods": ["GET"], "paths": ["/orders"]}
         pytest.param(tree(app=[allow(when=CLAIM_ADMIN)]), ask(), ("claims",), "present a token of `https://idp.test` with `roles: admin`", id="claims"),
         pytest.param(tree(app=[allow(when={"peer_ip": ["192.0.2.0/24"]})]), ask(), ("peer_ip",), "call from 192.0.2.0/24", id="address"),
         pytest.param(tree(app=[allow(when={"hours": {"tz": "UTC", "from": "01:00", "to": "02:00"}})]), ask(), ("hours",), "call between 01:00 and 02:00 UTC", id="hours"),
-        pytest.param(tree(app=[allow(when={"rego": "data.x"})]), ask(), ("rego",), "remove the Rego rule `data.x`", id="rego"),
+        pytest.param(tree(app=[allow(when={"rego": "data.shop.x"})]), ask(), ("rego",), "meet the custom rule `data.shop.x`, or remove it", id="rego"),
         pytest.param(tree(app=[allow(unless={"from": [CART]})]), ask(), ("unless",), "take the case out of `unless`", id="unless"),
         pytest.param(tree(app=[allow(), deny()]), ask(), ("unless",), f"add `{CART}` to `unless.from`", id="deny"),
         pytest.param(tree(app=[allow(), go_on()]), ask(), ("unless",), f"add `{CART}` to `unless.from`", id="pass"),

@@ -26,7 +26,7 @@ def test_grants_are_ranked_by_tier_effect_and_name() -> None:
 
 
 def test_only_conditions_make_a_grant_conditional() -> None:
-    policies = tree(app=[allow(id="a"), allow(id="b", when={"rego": "x"})], exceptions=[grant(FUTURE)])
+    policies = tree(app=[allow(id="a"), allow(id="b", when={"rego": "data.shop.x"})], exceptions=[grant(FUTURE)])
     form = normalise(policies, policies.services[0])
     assert {found.rule: found.is_conditional for found in form.grants} == {"a": False, "b": True, "exception": True}
     assert dict(form.protocols) == {8080: "http"}

@@ -66,7 +66,7 @@ def places(found: list[Diagnostic]) -> list[tuple[str, int, int]]:
         pytest.param(rule('{id: a, effect: allow, from: [any], when: {headers: {x: ["a,b"]}}}'), ["LM2021"], id="comma-in-value"),
         pytest.param(rule('{id: a, effect: allow, from: [any], when: {hours: {tz: Mars, from: "8", to: "08:00"}}}'), ["LM2014", "LM2014"], id="hours"),
         pytest.param(rule('{id: a, effect: allow, from: [any], when: {hours: {tz: UTC, from: "08:00", to: "08:00"}}}'), ["LM2014"], id="equal-hours"),
-        pytest.param(rule("{id: a, effect: allow, from: [any], when: {rego: data.x}}"), ["LM2040"], id="rego-warns"),
+        pytest.param(rule("{id: a, effect: allow, from: [any], when: {rego: data.shop.x}}"), ["LM2040"], id="rego-warns"),
         pytest.param(rule("{id: a, effect: permit, from: [any]}"), ["LM2009"], id="effect"),
         pytest.param(rule("{id: a b, effect: allow, from: [any]}"), ["LM2020"], id="rule-id"),
         pytest.param(rule("{id: a, effect: allow, from: [any]}\n  - {id: a, effect: deny, from: [any]}"), ["LM2031"], id="rule-twice"),

@@ -63,7 +63,7 @@ def test_every_kind_reads_what_is_right() -> None:
         "peer_ip": ["10.0.0.0/8"],
         "forwarded_ip": ["fd00::/8"],
         "hours": {"tz": "UTC", "from": "08:00", "to": "07:59:59"},
-        "rego": "data.x",
+        "rego": "data.shop.x",
     }
     rule = {
         "id": "r",
@@ -71,7 +71,7 @@ def test_every_kind_reads_what_is_right() -> None:
         "from": ["any"],
         "to": [operation],
         "when": when,
-        "unless": {"from": ["any"], "when": {"rego": "x"}},
+        "unless": {"from": ["any"], "when": {"rego": "data.shop.x"}},
         "evidence": {"n": [1.5]},
     }
     grant = {"from": ["any"], "service": "s", "to": [operation]}

@@ -86,8 +86,8 @@ FULL = rule(
     "id: a\n    effect: deny\n    from: [any, 'group:g', 'service:db', 'spiffe://td/ns/**']\n"
     "    to: [{ports: [8080], methods: [GET], hosts: ['*.a.test'], paths: ['/a/{x:uuid}/**']}]\n"
     "    when: {claims: {issuer: i, roles: [a, 1, true]}, headers: {x-a: [b]}, peer_ip: [10.0.0.0/8],"
-    " hours: {tz: UTC, from: '08:00', to: '18:00'}, rego: data.x}\n"
-    "    unless: {from: [any], when: {rego: data.y}}\n    evidence: {n: 1}"
+    " hours: {tz: UTC, from: '08:00', to: '18:00'}, rego: data.shop.x}\n"
+    "    unless: {from: [any], when: {rego: data.shop.y}}\n    evidence: {n: 1}"
 )
 REFUSED = [
     rule("{id: a, effect: allow}"),

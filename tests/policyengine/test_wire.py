@@ -16,7 +16,7 @@ from tests.examples import examples
 from tests.policyengine.corners import CLAIM_ADMIN, FUTURE, ROLE_ADMIN, TD, allow, deny, grant, tree
 from tests.policyengine.strategies import policy_sets
 
-HOURS = {"hours": {"tz": "UTC", "from": "08:00", "to": "18:00:30"}, "peer_ip": ["10.0.0.0/8"], "rego": "data.x"}
+HOURS = {"hours": {"tz": "UTC", "from": "08:00", "to": "18:00:30"}, "peer_ip": ["10.0.0.0/8"], "rego": "data.shop.x"}
 
 
 def whole() -> dict[str, Any]:

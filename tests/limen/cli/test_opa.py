@@ -60,3 +60,16 @@ def test_push(tree: pathlib.Path) -> None:
         done = CliRunner().invoke(policy, ["push", "--policies", str(tree), "--opa", url, "-o", "json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["probes"] > 10
+
+
+def test_export_carries_custom_rules_and_forgets_old_ones(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    out, command = tmp_path / "out", ["export", "rego", "--policies", str(tree), "--out", str(tmp_path / "out")]
+    (tree / "p.yaml").write_text(TREE.replace('sa/cart"]}', 'sa/cart"], when: {rego: data.shop.extra}}'), "utf-8")
+    for name in ("old.rego", "new.rego"):
+        for path in tree.glob("*.rego"):
+            path.unlink()
+        (tree / name).write_text("package shop\n\nextra if input.port == 8080\n", "utf-8")
+        assert CliRunner().invoke(policy, [*command, "--force"]).exit_code == 0
+    assert [path.name for path in (out / "limen" / "rules").iterdir()] == ["new.rego"]
+    assert json.loads((out / ".manifest").read_text("utf-8"))["roots"] == ["limen", "shop"]
+    assert "data.shop.extra" in (out / "limen" / "custom.rego").read_text("utf-8")

@@ -1,5 +1,6 @@
 """A real OPA answers as `decide` does: every corner, 10,000 generated cases, and a million in `make soak`."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,10 +16,11 @@ from limen.opa import Opa, running_opa
 from mesh.clock import SystemClock
 from mesh.request import Request
 from policyengine.compile.rego import compile_rego
+from policyengine.customrules import with_custom_rules
 from policyengine.decide import Index
 from policyengine.inputdoc import input_of
-from policyengine.model import PolicySet
-from tests.policyengine.corners import CORNERS, tree
+from policyengine.model import PolicySet, RegoModule
+from tests.policyengine.corners import CORNERS, ask, tree
 from tests.policyengine.strategies import policy_sets, requests
 from tests.tools import require_opa
 
@@ -83,3 +85,19 @@ def test_opa_equals_decide_on_generated_cases(opa: Opa) -> None:
             "date": SystemClock().now().date().isoformat(),
         }
         RESULTS.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+
+
+def test_opa_evaluates_custom_rules_as_they_are_evaluated_in_process() -> None:
+    require_opa()
+    source = (
+        'package shop\n\ndefault extra := false\n\nextra if input.path[0] == "orders"\n\nmaybe if input.port == 1\n'
+    )
+    for name in ("data.shop.extra", "data.shop.maybe", "data.none.x"):
+        for effect in ("allow", "deny"):
+            plain = tree(app=[{"effect": effect, "when": {"rego": name}}, {"effect": "allow", "id": "z"}])
+            policies = dataclasses.replace(plain, rego=(RegoModule("shop.rego", source),))
+            with running_opa() as opa, with_custom_rules(policies, deadline_s=10.0) as evaluated:
+                opa.load(compile_rego(policies, "s"))
+                for request in (ask(), ask(path="/carts"), ask(port=1)):
+                    found = decision_from_json(opa.decide(input_of(request)))
+                    assert found == Index(evaluated, "s").decide(request), (name, effect, request)
