@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import pathlib
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -234,15 +235,17 @@ def test_no_message_to_the_node_api_is_a_bug_or_leaves_a_row(world_now: World) -
 def test_one_address_holds_no_more_than_its_share_of_connections_and_others_are_served(world_now: World) -> None:
     async def work(doors: Doors) -> None:
         host, port = doors.url.removeprefix("https://").split(":")
-        # connections that say nothing, not even a handshake
-        held = [
-            await asyncio.open_connection(host, int(port), local_addr=("127.0.0.9", 0)) for _ in range(MOST_OF_ONE + 40)
-        ]
-        refused = [reader for reader, _ in held[MOST_OF_ONE:]]
-        assert [await reader.read() for reader in refused] == [b""] * 40
+
+        def hold(count: int) -> list[socket.socket]:
+            """Connections that say nothing, not even a handshake."""
+            return [socket.create_connection((host, int(port)), 20, ("127.0.0.9", 0)) for _ in range(count)]
+
+        held = await asyncio.to_thread(hold, MOST_OF_ONE)
+        over = await asyncio.to_thread(hold, 40)
+        assert [await asyncio.to_thread(item.recv, 1) for item in over] == [b""] * 40
         assert (await ask(doors, request("/v1/node/nonce", b""), "127.0.0.10"))[0] == 200
-        for _, writer in held:
-            writer.transport.abort()
+        for item in (*held, *over):
+            item.close()
 
     at_doors(world_now, work)
 
