@@ -127,7 +127,7 @@ def filled(directory: pathlib.Path) -> pathlib.Path:
     return segments(directory)[0]
 
 
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.integers(0, STARTS[-1] - 1), st.integers(1, 255))
 def test_a_changed_byte_is_reported_with_the_record_it_is_in(place: int, change: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

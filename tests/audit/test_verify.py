@@ -74,7 +74,7 @@ def test_narrower_partial_tiles_are_among_what_is_checked(good: tuple[pathlib.Pa
     assert {"tile/0/001.p/34", "tile/entries/001.p/38", "tile/0/001.p/44", "tile/1/000.p/1"} <= set(files(good[0]))
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(data=st.data())
 def test_a_flipped_byte_anywhere_is_named(good: tuple[pathlib.Path, str], data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(files(good[0])))
@@ -102,7 +102,7 @@ def test_a_deleted_file_is_named(good: tuple[pathlib.Path, str], path: str) -> N
     assert names_place(mutated(good, path, None), path)
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(data=st.data())
 def test_a_changed_record_is_named_by_its_index_and_alone(good: tuple[pathlib.Path, str], data: st.DataObject) -> None:
     index = data.draw(st.integers(0, SIZE - 1))

@@ -225,7 +225,7 @@ def test_nobody_there_is_a_problem_and_no_more() -> None:
     assert code(web("https://" + "x" * 70 + ".test/")) == "LM1508"
 
 
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=400) | st.binary(max_size=60).map(lambda tail: BUNDLE.to_json()[:-30] + tail))
 def test_no_bytes_become_a_bug(endpoint: Endpoint, data: bytes) -> None:
     endpoint.serve(data)

@@ -318,7 +318,7 @@ def test_a_refresh_says_how_it_went(world: World, monkeypatch: pytest.MonkeyPatc
         assert once(force=False)["code"] == "LM1508"
 
 
-@settings(max_examples=examples(120), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_served, max_size=8))
 def test_whatever_is_served_the_bundle_is_the_last_good_one(world: World, served: list[bytes]) -> None:
     """Malformed, oversized, doubled, cut, flipped or rolled back: none of it replaces what is held."""

@@ -378,7 +378,7 @@ def speaks_of(row: Any, request: Request) -> bool:
     return next((name for name in around if name in listed), None) in when["hosts"]
 
 
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.data(), SETS, SETS)
 def test_rows_speak_of_exactly_the_requests_that_are_decided_differently(
     data: Any, old: PolicySet, new: PolicySet
@@ -396,7 +396,7 @@ def test_rows_speak_of_exactly_the_requests_that_are_decided_differently(
         assert lost == ((before, after) == (Effect.ALLOW, Effect.DENY))
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(SETS, SETS)
 def test_every_witness_differs_as_its_row_says(old: PolicySet, new: PolicySet) -> None:
     found = plan(old, new, [], NOW)
@@ -409,13 +409,14 @@ def test_every_witness_differs_as_its_row_says(old: PolicySet, new: PolicySet) -
             assert (before, after) == (not gains, gains)
 
 
-@settings(max_examples=examples(50), deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(SETS)
 def test_order_and_names_change_nothing(version: PolicySet) -> None:
     renamed = tuple(dataclasses.replace(found, name=f"new-{found.name}") for found in reversed(version.policies))
     assert plan(version, dataclasses.replace(version, policies=renamed), [], NOW).is_empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["many-callers", "many-paths"])
 def test_one_change_among_ten_thousand_rules_takes_less_than_the_budget(shape: str) -> None:
     if shape == "many-callers":

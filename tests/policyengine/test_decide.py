@@ -20,7 +20,7 @@ def test_index_agrees_on_corner(corner: Corner) -> None:
 
 
 # INVARIANT: the index and the reference decide every request alike. 400 sets with 6 requests each.
-@settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policies=policy_sets, asked=st.lists(requests, min_size=6, max_size=6))
 def test_index_equals_reference_on_generated_cases(policies: PolicySet, asked: list[Request]) -> None:
     index = Index(policies, "s")

@@ -130,7 +130,7 @@ def test_exact_id_in_fix_is_the_callers() -> None:
 
 
 # INVARIANT: what the rules allow has no nearest miss, and a named rule exists.
-@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policy_sets, requests)
 def test_nearest_miss_of_generated_cases(policies: PolicySet, request_: Request) -> None:
     found = nearest_miss(policies, request_)

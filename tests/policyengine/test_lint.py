@@ -90,7 +90,7 @@ def test_owners_are_asked_for() -> None:
 
 
 # INVARIANT: a rule that is called shadowed never decides.
-@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policy_sets, st.lists(requests, min_size=4, max_size=4))
 def test_what_is_called_shadowed_never_decides(policies: PolicySet, asked: list[Request]) -> None:
     shadowed = {

@@ -36,7 +36,7 @@ def test_round_trip_keeps_everything() -> None:
     assert policy_set_from_json(whole()).to_json() == whole()
 
 
-@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policy_sets)
 def test_what_is_consistent_round_trips(policies: PolicySet) -> None:
     written = policies.to_json()

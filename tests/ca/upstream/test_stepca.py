@@ -107,7 +107,7 @@ JSON = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(100))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(25))
 @given(
     st.integers(min_value=200, max_value=599),
     st.one_of(st.binary(max_size=200), JSON.map(lambda found: json.dumps(found).encode())),
