@@ -35,8 +35,8 @@ def rows(tokens: Any, bundles: Mapping[str, bytes], now: dt.datetime) -> Iterato
     for name, words, holds in _DOCUMENT:
         yield each(name, "M", words, documents, lambda item, holds=holds: holds(item[1]), lambda item: item[0])  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
     keys = [(name, key) for name, data in documents for key in _keys(data)]
-    for name, words, good in _KEY:
-        yield each(name, "M", words, keys, lambda item, good=good: good(item[1]), lambda item: item[0])  # type: ignore[misc]
+    for name, level, words, good in _KEY:
+        yield each(name, level, words, keys, lambda item, good=good: good(item[1]), lambda item: item[0])  # type: ignore[misc]
 
 
 def is_compact(token: str) -> bool:
@@ -120,7 +120,8 @@ def _lives(item: Any, now: dt.datetime) -> bool:  # noqa: ANN401
 
 def _verifies(item: Any, bundles: Mapping[str, bytes], now: dt.datetime) -> bool:  # noqa: ANN401
     domain = SpiffeId.parse(item.spiffe_id).trust_domain
-    bundle = parse_bundle(domain, bundles[str(domain.id)])
+    keys = [{"use": "jwt-svid", **key} for key in _keys(bundles[str(domain.id)])]
+    bundle = parse_bundle(domain, json.dumps({"keys": keys}).encode())
     try:
         found = verify_jwt_svid(item.svid, AUDIENCE, {domain: bundle}, now)
     except Problem as problem:
@@ -132,12 +133,13 @@ _DOCUMENT: tuple[tuple[str, str, Callable[[bytes], bool]], ...] = (
     ("B-1", "a JWT bundle is a JWK Set", lambda data: isinstance(json.loads(data), dict)),
     ("B-6", "a JWT bundle has `keys`", lambda data: isinstance(json.loads(data)["keys"], list)),
 )
-_KEY: tuple[tuple[str, str, Callable[[dict[str, Any]], bool]], ...] = (
-    ("J-17", "a JWT key's use is `jwt-svid`", lambda key: key.get("use") == "jwt-svid"),
-    ("J-18", "a JWT key has a `kid`", lambda key: bool(key.get("kid"))),
-    ("W-15", "JWT bundles hold no keys of another use", lambda key: key.get("use") == "jwt-svid"),
-    ("B-9", "`kty` is set", lambda key: bool(key.get("kty"))),
-    ("B-10", "`use` is set", lambda key: bool(key.get("use"))),
+# a JWK Set of the Workload API holds JWT authorities alone (§6.2.2), so that a key need not say its use there; in the
+# bundle that a trust domain publishes it must
+_KEY: tuple[tuple[str, str, str, Callable[[dict[str, Any]], bool]], ...] = (
+    ("J-17", "S", "a JWT key says that its use is `jwt-svid`", lambda key: key.get("use") == "jwt-svid"),
+    ("J-18", "M", "a JWT key has a `kid`", lambda key: bool(key.get("kid"))),
+    ("W-15", "M", "JWT bundles hold no keys of another use", lambda key: key.get("use", "jwt-svid") == "jwt-svid"),
+    ("B-9", "M", "`kty` is set", lambda key: bool(key.get("kty"))),
 )
 
 

@@ -158,6 +158,8 @@ class Workloads(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
             del key["kid"]
         if self.broken == "J-20":
             key |= json.loads(public_jwk("k1", new_key().public_key()))
+        if self.broken == "no-use":
+            del key["use"]
         if self.broken == "B-9":
             del key["kty"]
         data = json.dumps({"B-1": [key], "B-6": {}}.get(self.broken, {"keys": [key]})).encode()

@@ -18,6 +18,12 @@ def test_each_statement_that_is_broken_is_named(tmp_path: pathlib.Path, broken: 
     assert "-".join(broken.split("-")[:2]) in failed(tmp_path, broken)
 
 
+def test_a_key_need_not_say_its_use_and_may_say_no_other(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a").mkdir()
+    assert failed(tmp_path / "a", "no-use") == {"J-17"}
+    assert {"J-17", "W-15"} <= failed(tmp_path, "J-17")
+
+
 @given(st.text(max_size=40), st.binary(max_size=40))
 def test_words_of_a_stranger_are_a_finding_and_no_error(token: str, bundle: bytes) -> None:
     is_compact(token)
