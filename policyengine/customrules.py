@@ -17,7 +17,7 @@ from mesh.request import Request
 from policyengine import model
 from policyengine.attributes import Truth
 from policyengine.inputdoc import Document, input_of
-from policyengine.rego import Engine, RegoError, Source
+from policyengine.rego import LOAD_DEADLINE_S, Engine, RegoError, Source
 from policyengine.regocheck import package_of
 
 # where requests wait for the answer; half a millisecond is usual
@@ -51,14 +51,14 @@ class CustomRules:
             )
             self._engine = Engine(source, deadline_s=deadline_s)
 
-    def load(self) -> None:
+    def load(self, deadline_s: float = LOAD_DEADLINE_S) -> None:
         """Wait until the rules are compiled.
 
-        Raises Invalid LM2602 when they are not, or may not run.
+        Raises Invalid LM2602 when they are not in time, or may not run.
         """
         if self._engine is not None:
             try:
-                self._engine.load()
+                self._engine.load(deadline_s)
             except RegoError as err:
                 raise Invalid("LM2602", reason=str(err)) from err
 

@@ -66,9 +66,10 @@ class Engine:
         self._pause_s, self._not_before = _FIRST_PAUSE_S, 0.0
         self.refused: tuple[str, ...] = ()
         self.failures = 0
-        self._begin()
+        with contextlib.suppress(RegoError):  # whoever asks hears of it
+            self._begin()
 
-    def load(self) -> None:
+    def load(self, deadline_s: float = LOAD_DEADLINE_S) -> None:
         """Wait until the program is compiled; an engine that ended begins again, whatever its pause.
 
         The library dies now and then, so that it is tried twice. Raises RegoError when the program cannot be compiled,
@@ -79,16 +80,16 @@ class Engine:
         if self.refused:
             raise RegoError("; ".join(self.refused))
         try:
-            self._compile()
+            self._compile(deadline_s)
         except RegoError:
             if self.refused:
                 raise
-            self._compile()
+            self._compile(deadline_s)
 
-    def _compile(self) -> None:
+    def _compile(self, deadline_s: float) -> None:
         if self._process is None:
             self._begin()
-        self._take_ready(LOAD_DEADLINE_S)
+        self._take_ready(deadline_s)
 
     def replace(self, source: Source) -> None:
         """Run another program in the process that is there; `load` waits for it."""
@@ -139,14 +140,17 @@ class Engine:
 
     def _begin(self) -> None:
         """Start a process and send it the program; its answer is taken later."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "policyengine.regoworker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            close_fds=True,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "policyengine.regoworker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                close_fds=True,
+                start_new_session=True,
+            )
+        except OSError as err:
+            raise self._failed("the engine cannot be started") from err
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
         self._send_program()

@@ -39,8 +39,12 @@ class Rules:
 
         Raises Invalid (LM2001) when the policies are malformed.
         """
-        found = read_policy_set(policies)
-        return cls(snapshot=snapshot, policies=found, index=Index(found, snapshot))
+        return cls.of(snapshot, read_policy_set(policies))
+
+    @classmethod
+    def of(cls, snapshot: str, policies: PolicySet) -> Rules:
+        """Build from policies that were read."""
+        return cls(snapshot=snapshot, policies=policies, index=Index(policies, snapshot))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +64,10 @@ class Judge:
         self._own, self._active, self._candidate = own, active, candidate
         self._tiers: dict[int, PortTier] = {}
         self._headers: frozenset[str] = frozenset()
+        self._needs_all = False
         for rules in (active, candidate):
+            # a custom rule may read any header
+            self._needs_all |= rules is not None and rules.policies.custom is not None
             service = rules.policies.service_for(own) if rules is not None else None
             if rules is not None and service is not None:
                 self._headers |= rules.policies.headers_for(service.name)
@@ -110,7 +117,7 @@ class Judge:
         # (1)
         headers: tuple[tuple[str, str], ...] = ()
         unknown = _NO_UNKNOWN
-        if self._headers:
+        if self._headers or self._needs_all:
             headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.fields)
         # (2)
         if any(name.lower() == b"authorization" for name, _ in head.fields):

@@ -15,6 +15,7 @@ from typing import cast
 
 from enforcer.native import wire
 from enforcer.native.comeback import Comeback
+from enforcer.native.custom import CustomEngines
 from enforcer.native.judge import Judge, Rules
 from enforcer.native.listener import Inbound
 from enforcer.native.outbound import Endpoint, Endpoints, Held, Outbound
@@ -25,6 +26,8 @@ from mesh.clock import Clock, parse_time
 from mesh.problems import Invalid, Problem
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
 from mesh.x509svid import X509Svid
+from policyengine.model import PolicySet
+from policyengine.wire import read_policy_set
 
 TICK_SECONDS = 0.25
 TICKS_PER_SECOND = 4
@@ -46,6 +49,8 @@ class Sidecar(asyncio.Protocol):
         self._workload = Workload(clock, self._recorder, tasks)
         self._decoder = wire.Decoder()
         self._endpoints = Endpoints()
+        self._custom = CustomEngines()
+        self._released: tuple[tuple[str, PolicySet] | None, tuple[str, PolicySet] | None] = (None, None)
         self._inbound: list[Inbound] = []
         self._outbound: list[Outbound] = []
         self._held: dict[int, Held] = {}
@@ -141,6 +146,7 @@ class Sidecar(asyncio.Protocol):
     def close(self) -> None:
         """Close every port and connection."""
         self._close_ports()
+        self._custom.close()
         if self._transport is not None:
             self._transport.close()
 
@@ -213,7 +219,7 @@ class Sidecar(asyncio.Protocol):
         before, self._workload.identity = self._workload.identity, identity
         if renamed:
             self._recorder.rename(f"sidecar:{spiffe_id}")
-            self._workload.judge = self._workload.judge.of(str(spiffe_id))
+            self._judge_anew()
         if before is not None and (renamed or before.bundles != bundles):
             for inbound in self._inbound:
                 inbound.recheck_peers()
@@ -232,11 +238,25 @@ class Sidecar(asyncio.Protocol):
         if epoch < self._epoch:
             raise Invalid("LM3015", epoch=epoch, highest=self._epoch)
         # (2)
-        active, candidate = (_rules(message.get(name)) for name in ("active", "candidate"))
-        self._workload.judge = Judge(self._workload.name, active, candidate)
+        self._released = (_released(message.get("active")), _released(message.get("candidate")))
+        self._judge_anew()
         self._epoch = epoch
         self._recheck()
         self.send({"type": "applied", "epoch": epoch, "snapshot": self._workload.judge.snapshot})
+
+    def _judge_anew(self) -> None:
+        """Decide by what was released, for the workload as it is called now."""
+        active, candidate = (None if found is None else self._rules(*found) for found in self._released)
+        self._workload.judge = Judge(self._workload.name, active, candidate)
+        self._custom.settle()
+
+    def _rules(self, snapshot: str, policies: PolicySet) -> Rules:
+        """A snapshot's rules. Custom ones that cannot be used are told of, and are unknown."""
+        try:
+            policies = self._custom.bind(policies, self._workload.name)
+        except Invalid as err:
+            self._fail(err)
+        return Rules.of(snapshot, policies)
 
     def _take_endpoints(self, message: wire.Message) -> None:
         found = [
@@ -347,12 +367,13 @@ def _bundle(domain: TrustDomain, told: object) -> TrustBundle:
     )
 
 
-def _rules(found: object) -> Rules | None:
+def _released(found: object) -> tuple[str, PolicySet] | None:
+    """A snapshot's hash and its policies, as the agent sends them."""
     if found is None:
         return None
     if not isinstance(found, dict):
         raise Invalid("LM3002", reason="a snapshot has a hash and policies")
-    return Rules.from_json(_text(found, "hash"), found.get("policies"))
+    return _text(found, "hash"), read_policy_set(found.get("policies"))
 
 
 def _text(row: Mapping[str, object], name: str) -> str:

@@ -271,3 +271,18 @@ def test_flows_are_folded_and_told(served: Served) -> None:
         )
 
     assert eventually(lambda: total() == 3)
+
+
+def test_a_custom_rule_is_evaluated_and_one_that_may_not_run_is_unknown(served: Served) -> None:
+    rule = {"id": "custom", "effect": "allow", "from": [WEB], "when": {"rego": "data.shop.extra"}}
+    plain = policies(rule, port=inbound_port(served.agent))
+    request = b"GET /note HTTP/1.1\r\nx-note: yes\r\n" + HOST + b"\r\n"
+    source = 'package shop\n\nextra if input.headers["x-note"].value == "yes"\n'
+    served.agent.policy({**plain, "rego": [{"path": "a.rego", "source": source}]}, epoch=2)
+    assert served.ask(request)[:3] == b"200"
+    assert served.ask(request.replace(b"yes", b"no"))[:3] == b"403"
+    served.agent.policy(
+        {**plain, "rego": [{"path": "a.rego", "source": "package shop\n\nextra if opa.runtime()\n"}]}, epoch=3
+    )
+    assert served.agent.wait("failed")["code"] == "LM2602"
+    assert served.ask(request)[:3] == b"403"
