@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import hashlib
 from collections.abc import Sequence
 
 import sqlalchemy as sa
@@ -59,6 +60,14 @@ TRUST = sa.Table(
     sa.Column("content", sa.LargeBinary),
     sa.Column("published", sa.String),
 )
+SEEN = sa.Table(
+    "ca_trust_seen",
+    _METADATA,
+    sa.Column("sequence", sa.BigInteger, primary_key=True),
+    sa.Column("sha256", sa.String),
+)
+KEPT = 100_000
+"""So many numbers of trust states are remembered with what stood under them."""
 _ISSUED = sa.table(
     "ca_issued",
     sa.column("serial"),
@@ -289,6 +298,21 @@ def get_trust(connection: sa.Connection) -> tuple[int, bytes, dt.datetime] | Non
 
 
 def put_trust(connection: sa.Connection, sequence: int, content: bytes, now: dt.datetime) -> None:
-    """Keep a new trust state; older ones are forgotten."""
+    """Keep a new trust state; of older ones only what they were is remembered."""
     connection.execute(sa.insert(TRUST).values(sequence=sequence, content=content, published=format_time(now)))
     connection.execute(sa.delete(TRUST).where(TRUST.c.sequence < sequence))
+    connection.execute(sa.insert(SEEN).values(sequence=sequence, sha256=hashlib.sha256(content).hexdigest()))
+    connection.execute(sa.delete(SEEN).where(SEEN.c.sequence < sequence - KEPT))
+
+
+def has_published(connection: sa.Connection, sequence: int, content: bytes) -> bool:
+    """Whether a trust state was published here: under its number stands just that.
+
+    False for one that a server published whose state was restored from a backup since. Numbers from before any that
+    is remembered count as published.
+    """
+    first = connection.execute(sa.select(sa.func.min(SEEN.c.sequence))).scalar()
+    found = connection.execute(sa.select(SEEN.c.sha256).where(SEEN.c.sequence == sequence)).scalar()
+    if found is None:
+        return first is not None and sequence < int(first)
+    return str(found) == hashlib.sha256(content).hexdigest()

@@ -176,7 +176,7 @@ class Agent:
         failures = 0
         while not self._stop.is_set():
             try:
-                async for update in self._node.watch(self._releases.epoch):
+                async for update in self._node.watch(self._releases.epoch, self._trusted.signed):
                     failures = 0
                     self.is_connected = True
                     self._membership.trust()

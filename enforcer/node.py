@@ -104,9 +104,13 @@ class Node:
         """Tell what this agent applies; whether the server lost a trust state and asks to be shown it."""
         return bool((await self._call("ReportStatus", request)).wants_trust)
 
-    async def watch(self, epoch: int) -> AsyncIterator[pb.Update]:
-        """The server's full state, now and after every change, until the stream breaks (then Unavailable)."""
-        async for update in self.stream(lambda: self._stub.Watch(pb.WatchRequest(epoch=epoch), wait_for_ready=True)):
+    async def watch(self, epoch: int, trust: bytes = b"") -> AsyncIterator[pb.Update]:
+        """The server's full state, now and after every change, until the stream breaks (then Unavailable).
+
+        ``trust`` is the trust state that is held: a server that was restored from a backup learns from it first.
+        """
+        request = pb.WatchRequest(epoch=epoch, trust=trust)
+        async for update in self.stream(lambda: self._stub.Watch(request, wait_for_ready=True)):
             yield update
 
     async def stream(self, begin: Callable[[], Any]) -> AsyncIterator[Any]:

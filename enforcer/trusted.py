@@ -1,7 +1,7 @@
 """What a host believes of its own trust domain: the newest trust state that the pinned server signed, kept on the disk.
 
-A number below the highest seen is refused: a server that was restored from a backup must not bring back what was
-revoked. It is shown the newer state instead, and takes it over.
+A number below the highest seen is refused, and the same number with other words: a server that was restored from a
+backup must not bring back what was revoked. It is shown the newer state first, at every watch, and takes it over.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enforcer.nodestate import NodeState, replace_file
 from mesh.bundle import TrustBundle, parse_bundle
 from mesh.problems import Forbidden, Problem
 from mesh.spiffe import TrustDomain
-from mesh.truststate import read_trust_state
+from mesh.truststate import TrustState, read_trust_state
 
 _FILE = "trust.jws"
 
@@ -23,10 +23,12 @@ class Trusted:
     def __init__(self, folder: pathlib.Path, own: TrustDomain, state: NodeState) -> None:
         self._path, self._own, self._state = folder / _FILE, own, state
         self._signed = b""
+        self._said: TrustState | None = None
         self.bundle = parse_bundle(own, state.bundle)
         try:
             data = self._path.read_bytes()
-            self.bundle = read_trust_state(data, own, state.server_certificate).bundle
+            self._said = read_trust_state(data, own, state.server_certificate)
+            self.bundle = self._said.bundle
             self._signed = data
         except (OSError, Problem):
             # a first start, or another server than before: the bundle that came with the SVID is what there is
@@ -45,19 +47,20 @@ class Trusted:
     def take(self, data: bytes) -> bool:
         """Take a state; durable when it returns. Whether anything changed.
 
-        Raises Forbidden LM1303 for one that the pinned server did not sign, LM1313 for a lower number than was seen,
-        Invalid LM1304 and LM1001 for one that cannot be read.
+        Raises Forbidden LM1303 for one that the pinned server did not sign, LM1313 for a lower number than was seen or
+        for other words under the same number, Invalid LM1304 and LM1001 for one that cannot be read.
         """
         if data == self._signed:
             return False
         found = read_trust_state(data, self._own, self._state.server_certificate)
-        if found.sequence < self.sequence:
+        is_other = self._said is not None and found.sequence == self._said.sequence and not found.is_like(self._said)
+        if found.sequence < self.sequence or is_other:
             raise Forbidden("LM1313", sequence=found.sequence, seen=self.sequence)
         if self._signed and found.bundle == self.bundle:
             # the same words, signed again after a restart
             return False
         replace_file(self._path, data)
-        self._signed, self.bundle = data, found.bundle
+        self._signed, self._said, self.bundle = data, found, found.bundle
         return True
 
     def take_bundle(self, document: bytes) -> bool:

@@ -103,9 +103,10 @@ class AboveNode(Node):
         self._adopted()
         await super().adopt()
 
-    async def follow(self) -> AsyncIterator[pb.Standing]:
-        """How we stand, now and after every change, until the stream breaks (then Unavailable)."""
-        async for found in self.stream(lambda: self._below.Follow(pb.FollowRequest(), wait_for_ready=True)):
+    async def follow(self, trust: bytes = b"") -> AsyncIterator[pb.Standing]:
+        """How we stand, now and after every change, until the stream breaks (then Unavailable); ``trust`` is held."""
+        request = pb.FollowRequest(trust=trust)
+        async for found in self.stream(lambda: self._below.Follow(request, wait_for_ready=True)):
             yield found
 
     async def publish(self, request: pb.PublishRequest) -> bool:

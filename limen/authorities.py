@@ -73,6 +73,7 @@ class Authorities:
         }
         self._failures: dict[str, Json] = {}
         self._retry_at = clock.now()
+        self._taken_over: set[bytes] = set()
 
     # -- time passes
 
@@ -200,8 +201,7 @@ class Authorities:
     def reported(self, node: str, *, trust: int, rejected: Sequence[str], newer: bytes) -> bool:
         """Take a report; return whether the agent should show the newer trust state that it holds.
 
-        1. A trust state with a higher number than ours: this server was restored from a backup. What it revokes is
-           taken over, once our own signature on it is checked.
+        1. A trust state that it shows (`shown`).
         2. An agent rejects what an authority signed: the one before signs again.
 
         Raises what reading the newer state raises.
@@ -209,11 +209,8 @@ class Authorities:
         now = self._clock.now()
         self._agents.of(node).trust = trust
         # (1)
-        if newer and trust > self._authority.trust.sequence:
-            state = read_trust_state(newer, self._authority.trust_domain, self._authority.server_certificate)
-            count = self._do.adopt(state, now)
-            self._record("ca", node, event="restored", sequence=state.sequence, revocations=count)
-            self._reissue()
+        if newer:
+            self.shown(node, newer)
         # (2)
         active = self._authority.active(Kind.ISSUING)
         if fingerprint(active.certificates[0]) in rejected and find(
@@ -224,6 +221,27 @@ class Authorities:
         if any(slot.state is AuthorityState.PREPARED for slot in self._authority.slots):
             self.step()
         return trust > self._authority.trust.sequence
+
+    def shown(self, node: str, signed: bytes) -> None:
+        """Look at a trust state that an agent holds, as this server signed it.
+
+        One that was never published here was published by this server before it was restored from a backup, also when
+        its number was given again since. What it revokes is taken over, once, and the next number is above it. One that
+        this server did not sign says nothing.
+        """
+        try:
+            state = read_trust_state(signed, self._authority.trust_domain, self._authority.server_certificate)
+        except Problem as problem:
+            structlog.get_logger().warning("a trust state is not ours", node=node, code=problem.code)
+            return
+        content = state.payload()
+        with transaction(self._engine) as connection:
+            if content in self._taken_over or slotstore.has_published(connection, state.sequence, content):
+                return
+        self._taken_over.add(content)
+        count = self._do.adopt(state, self._clock.now())
+        self._record("ca", node, event="restored", sequence=state.sequence, revocations=count)
+        self._reissue()
 
     # -- verbs
 

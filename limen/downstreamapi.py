@@ -35,12 +35,13 @@ class DownstreamService(node_pb2_grpc.DownstreamServicer):
 
     async def Follow(self, request: pb.FollowRequest, context: grpc.aio.ServicerContext) -> AsyncIterator[pb.Standing]:
         """Send how the caller stands, at once and whenever that changes; one stream for each."""
-        del request
         node = await self._door.node(context, is_downstream=True)
         if node in self._watched:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "LM5211")
         self._watched.add(node)
         try:
+            if request.trust:
+                await self._door.call(context, lambda: self._app.authorities.shown(node, bytes(request.trust)))
             await self._door.call(context, lambda: self._app.watch_begins(node))
             changed = asyncio.Event()
             loop = asyncio.get_running_loop()

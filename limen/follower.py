@@ -131,6 +131,11 @@ class Follower:
         named = self._named.setdefault(slot.id, kept[0].sequence)
         return self._standing.held >= named
 
+    def holds(self) -> bytes:
+        """The trust state of the server above that is held, as it signed it; empty before the first one."""
+        kept = self._authority.following.kept()
+        return b"" if kept is None else kept[1]
+
     def now(self) -> dt.datetime:
         """The time here; from any thread."""
         return self._clock.now()
@@ -185,7 +190,7 @@ async def _take(
     while not stop.is_set():
         try:
             # every standing is a new one, and from then on the follower's
-            async for standing in node.follow():
+            async for standing in node.follow(await loop.run_in_executor(worker, follower.holds)):
                 failures = 0
                 membership.trust()
                 await loop.run_in_executor(worker, follower.take, standing)

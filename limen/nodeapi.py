@@ -76,9 +76,11 @@ class NodeService(node_pb2_grpc.NodeServicer):
         )
 
     async def Watch(self, request: pb.WatchRequest, context: grpc.aio.ServicerContext) -> AsyncIterator[pb.Update]:
-        """Send the full state at once and after every change."""
+        """Send the full state at once and after every change; nothing before what the agent holds was looked at."""
         node = await self._door.node(context)
         epoch = request.epoch
+        if request.trust:
+            await self._door.call(context, lambda: self._app.authorities.shown(node, bytes(request.trust)))
         if self._watchers.get(node, 0) >= MAX_STREAMS_PER_NODE:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "LM5211")
         self._watchers[node] = self._watchers.get(node, 0) + 1

@@ -1,4 +1,6 @@
+import contextlib
 import datetime as dt
+import sqlite3
 
 import pytest
 from cryptography import x509
@@ -190,6 +192,35 @@ def test_a_server_from_a_backup_asks_for_the_newer_state_and_goes_above_it(world
     assert world.app._authority.trust.sequence > 41
     assert world.app._authority.active(Kind.ISSUING).id != first
     assert first in world.app._authority.trust.revoked
+
+
+def test_a_server_from_a_backup_that_gave_the_numbers_again_learns_what_was_revoked(world: World) -> None:
+    """The state that an agent holds has a number that the restored server has used for something else."""
+    node = live(world)
+    app, authority = world.app, world.app._authority
+    with contextlib.closing(sqlite3.connect(world.state / "server" / "limen.sqlite")) as disk:
+        backup = sqlite3.connect(":memory:")
+        disk.backup(backup)
+        serial = next(row["serial"] for row in app.identities() if row["node"] == node)
+        app.authorities.revoke_svids(serial, actor="ada", reason="stolen", is_dry=False)
+        held = authority.signed_trust
+        assert app.authorities.show(serial)[0]["revoked"]
+        backup.backup(disk)
+    authority.load()
+    # it goes on before anybody tells it, and gives the number again, and one more
+    rotate(world, Kind.JWT, is_forced=True)
+    rotate(world, Kind.ISSUING, is_forced=True)
+    number = authority.trust.sequence
+    assert app.authorities.show(serial)[0]["revoked"] is None
+    app.authorities.shown(node, held)
+    assert app.authorities.show(serial)[0]["revoked"]
+    assert authority.trust.sequence > number
+    # what was published here is no news
+    number = authority.trust.sequence
+    for shown in (authority.signed_trust, held, held[:-4] + b"AAAA", b"x"):
+        app.authorities.shown(node, shown)
+    assert authority.trust.sequence == number
+    assert len([row for row in app.records(after=0, kind="ca", limit=1000) if row.get("event") == "restored"]) == 1
 
 
 def test_transitions_are_in_the_log_once(world: World) -> None:

@@ -1,9 +1,12 @@
 import asyncio
+import contextlib
 import datetime as dt
 import pathlib
+import sqlite3
 from collections.abc import AsyncIterator
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.rotation import Kind
@@ -14,6 +17,7 @@ from enforcer.skew import ServerClock
 from mesh.clock import ManualClock
 from mesh.problems import Forbidden, Invalid, Unavailable
 from mesh.proto import node_pb2 as pb
+from mesh.truststate import read_trust_state
 from tests.doors import Doors
 from tests.world import RULES, World
 
@@ -165,5 +169,41 @@ def test_the_fence_follows_the_roots_under_live_agents(world_now: World) -> None
             await outside.report_endpoints([])
             for item in (node, newcomer, again, outside):
                 await item.close()
+
+    asyncio.run(run())
+
+
+def test_what_an_agent_holds_is_looked_at_before_it_is_sent_anything(world_now: World) -> None:
+    """A restored server that gave its numbers again: the watch begins above all of them, with what was revoked."""
+
+    async def run() -> None:
+        async with Doors(world_now) as doors:
+            state = await asyncio.to_thread(join, doors.url, doors.token())
+            node, app = Node(state), world_now.app
+            serial = next(row["serial"] for row in app.identities() if row["spiffe_id"] == state.spiffe_id)
+            with contextlib.closing(sqlite3.connect(world_now.state / "server" / "limen.sqlite")) as disk:
+                backup = sqlite3.connect(":memory:")
+                disk.backup(backup)
+                # another node's: this one still has to be let in
+                other = app.join(app.create_token(ttl_s=60, actor="t")["token"], world_now.spki())
+                del other
+                stolen = next(row["serial"] for row in app.identities() if row["serial"] != serial)
+                app.authorities.revoke_svids(stolen, actor="ada", reason="stolen", is_dry=False)
+                held = app._authority.signed_trust
+                backup.backup(disk)
+            app._authority.load()
+            for _ in range(3):
+                app.authorities.rotate(Kind.JWT, actor="ada", is_forced=True)
+            number = app._authority.trust.sequence
+            async for update in node.watch(0, held):
+                shown = read_trust_state(bytes(update.trust), app._authority.trust_domain, state.server_certificate)
+                break
+            assert shown.sequence > number
+            assert any(
+                item.serial_number == int(stolen, 16)
+                for der in shown.bundle.crls
+                for item in x509.load_der_x509_crl(der)
+            )
+            await node.close()
 
     asyncio.run(run())
