@@ -1,4 +1,4 @@
-"""A stolen SVID against a real sidecar: it opens the door until it is revoked, and then neither a new nor the old one."""
+"""A stolen SVID against a real sidecar: it opens the door until it is revoked; then neither new nor live ones stay."""
 
 import pathlib
 import socket
