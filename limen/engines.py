@@ -14,7 +14,7 @@ from limen.opa import running_opa
 from mesh.problems import Invalid, Unavailable
 from mesh.request import Decision, Effect, Mode, Request
 from policyengine import reference
-from policyengine.compile.rego import BATCH_MODULE, Program, compile_rego
+from policyengine.compile.rego import BATCH_MODULE, LOG_MODULE, Program, compile_rego
 from policyengine.customrules import PATIENT_S, with_custom_rules
 from policyengine.decide import INTERNAL_ERROR, Index
 from policyengine.inputdoc import input_of
@@ -59,7 +59,7 @@ def open_engine(name: str, policies: PolicySet, snapshot: str) -> Iterator[Decid
 def rego_engine(program: Program) -> Iterator[Decide]:
     """A program in process."""
     require_engine()
-    modules = {name: text for name, text in program.modules.items() if name != BATCH_MODULE}
+    modules = {name: text for name, text in program.modules.items() if name not in {BATCH_MODULE, LOG_MODULE}}
     source = Source(modules=modules, data=program.data, entrypoints=("limen/authz/decision",), strict=False)
     with Engine(source, deadline_s=PATIENT_S) as engine:
         try:

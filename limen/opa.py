@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from mesh.problems import NotFound, Unavailable
-from policyengine.compile.rego import BATCH_MODULE, DATA_PATH, MODULE, Program
+from policyengine.compile.rego import DATA_PATH, FIXED_MODULES, Program
 
 START_DEADLINE_S = 20.0
 QUERY_DEADLINE_S = 60.0
@@ -71,7 +71,7 @@ class Opa:
 
     def load_data(self, program: Program) -> None:
         """Give it another program's data: the modules of all programs without custom rules are the same."""
-        assert set(program.modules) == {MODULE, BATCH_MODULE}
+        assert set(program.modules) == set(FIXED_MODULES)
         self._call("PUT", "/v1/data/" + "/".join(DATA_PATH), program.release)
 
     def decide(self, document: Document) -> object:

@@ -28,6 +28,8 @@ DECISIONS = "data.limen.batch.decisions"
 DATA_PATH = ("limen", "release")
 MODULE = "limen/authz.rego"
 BATCH_MODULE = "limen/batch.rego"
+LOG_MODULE = "limen/log.rego"
+FIXED_MODULES = {MODULE: "authz.rego", BATCH_MODULE: "batch.rego", LOG_MODULE: "log.rego"}
 CUSTOM_MODULE = "limen/custom.rego"
 RULES_FOLDER = "limen/rules"
 _ANY_PORT, _ANY_METHOD, _UNKNOWN_METHOD = "0", "", "?"  # `?` is no token character, so no method
@@ -67,7 +69,7 @@ def compile_rego(policies: model.PolicySet, snapshot: str) -> Program:
     2. Each service has its grants in the order of rank, and the index that finds them.
     """
     custom = rules_of(policies)
-    modules = {MODULE: _module_text("authz.rego"), BATCH_MODULE: _module_text("batch.rego")}
+    modules = {name: _module_text(file) for name, file in FIXED_MODULES.items()}
     if custom:
         modules[CUSTOM_MODULE] = _custom_module(custom)
         modules |= {f"{RULES_FOLDER}/{module.path}": module.source for module in policies.rego}

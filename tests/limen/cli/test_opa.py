@@ -37,7 +37,7 @@ def test_export_writes_a_bundle_folder(tree: pathlib.Path, tmp_path: pathlib.Pat
     done = CliRunner().invoke(policy, ["export", "rego", "--policies", str(tree), "--out", str(out), "-o", "json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    names = [".manifest", "data.json", "limen/authz.rego", "limen/batch.rego"]
+    names = [".manifest", "data.json", "limen/authz.rego", "limen/batch.rego", "limen/log.rego"]
     assert found["written"] == [str(out / name) for name in names]
     assert found["services"] == [{"service": "db", "status": "translated", "findings": []}]
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == names
