@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import pathlib
+import resource
 import signal
 from collections.abc import Iterator, Mapping
 
@@ -29,6 +30,12 @@ def die_with_parent() -> None:
     if os.getppid() != int(asked):
         # the parent ended before the kernel knew about our wish
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def open_many_files() -> None:
+    """Take as many descriptors as this process may have: strangers' connections are bounded by budgets, not by 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def announce(state: pathlib.Path, name: str, addresses: Mapping[str, str]) -> None:

@@ -79,6 +79,7 @@ def run(
     Raises Conflict when another server runs on this state, Invalid for an address that cannot be listened on, LM1515
     for an issuer and LM1516 for a certificate that cannot be used.
     """
+    lifecycle.open_many_files()
     with lifecycle.only_one(state, "server"):
         lifecycle.die_with_parent()
         telemetry.configure()

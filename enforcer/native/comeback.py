@@ -37,7 +37,11 @@ class Comeback:
 
     def is_running(self) -> bool:
         """Whether the program still runs."""
-        return self._program >= 0 and not select.select([self._program], [], [], 0)[0]
+        if self._program < 0:
+            return False
+        poll = select.poll()
+        poll.register(self._program, select.POLLIN)
+        return not poll.poll(0)
 
     async def find_agent(self, protocol: asyncio.Protocol, is_of_use: Callable[[], bool]) -> bool:
         """Connect to the next agent; False when the program ended first, or when it is of no use any more."""

@@ -93,6 +93,7 @@ def agent(
     parsed = Method.parse(method).settle() if method is not None else None
     ways = Ways(token=token, method=parsed, server_pin=server_key, reviewers_pin=reviewers)
     state = context.state()
+    lifecycle.open_many_files()
     with lifecycle.only_one(state, "agent"):
         lifecycle.die_with_parent()
         with first_problem():
