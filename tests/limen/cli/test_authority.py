@@ -1,6 +1,8 @@
 import pathlib
+import ssl
 import stat
 import subprocess
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +51,44 @@ def test_every_kind_rotates_while_an_agent_follows_and_an_old_one_is_tainted_and
     until(lambda: installation.json("identity", "authorities")["agents_behind"] == [], 60)
 
 
+def fetch(installation: Any, path: str, body: bytes | None = None) -> bytes:
+    """A public document of the server's TLS port, whose certificate is none of the web's."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    url = installation.address("server", "tls") + path
+    headers = {"content-type": "application/ocsp-request"} if body else {}
+    request = urllib.request.Request(url, data=body, headers=headers)
+    with urllib.request.urlopen(request, context=context, timeout=20) as answer:
+        return bytes(answer.read())
+
+
+def check_documents(installation: Any, folder: pathlib.Path) -> None:
+    """OpenSSL reads in the list and in the OCSP answer, as they are served, that the SVID is revoked."""
+    (authority,) = rows(installation)["issuing active"]
+    (folder / "list.crl").write_bytes(fetch(installation, f"/crl/{authority}.crl"))
+    leaf, issuing = (folder / "out" / "svid.pem").read_text().split("-----END CERTIFICATE-----\n", 1)
+    (folder / "leaf.pem").write_text(leaf + "-----END CERTIFICATE-----\n")
+    (folder / "issuing.pem").write_text(issuing)
+    assert (
+        openssl(folder, "crl", "-inform", "DER", "-in", "list.crl", "-out", "list.pem", "-CAfile", "issuing.pem") == 0
+    )
+    listed = ("verify", "-CAfile", "out/bundle.pem", "-untrusted", "issuing.pem", "-CRLfile", "list.pem")
+    done = subprocess.run(
+        ["openssl", *listed, "-crl_check", "leaf.pem"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert "certificate revoked" in done.stderr
+    asked = ("ocsp", "-issuer", "issuing.pem", "-cert", "leaf.pem", "-no_nonce", "-reqout", "ask.der")
+    assert openssl(folder, *asked) == 0
+    (folder / "answer.der").write_bytes(fetch(installation, "/ocsp", (folder / "ask.der").read_bytes()))
+    done = subprocess.run(
+        ["openssl", "ocsp", "-respin", "answer.der", "-issuer", "issuing.pem", "-cert", "leaf.pem", "-no_nonce",
+         "-CAfile", "out/bundle.pem", "-verify_other", "issuing.pem", "-partial_chain"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "leaf.pem: revoked" in done.stdout, done.stderr
+    assert "Response verify OK" in done.stderr
+
+
 @pytest.mark.peer
 @needs("openssl")
 def test_an_svid_by_hand_is_good_for_openssl_until_it_is_revoked(installation: Any, tmp_path: pathlib.Path) -> None:
@@ -61,6 +101,7 @@ def test_an_svid_by_hand_is_good_for_openssl_until_it_is_revoked(installation: A
     assert installation.limen("identity", "show", found["serial"]).returncode == 0
     assert "nothing was revoked" in installation.limen("identity", "revoke", name, "--dry-run").stderr
     assert installation.limen("identity", "revoke", found["serial"], "--reason", "lost").returncode == 0
+    check_documents(installation, tmp_path)
     shown = installation.limen("identity", "show", name)
     assert shown.returncode == 1
     assert "lost" in shown.stdout
