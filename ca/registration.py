@@ -26,6 +26,7 @@ _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\Z")
 DIGESTS = frozenset({"unix:sha256", "launch:sha256", "launch:script_sha256"})
 DEFAULT_TTL = dt.timedelta(hours=1)
 _RESERVED = "/limen/"
+_MAX_KNOWN = 16_384
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,15 +136,29 @@ class RuleVerdict:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RuleSet:
-    """All rules of a file."""
+    """All rules of a file; what it found for facts it knows again, since workloads come back with theirs."""
 
     rules: tuple[IdentityRule, ...] = ()
     _index: RuleIndex = dataclasses.field(init=False, repr=False, compare=False)
+    _known: dict[tuple[object, ...], Entitlement | Refusal] = dataclasses.field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_index", RuleIndex(self.rules))
 
     def entitle(self, facts: Facts, trust_domain: TrustDomain) -> Entitlement | Refusal:
+        """Find the identity that facts give: by all rules, once for the very same facts."""
+        key = (trust_domain, *facts.items())
+        found = self._known.get(key)
+        if found is None:
+            found = self._entitle(facts, trust_domain)
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = found
+        return found
+
+    def _entitle(self, facts: Facts, trust_domain: TrustDomain) -> Entitlement | Refusal:
         """Find the identity that facts give.
 
         1. A rule matches when ALL its selectors match.

@@ -256,3 +256,17 @@ def test_an_entitlement_carries_what_the_rule_says() -> None:
     found = RuleSet(rules=(full,)).entitle(PROCESS, DOMAIN)
     assert isinstance(found, Entitlement)
     assert (found.ttl, found.hint, found.direct, found.container_bound) == (dt.timedelta(minutes=5), "main", True, True)
+
+
+def test_the_same_facts_find_the_same_and_other_facts_their_own() -> None:
+    rules = RuleSet(rules=(IdentityRule(id="u", match=(Selector.parse("unix:uid", "*"),), spiffe_id="/u/{unix:uid}"),))
+    domain, other = TrustDomain("a.test"), TrustDomain("b.test")
+    first = rules.entitle({"unix:uid": ("1",)}, domain)
+    assert rules.entitle({"unix:uid": ("1",)}, domain) is first
+    assert rules.entitle({"unix:uid": ("2",)}, domain) != first
+    assert rules.entitle({"unix:uid": ("1",)}, other) != first
+    assert rules.entitle({"unix:uid": ("1",), "unix:gid": ("1",)}, domain) == first
+    # what is known is bounded
+    for number in range(3 * 16_384):
+        rules.entitle({"unix:uid": (str(number),)}, domain)
+    assert len(rules._known) <= 16_384
