@@ -10,7 +10,8 @@ from limen.attacks import TABLE
 def test_before_anything_runs(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--state", str(tmp_path / "s"), "check", "--pre", "-o", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {row["group"] for row in rows} == {"installation", "state", "attestation", "attacks"}
+    groups = {"installation", "state", "attestation", "containers", "attacks"}
+    assert {row["group"] for row in rows} == groups
     assert sum(row["group"] == "attacks" for row in rows) == len(TABLE)
     assert run(["--state", str(tmp_path / "s"), "check"]) == 0
     text = capsys.readouterr().out
