@@ -141,6 +141,7 @@ while True:
 
 
 @pytest.mark.system
+@pytest.mark.slow
 def test_kill_9_while_issuing_loses_no_serial_number_and_the_state_opens_again(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "ca.db"
     given_out: list[str] = []

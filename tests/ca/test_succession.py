@@ -353,6 +353,7 @@ while True:
 
 
 @pytest.mark.system
+@pytest.mark.slow
 def test_kill_9_at_any_step_of_a_rotation_leaves_one_that_signs_and_revokes_nothing_back(
     tmp_path: pathlib.Path, wrapping: WrappingKey, domain: TrustDomain, now: dt.datetime
 ) -> None:

@@ -246,6 +246,7 @@ def test_a_clock_by_which_the_svid_does_not_hold_is_said_with_both_times(line: L
     assert "2026-11-24T12:00" in text
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_step_of_joining_renewing_and_coming_back_loses_nothing(
     line: Line, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,7 @@ open_below(pathlib.Path(sys.argv[1]), sys.argv[2])
 
 
 @pytest.mark.system
+@pytest.mark.slow
 def test_kill_9_between_asking_and_recording_leaves_one_certificate_and_the_same_key(
     world_now: World, tmp_path: pathlib.Path
 ) -> None:
