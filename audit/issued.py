@@ -21,21 +21,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.utils import CryptographyDeprecationWarning
 
+from mesh.certpath import UNREADABLE, read_pem
 from mesh.problems import Invalid, NotFound
 
 MAX_CERTIFICATE_BYTES = 1 << 20
-# what the library raises for certificates that break its rules; not all of them are ValueErrors
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-    CryptographyDeprecationWarning,
-)
 
 
 class Standing(enum.StrEnum):
@@ -165,14 +155,11 @@ def read_certificates(data: bytes) -> Iterator[x509.Certificate]:
     if len(data) > MAX_CERTIFICATE_BYTES:
         raise Invalid("LM6057", reason="it is larger than 1 MiB")
     try:
-        if b"-----BEGIN" in data:
-            found = x509.load_pem_x509_certificates(data)
-        else:
-            found = [x509.load_der_x509_certificate(data)]
+        found = read_pem(data) if b"-----BEGIN" in data else [x509.load_der_x509_certificate(data)]
         for certificate in found:
             # parsing is lazy: what is wrong inside must show here
             _ = certificate.extensions, certificate.serial_number, certificate.subject, certificate.public_key()
-    except _UNREADABLE as err:
+    except UNREADABLE as err:
         raise Invalid("LM6057", reason="it is neither PEM nor DER") from err
     yield from found
 

@@ -13,10 +13,10 @@ import enum
 import urllib.parse
 from collections.abc import Mapping, Sequence
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from mesh.bundle import DEFAULT_REFRESH_HINT_S, TrustBundle, parse_bundle
+from mesh.certpath import read_pem
 from mesh.problems import Conflict, Forbidden, Invalid
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
 from mesh.x509svid import SvidError, VerifiedSvid, verify_x509_svid
@@ -158,7 +158,7 @@ def first_bundle(trust_domain: TrustDomain, data: bytes) -> TrustBundle:
         found = parse_bundle(trust_domain, data)
     else:
         try:
-            listed = x509.load_pem_x509_certificates(data)
+            listed = read_pem(data)
         except ValueError as err:
             raise Invalid("LM1505", trust_domain=str(trust_domain), reason="its PEM cannot be read") from err
         ders = tuple(dict.fromkeys(item.public_bytes(Encoding.DER) for item in listed))
@@ -269,6 +269,6 @@ def _check_roots(text: str) -> None:
     if not text:
         return
     try:
-        x509.load_pem_x509_certificates(text.encode())
+        read_pem(text.encode())
     except ValueError as err:
         raise Invalid("LM1502", profile="https_web", reason="its roots are certificates in PEM") from err

@@ -12,7 +12,6 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
@@ -21,6 +20,7 @@ from enforcer.join import Admission, read_admission, spki_of
 from enforcer.nodestate import NodeState
 from enforcer.tpm import open_tpm
 from mesh import nodeproof
+from mesh.certpath import read_pem
 from mesh.problems import Forbidden, Invalid, Unavailable
 
 _OPTIONS: dict[str, tuple[frozenset[str], ...]] = {
@@ -112,10 +112,10 @@ def _statement(method: Method, door: Door, nonce: str, spki: bytes) -> bytes:
 
 def _prove_x509(method: Method, data: bytes) -> dict[str, object]:
     try:
-        chain = x509.load_pem_x509_certificates(_read(method.options["cert"]))
+        chain = read_pem(_read(method.options["cert"]))
         key = load_pem_private_key(_read(method.options["key"]), password=None)
         signature = nodeproof.sign_statement(key, data)
-    except (ValueError, TypeError, x509.InvalidVersion) as err:
+    except (ValueError, TypeError) as err:
         raise Unavailable("LM3447", path=method.options["key"], reason="certificate or key cannot be read") from err
     return {"chain": [_text(item.public_bytes(Encoding.DER)) for item in chain], "signature": _text(signature)}
 

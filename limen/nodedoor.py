@@ -12,11 +12,11 @@ from concurrent.futures import Executor
 from typing import TypeVar
 
 import grpc
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from limen.app import App
 from limen.nodes import Peer
+from mesh.certpath import read_pem
 from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class NodeDoor:
         # the leaf stands by itself; the chain may or may not repeat it
         text = b"".join([*found.get("x509_pem_cert", []), *found.get("x509_pem_cert_chain", [])])
         try:
-            ders = [item.public_bytes(Encoding.DER) for item in x509.load_pem_x509_certificates(text)]
+            ders = [item.public_bytes(Encoding.DER) for item in read_pem(text)]
         except ValueError:
             ders = []
         ders = list(dict.fromkeys(ders))

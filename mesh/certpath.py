@@ -48,8 +48,31 @@ _HANDLED = frozenset(
 )
 
 
+# what the library raises for certificates that break its rules; not all of them are ValueErrors
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    CryptographyDeprecationWarning,
+)
+
+
 class SvidError(Invalid):
     """A chain that is no X.509-SVID of a trusted domain; ``code`` names the rule that it breaks."""
+
+
+def read_pem(data: bytes) -> list[x509.Certificate]:
+    """The certificates of a PEM text, not looked into.
+
+    Raises ValueError for a text without any, or with one that the library refuses for whatever reason.
+    """
+    try:
+        return x509.load_pem_x509_certificates(data)
+    except UNREADABLE as err:
+        raise ValueError("it holds no PEM certificates that can be read") from err
 
 
 def parse(der: bytes) -> x509.Certificate:
@@ -64,15 +87,7 @@ def parse(der: bytes) -> x509.Certificate:
         # parsing is lazy: what is wrong inside must show here
         _ = found.version, found.extensions, found.serial_number, found.subject, found.issuer
         found.public_key()
-    except (
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-        x509.DuplicateExtension,
-        x509.InvalidVersion,
-        x509.UnsupportedGeneralNameType,
-        CryptographyDeprecationWarning,
-    ) as err:
+    except UNREADABLE as err:
         raise SvidError("LM1010", reason="a certificate does not parse") from err
     if found.serial_number <= 0:
         raise SvidError("LM1010", reason="a serial number is positive (RFC 5280 §4.1.2.2)")

@@ -16,6 +16,8 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
+from mesh.certpath import read_pem
+
 MAX_CHAIN = 6
 # what the library raises for certificates that break its rules; not all of them are ValueErrors
 _UNREADABLE = (
@@ -44,7 +46,7 @@ def read_certificates(pem: bytes) -> tuple[bytes, ...]:
 
     Raises ValueError for a file without any.
     """
-    found = x509.load_pem_x509_certificates(pem)
+    found = read_pem(pem)
     return tuple(item.public_bytes(Encoding.DER) for item in found)
 
 

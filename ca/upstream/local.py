@@ -20,6 +20,7 @@ from ca.keys import PrivateKey, SigningKey, algorithm_of, spki_der
 from ca.pkcs11token import Token
 from ca.pkcs11uri import parse_token_uri
 from ca.upstream.chain import MAX_BYTES, Upstreamed, read_csr, spki_of, usage
+from mesh.certpath import read_pem
 from mesh.problems import Invalid, NotFound
 from mesh.spiffe import TrustDomain
 
@@ -151,7 +152,7 @@ def read_certificates(path: pathlib.Path) -> list[x509.Certificate]:
             data = file.read(16 * MAX_BYTES + 1)
         if len(data) > 16 * MAX_BYTES:
             raise Invalid("LM1616", path=str(path), reason="it is larger than 1 MiB")
-        return x509.load_pem_x509_certificates(data)
+        return read_pem(data)
     except OSError as err:
         raise Invalid("LM1616", path=str(path), reason=err.strerror or type(err).__name__) from err
     except ValueError as err:

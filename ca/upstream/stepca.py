@@ -29,6 +29,7 @@ from cryptography.x509.oid import NameOID
 
 from ca.upstream.chain import Upstreamed, ders
 from ca.upstream.local import read_certificates, read_secret
+from mesh.certpath import read_pem
 from mesh.problems import Forbidden, Invalid, Unavailable
 from mesh.spiffe import TrustDomain
 
@@ -73,7 +74,7 @@ class StepCaUpstream:
         if not isinstance(listed, list) or not listed or not all(isinstance(item, str) for item in listed):
             raise Invalid("LM1614", upstream=self.name, reason="it has no list `certChain`")
         try:
-            chain = [found for item in listed for found in x509.load_pem_x509_certificates(item.encode())]
+            chain = [found for item in listed for found in read_pem(item.encode())]
         except ValueError as err:
             raise Invalid("LM1614", upstream=self.name, reason="`certChain` is not PEM certificates") from err
         return Upstreamed(chain=ders(chain), roots=self._roots)

@@ -1,5 +1,6 @@
 """Paths: pinned intermediates, revocation lists, keys of every kind, and what is remembered."""
 
+import base64
 import dataclasses
 import datetime as dt
 import hashlib
@@ -104,6 +105,24 @@ def test_a_whole_chain_of_any_strong_kind_of_key_verifies(kind: str) -> None:
     leaf = PKI.leaf(issuer=issuing, key=KINDS[kind]())
     assert verdict(leaf, issuing, bundle=PKI.bundle(root)) == GOOD
     assert verdict(leaf, issuing, bundle=PKI.bundle()) == "LM1019"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", b"-----BEGIN CERTIFICATE-----\nMAA=\n"],
+    ids=["nothing", "empty", "cut"],
+)  # fmt: skip
+def test_a_pem_text_without_a_certificate_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match="no PEM certificates"):
+        certpath.read_pem(data)
+
+
+def test_a_pem_certificate_of_an_unknown_version_is_a_value_error() -> None:
+    # [0] version INTEGER 2 becomes 106; the library has an exception of its own for that, which is no ValueError
+    der = LEAF.der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a00302016a"), 1)
+    text = b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(der) + b"\n-----END CERTIFICATE-----\n"
+    with pytest.raises(ValueError, match="no PEM certificates"):
+        certpath.read_pem(text)
+    assert [found.serial_number for found in certpath.read_pem(LEAF.pem)] == [LEAF.certificate.serial_number]
 
 
 def test_unused_bits_of_a_signature_are_refused() -> None:
