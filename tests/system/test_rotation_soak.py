@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from mesh.clock import SystemClock
 from tests.enforcer.test_agent import APP, free_port
 
 SECONDS = 600 if os.environ.get("LIMEN_SOAK") else 120
@@ -107,7 +108,9 @@ def test_authorities_rotate_under_load_and_no_request_fails(
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
         ).stdout.strip()
-        row = {"commit": commit, "command": "make soak", **found}
+        command = "LIMEN_SOAK=1 python -m pytest tests/system/test_rotation_soak.py"
+        date = SystemClock().now().date().isoformat()
+        row = {"commit": commit, "date": date, "command": command, "is_part_of": "make soak", **found}
         pathlib.Path("benchmarks/results/rotation-soak.json").write_text(json.dumps(row, indent=1) + "\n")
     assert counted["failed"] == 0, json.dumps(found, indent=1)
     assert counted["good"] > 10 * SECONDS
