@@ -98,13 +98,14 @@ def main() -> int:
     begin = time.perf_counter()
     ties = rules.conflicts()
     print(f"all compared for ties in {time.perf_counter() - begin:.2f} s, {len(ties)} found")
-    asked = [facts(place * 7919 % count) for place in range(2000)]
     best = float("inf")
-    for _ in range(5):
+    for turn in range(5):
+        # others in every turn: what was found once is known
+        asked = [facts((place * 7919 + turn) % count) for place in range(2000)]
         begin = time.perf_counter()
         found = [rules.entitle(item, DOMAIN) for item in asked]
         best = min(best, (time.perf_counter() - begin) / len(asked) * 1e6)
-    print(f"one lookup: {best:.1f} us (budget {MAX_LOOKUP_US:.0f})")
+    print(f"one lookup of facts that nobody asked with before: {best:.1f} us (budget {MAX_LOOKUP_US:.0f})")
     is_wrong = any(isinstance(item, Refusal) for item in found) or bool(ties)
     source = text(count)
     begin = time.perf_counter()
