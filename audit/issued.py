@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from mesh.certpath import UNREADABLE, read_pem
+from mesh.certpath import read_pem
+from mesh.crl import UNREADABLE
 from mesh.problems import Invalid, NotFound
 
 MAX_CERTIFICATE_BYTES = 1 << 20

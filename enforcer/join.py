@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -27,22 +26,13 @@ from cryptography.hazmat.primitives.serialization import (
 from enforcer.door import SERVER_NAME, Door, pin_of, time_of
 from enforcer.nodestate import NodeState
 from mesh import nodeproof
+from mesh.crl import UNREADABLE
 from mesh.jointoken import JoinPins, read_pins
 from mesh.problems import Forbidden, Unavailable
 
 __all__ = ["SERVER_NAME", "Admission", "JoinPins", "begin", "join", "pin_of", "readmit", "spki_of"]
 
-_UNREADABLE = (
-    KeyError,
-    ValueError,
-    TypeError,
-    IndexError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.ExtensionNotFound,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
+_NO_ANSWER = (*UNREADABLE, KeyError, IndexError, x509.ExtensionNotFound)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +150,7 @@ def read_admission(door: Door, answer: Mapping[str, Any], key: ec.EllipticCurveP
             time=time_of(answer),
         )
         is_ours = leaf.public_key() == key.public_key()
-    except _UNREADABLE as err:
+    except _NO_ANSWER as err:
         raise Unavailable("LM3443", url=door.url, reason="its answer cannot be read") from err
     if not is_ours:
         raise Forbidden("LM3451", url=door.url, reason="it certifies another key")

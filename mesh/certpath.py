@@ -19,11 +19,10 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID
 
 from mesh.bundle import TrustBundle
-from mesh.crl import is_listed
+from mesh.crl import UNREADABLE, is_listed
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, SpiffeIdError
 
@@ -45,18 +44,6 @@ _HANDLED = frozenset(
         ExtensionOID.SUBJECT_KEY_IDENTIFIER,
         ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
     }
-)
-
-
-# what the library raises for certificates that break its rules; not all of them are ValueErrors
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-    CryptographyDeprecationWarning,
 )
 
 

@@ -16,12 +16,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
 MAX_CRL_BYTES = 16 << 20
-# what the library raises for lists that break its rules; not all of them are ValueErrors
-_UNREADABLE = (
+# what the library raises for certificates and lists that break its rules; not all of it is a ValueError
+UNREADABLE = (
     ValueError,
     TypeError,
     UnsupportedAlgorithm,
-    InvalidSignature,
     x509.InvalidVersion,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
@@ -39,7 +38,7 @@ def is_signed(crl_der: bytes, issuer: x509.Certificate) -> bool:
     try:
         crl = x509.load_der_x509_crl(crl_der)
         return len(crl_der) <= MAX_CRL_BYTES and crl.issuer == issuer.subject and _is_signed(crl, issuer)
-    except _UNREADABLE:
+    except (*UNREADABLE, InvalidSignature):
         return False
 
 
@@ -62,7 +61,7 @@ def _listed(crl_der: bytes, issuer_der: bytes) -> frozenset[int]:
             return frozenset()
         # (3)
         return frozenset(item.serial_number for item in crl if not _is_removed(item))
-    except _UNREADABLE:
+    except (*UNREADABLE, InvalidSignature):
         return frozenset()
 
 

@@ -5,25 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from ca.acme.names import Identifier
 from ca.keys import PublicKey, algorithm_of, spki_der
 from mesh.certpath import ends_whole
+from mesh.crl import UNREADABLE
 from mesh.problems import Invalid
 
 MAX_BYTES = 32_768
-# what the library raises for bytes that are no sound X.509; not all of it is a ValueError
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 def read_csr(der: bytes, ordered: Sequence[Identifier]) -> PublicKey:

@@ -10,24 +10,15 @@ import datetime as dt
 import warnings
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
 from mesh.certpath import read_pem
+from mesh.crl import UNREADABLE
 
 MAX_CHAIN = 6
-# what the library raises for certificates that break its rules; not all of them are ValueErrors
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
 MAX_CERTIFICATE_BYTES = 16 * 1024
 # what may be critical in a leaf because it is understood here or by the caller
 _HANDLED = frozenset(
@@ -81,7 +72,7 @@ def verify_path(chain: list[bytes], authorities: tuple[bytes, ...], now: dt.date
             verifier.verify(leaf, others)
         except VerificationError as err:
             raise ValueError(f"its chain does not lead to a configured authority at {now:%Y-%m-%dT%H:%M:%SZ}") from err
-        except _UNREADABLE as err:
+        except UNREADABLE as err:
             raise ValueError("its chain cannot be read") from err
     # (3)
     for extension in extensions:

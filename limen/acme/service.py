@@ -28,6 +28,7 @@ from limen.acme.accounts import Accounts, Caller
 from limen.acme.shapes import authorization_json, challenge_json, no_payload, order_json, waiting
 from limen.acme.validators import Task
 from mesh.clock import Clock, format_time, parse_time
+from mesh.crl import UNREADABLE
 from mesh.database import transaction
 from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
 
@@ -422,7 +423,7 @@ class Acme:
     def _by_der(self, connection: sa.Connection, der: bytes) -> store.Row:
         try:
             serial = x509.load_der_x509_certificate(der).serial_number
-        except csr.UNREADABLE as err:
+        except UNREADABLE as err:
             raise malformed("`certificate` is no certificate") from err
         row = store.get(connection, store.CERTIFICATES, serial=f"{serial:x}")
         if row is None or bytes(row["certificate"]) != der:

@@ -20,10 +20,10 @@ from collections.abc import AsyncIterator, Callable
 from cryptography import x509
 
 from ca.acme.config import Address, Config
-from ca.acme.csr import UNREADABLE
 from ca.acme.jws import encode
 from ca.acme.names import dns_name
 from limen.acme.dns import Resolver
+from mesh.crl import UNREADABLE
 from mesh.problems import Forbidden, Invalid, Problem
 
 TIMEOUT_S = 10.0
