@@ -176,6 +176,11 @@ def sayable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def shortened(text: str, most: int = 120) -> str:
+    """A text as a message repeats it: a finding about a megabyte is no megabyte."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
+
 @contextlib.contextmanager
 def first_problem() -> Iterator[None]:
     """Let the first of the Problems of tasks that failed together through in place of their group.

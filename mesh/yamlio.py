@@ -1,7 +1,9 @@
 """YAML as Limen's files use it: a strict subset, read with the YAML 1.2 core schema and a place for every value.
 
-`no` stays text, `0o80` and `22:30` stay text, a key stands once, and there are no anchors, aliases, merge keys or
-tags. All findings are returned, never raised. Values mean nothing here; loaders give them meaning.
+A key stands once, there are no anchors, aliases, merge keys or tags, and what YAML 1.1 and 1.2 read as different
+values (`no`, `010`, `1_000`, `22:30`, `.inf`) is refused until it is quoted: a reviewer and a loader must not see two
+things. Depth, size and the number of values are bounded before anything is built. All findings are returned, never
+raised. Values mean nothing here; loaders give them meaning.
 """
 
 from __future__ import annotations
@@ -9,20 +11,40 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Iterator
 from typing import Literal
 
 import yaml
 
-from mesh.problems import Diagnostic, Span
+from mesh.problems import Diagnostic, Span, shortened
 
 MAX_FILE_BYTES = 8 << 20
 MAX_DEPTH = 32
+MAX_VALUES = 400_000
+"""How many values and keys a file may have: each costs half a kilobyte while it is read."""
+MAX_FINDINGS = 1_000
+"""How many findings about one file are told; what follows them is counted as one more."""
 Kind = Literal["text", "int", "float", "bool", "null", "list", "map"]
 Scalar = str | int | float | bool | None
 
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?\Z")
 _MAX_DIGITS = 19
+_MAX_INT = 2**53 - 1
+"""The largest whole number that every reader of JSON keeps (RFC 8259 §6): policies travel as JSON."""
+# what a reader of YAML 1.1 (yaml.org/type/{bool,int,float}) or of the octal and hexadecimal numbers of YAML 1.2's core
+# schema makes of a plain text, and this module does not; `y` and `n` are left out because no reader in use takes them
+# for booleans
+_AMBIGUOUS = re.compile(
+    r"(?:yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF"
+    r"|[-+]?0[0-9_]+|[-+]?0o[0-7]+|[-+]?0x[0-9a-fA-F_]+|[-+]?0b[01_]+"
+    r"|[-+]?(?=[0-9]|\.[0-9])(?=[^_]*_)[0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
+)
+_OF_ONE_VALUE = frozenset({"LM5104", "LM5109", "LM5111"})
+"""Findings about one value that leave the rest of the file readable."""
+_NUMBER_LIKE = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z")
 # everything but printable characters, tab and line ends (YAML 1.2 §5.1)
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # what hides, reorders or invisibly breaks text: a reviewer must see what a loader reads. NEL and a lone carriage
@@ -57,19 +79,25 @@ class Node:
         return self.scalar
 
 
-def compose_documents(text: str, file: str, *, limit: int = MAX_FILE_BYTES) -> tuple[list[Node], list[Diagnostic]]:
+def compose_documents(
+    text: str, file: str, *, limit: int = MAX_FILE_BYTES, foreign: bool = False
+) -> tuple[list[Node], list[Diagnostic]]:
     """Read all documents of a file.
 
     1. The text is bounded, printable and has no byte order mark.
     2. It is well-formed YAML.
-    3. EVERY node is a plain value, list or map: no anchor, alias, merge key or tag, and no deeper than 32.
+    3. EVERY node is a plain value, list or map: no anchor, alias, merge key or tag, no deeper than 32, and no more than
+       `MAX_VALUES` of them.
     4. EVERY key is text and stands once in its map.
+    5. NO plain value or key is read differently by YAML 1.1, and numbers are those that JSON keeps. A ``foreign`` file,
+       written for another program, may hold such values: they stay text.
 
-    Returns the documents that broke no rule, and every finding (LM5100 to LM5107).
+    Returns the documents as far as they could be read, so that what reads them adds its findings to these, and every
+    finding (LM5100 to LM5111). With a finding among them, no document must be used.
     """
     found: list[Diagnostic] = []
     # (1)
-    if len(text) > limit:
+    if len(text) > limit or (not text.isascii() and len(text.encode("utf-8", "replace")) > limit):
         return [], [_finding("LM5100", Span(file=file, line=1, column=1), limit=limit)]
     bad = _UNPRINTABLE.search(text) or _DECEPTIVE.search(text)
     if bad is not None:
@@ -79,48 +107,79 @@ def compose_documents(text: str, file: str, *, limit: int = MAX_FILE_BYTES) -> t
         return [], [_finding("LM5101", place, character=f"U+{ord(bad.group()):04X}")]
     documents: list[Node] = []
     try:
-        # (3) before composing: an alias must never be expanded
-        found.extend(_references(text, file))
-        if found:
+        # (3), (5) before composing: an alias must never be expanded
+        found.extend(_unwanted(text, file, foreign=foreign))
+        if any(item.code not in _OF_ONE_VALUE for item in found):
             return [], found
         # (2)
         for root in yaml.compose_all(text, Loader=_Loader):
             if root is None:
                 continue
-            before = len(found)
-            node = _convert(root, file, 0, found)
-            if len(found) == before:
-                documents.append(node)
+            documents.append(_convert(root, file, 0, found))
     except yaml.MarkedYAMLError as err:
         mark = err.problem_mark or err.context_mark
         place = Span(file=file, line=mark.line + 1 if mark else 1, column=mark.column + 1 if mark else 1)
         found.append(_finding("LM5102", place, reason=err.problem or "it cannot be read"))
     except (yaml.YAMLError, ValueError, RecursionError) as err:
         found.append(_finding("LM5102", Span(file=file, line=1, column=1), reason=type(err).__name__))
+    if len(found) > MAX_FINDINGS:
+        last = found[MAX_FINDINGS].span or Span(file=file, line=1, column=1)
+        found[MAX_FINDINGS:] = [_finding("LM5110", last, limit=MAX_FINDINGS)]
     return documents, found
 
 
-def _references(text: str, file: str) -> list[Diagnostic]:
-    """Find anchors, aliases, tags and too much depth in the event stream, before anything is built from it."""
+def _unwanted(text: str, file: str, *, foreign: bool) -> list[Diagnostic]:
+    """Find what steps 3 and 5 refuse in the event stream, before anything is built from it.
+
+    Nesting and the number of values end the look: what follows is not read at all.
+    """
     found: list[Diagnostic] = []
-    depth = 0
+    depth = values = 0
     for event in yaml.parse(text, Loader=_Loader):
-        place = _span(event, file)
-        if isinstance(event, yaml.AliasEvent):
-            found.append(_finding("LM5103", place, what=f"*{event.anchor}"))
-        elif anchor := getattr(event, "anchor", None):
-            found.append(_finding("LM5103", place, what=f"&{anchor}"))
-        tag = getattr(event, "tag", None)
-        if tag is not None:
-            found.append(_finding("LM5104", place, tag=tag))
-        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
-            depth += 1
-            if depth > MAX_DEPTH:
-                found.append(_finding("LM5105", place, limit=MAX_DEPTH))
-                break
-        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+        if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             depth -= 1
+            continue
+        if not isinstance(event, yaml.NodeEvent):
+            continue
+        found.extend(_of_event(event, file, foreign=foreign))
+        values += 1
+        depth += not isinstance(event, yaml.ScalarEvent | yaml.AliasEvent)
+        if depth > MAX_DEPTH:
+            found.append(_finding("LM5105", _span(event, file), limit=MAX_DEPTH))
+            break
+        if values > MAX_VALUES:
+            found.append(_finding("LM5108", _span(event, file), limit=MAX_VALUES))
+            break
+        if len(found) > MAX_FINDINGS:
+            found[MAX_FINDINGS:] = [_finding("LM5110", _span(event, file), limit=MAX_FINDINGS)]
+            break
     return found
+
+
+def _of_event(event: yaml.NodeEvent, file: str, *, foreign: bool) -> Iterator[Diagnostic]:
+    """What is wrong with one value, list or map by itself."""
+    if isinstance(event, yaml.AliasEvent):
+        yield _finding("LM5103", _span(event, file), what=f"*{event.anchor}")
+        return
+    if event.anchor:
+        yield _finding("LM5103", _span(event, file), what=f"&{event.anchor}")
+    tag = getattr(event, "tag", None)
+    if tag is not None:
+        yield _finding("LM5104", _span(event, file), tag=tag)
+    if foreign or not isinstance(event, yaml.ScalarEvent) or event.style:
+        return
+    value = str(event.value)
+    if _AMBIGUOUS.match(value):
+        yield _finding("LM5109", _span(event, file), value=value)
+    elif _NUMBER_LIKE.match(value) and not _is_kept(value):
+        yield _finding("LM5111", _span(event, file), value=value)
+
+
+def _is_kept(number: str) -> bool:
+    """Whether every reader of JSON keeps a number as it stands."""
+    if len(number) > _MAX_DIGITS:
+        return False
+    return abs(int(number)) <= _MAX_INT if _INT.match(number) else math.isfinite(float(number))
 
 
 def _span(item: yaml.Node | yaml.Event, file: str) -> Span:
@@ -130,7 +189,8 @@ def _span(item: yaml.Node | yaml.Event, file: str) -> Span:
 
 
 def _finding(code: str, span: Span, **facts: object) -> Diagnostic:
-    return Diagnostic(code=code, span=span, facts=facts)
+    short = {name: shortened(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
+    return Diagnostic(code=code, span=span, facts=short)
 
 
 def _convert(node: yaml.Node, file: str, depth: int, found: list[Diagnostic]) -> Node:
@@ -169,7 +229,7 @@ def _convert_map(node: yaml.MappingNode, file: str, depth: int, found: list[Diag
 def _resolve(node: yaml.ScalarNode) -> tuple[Kind, Scalar]:
     """The YAML 1.2 core schema, without octal and hexadecimal numbers, infinity and NaN: those stay text."""
     text = str(node.value)
-    if node.style:
+    if node.style or len(text) > _MAX_DIGITS:
         return "text", text
     if text in {"", "~", "null", "Null", "NULL"}:
         return "null", None
@@ -177,9 +237,9 @@ def _resolve(node: yaml.ScalarNode) -> tuple[Kind, Scalar]:
         return "bool", True
     if text in {"false", "False", "FALSE"}:
         return "bool", False
-    if _INT.match(text) and len(text) <= _MAX_DIGITS:
+    if _INT.match(text):
         return "int", int(text)
-    if _FLOAT.match(text) and not text.lstrip("+-").isdigit() and len(text) <= _MAX_DIGITS:
+    if _FLOAT.match(text) and not text.lstrip("+-").isdigit():
         number = float(text)
         return ("float", number) if math.isfinite(number) else ("text", text)
     return "text", text

@@ -127,7 +127,7 @@ def read_documents(files: Sequence[tuple[str, str]]) -> tuple[list[Document], li
     documents: list[Document] = []
     findings: list[Diagnostic] = []
     for file, text in files:
-        nodes, found = compose_documents(text, file)
+        nodes, found = compose_documents(text, file, foreign=True)
         findings.extend(found)
         for node in nodes:
             documents.extend(_documents(node))

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.yamlio import MAX_DEPTH, compose_documents
+from mesh.yamlio import MAX_DEPTH, MAX_FINDINGS, MAX_VALUES, compose_documents
 
 
 def codes(text: str) -> list[str]:
@@ -18,17 +18,16 @@ def plain(text: str) -> list[object]:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("no", "no"),
-        ("yes", "yes"),
-        ("on", "on"),
-        ("0o80", "0o80"),
-        ("0x10", "0x10"),
-        ("080", "080"),
-        ("22:30", "22:30"),
+        ("'no'", "no"),
+        ('"0o80"', "0o80"),
+        ('"22:30"', "22:30"),
         ("2026-01-01", "2026-01-01"),
-        (".nan", ".nan"),
-        (".inf", ".inf"),
-        ("1_000", "1_000"),
+        ("nobody", "nobody"),
+        ("0", 0),
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("a:1", "a:1"),
+        ("n", "n"),
+        ("9007199254740991", 2**53 - 1),
         ("true", True),
         ("False", False),
         ("null", None),
@@ -39,14 +38,50 @@ def plain(text: str) -> list[object]:
         ("1e3", 1000.0),
         ('"12"', "12"),
         ("'true'", "true"),
-        ("9" * 40, "9" * 40),
-        ("1e999", "1e999"),
-        ("-1e999", "-1e999"),
+        ('"' + "9" * 40 + '"', "9" * 40),
         ("é漢😀", "é漢😀"),
     ],
 )
 def test_A50_values_are_those_of_yaml_1_2_core_and_no_more(text: str, value: object) -> None:
     assert plain(f"a: {text}\n") == [{"a": value}]
+
+
+AMBIGUOUS = [
+    "no", "No", "NO", "yes", "YES", "on", "Off", "0o17", "0x10", "0b1", "010", "080", "-012", "1_000", "1_0.5",
+    "22:30", "08:00", "1:2:3:4:5:6:7:8", "190:20:30.15", ".inf", "-.INF", ".nan", ".NaN",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", AMBIGUOUS)
+def test_A50_what_yaml_1_1_reads_differently_is_quoted(text: str) -> None:
+    for written in (f"a: {text}\n", f"{text}: a\n", f"- [{text}]\n"):
+        assert codes(written) == ["LM5109"]
+        assert compose_documents(written, "f.yaml", foreign=True)[1] == []
+    assert plain(f"a: '{text}'\n") == [{"a": text}]
+
+
+@pytest.mark.parametrize("text", ["9" * 40, "-" + "9" * 19, str(2**53), "1e999", "-1e999", "0." + "1" * 30])
+def test_A50_numbers_that_not_every_reader_keeps_are_refused(text: str) -> None:
+    assert codes(f"a: {text}\n") == ["LM5111"]
+    assert codes(f"a: '{text}'\n") == []
+
+
+def test_a_value_that_is_refused_leaves_the_rest_of_the_file_to_be_read() -> None:
+    nodes, findings = compose_documents("a: no\nb: 1\n---\nc: 2\nc: 3\n", "f.yaml")
+    assert [(item.code, str(item.span)) for item in findings] == [("LM5109", "f.yaml:1:4"), ("LM5107", "f.yaml:5:1")]
+    assert [node.plain() for node in nodes] == [{"a": "no", "b": 1}, {"c": 2}]
+
+
+def test_findings_and_values_of_one_file_are_bounded() -> None:
+    repeated = codes("a: 1\n" * 3_000)
+    assert (len(repeated), set(repeated[:-1]), repeated[-1]) == (MAX_FINDINGS + 1, {"LM5107"}, "LM5110")
+    assert codes("- &a x\n" * 3_000)[-1] == "LM5110"
+    assert codes("-\n" * (MAX_VALUES + 1)) == ["LM5108"]
+
+
+def test_a_message_repeats_no_more_than_a_reader_needs() -> None:
+    (finding,) = compose_documents(f"'{'x' * 1_000}': 1\n'{'x' * 1_000}': 1\n", "f.yaml")[1]
+    assert len(finding.message) < 400
 
 
 @pytest.mark.parametrize(
@@ -91,9 +126,7 @@ def test_a_billion_laughs_are_never_expanded() -> None:
 
 def test_every_value_knows_its_place_and_all_findings_come_at_once() -> None:
     nodes, findings = compose_documents("a:\n  - b: 1\n---\nc: 2\nc: 3\n---\nd: !x 1\n", "f.yaml")
-    assert {item.code for item in findings} == {"LM5104"}
-    nodes, findings = compose_documents("a:\n  - b: 1\n---\nc: 2\nc: 3\n", "f.yaml")
-    assert [str(item.span) for item in findings] == ["f.yaml:5:1"]
+    assert [(item.code, str(item.span)) for item in findings] == [("LM5104", "f.yaml:7:4"), ("LM5107", "f.yaml:5:1")]
     item = nodes[0].get("a")
     assert item is not None
     assert str(item.items[0].pairs[0][1].span) == "f.yaml:2:8"
