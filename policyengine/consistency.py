@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from mesh.request import Effect
 from policyengine import model
+from policyengine.lookalikes import skeleton
 from policyengine.reading import Finding, Path, did_you_mean
 from policyengine.regocheck import MAX_MODULES, MODULE_PATH, check_text, package_of
 
@@ -17,7 +18,8 @@ from policyengine.regocheck import MAX_MODULES, MODULE_PATH, check_text, package
 def check(found: model.PolicySet) -> list[Finding]:
     """All contradictions between the objects of a set.
 
-    1. Names are unique within a kind; policies and exceptions share one space, because decisions name both.
+    1. Names are unique within a kind, and none looks like another; policies and exceptions share one space, because
+       decisions name both.
     2. The identities of two services are disjoint.
     3. Every service, group and port that something names exists; groups do not contain themselves.
     4. Every field of every rule has a meaning where the rule applies (`_check_ports`).
@@ -45,10 +47,14 @@ def _check_names(found: model.PolicySet) -> Iterator[Finding]:
     )
     for kind, names in kinds:
         seen: set[str] = {item.name for item in found.policies} if kind == "exceptions" else set()
+        alike = {skeleton(name): name for name in seen}
         for place, name in enumerate(names):
             if name in seen:
                 yield Finding((kind, place), "LM2030", {"name": name, "kind": kind})
+            elif (other := alike.get(skeleton(name))) is not None:
+                yield Finding((kind, place), "LM2051", {"name": name, "kind": kind, "other": other})
             seen.add(name)
+            alike.setdefault(skeleton(name), name)
 
 
 def _check_identities(found: model.PolicySet) -> Iterator[Finding]:

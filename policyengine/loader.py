@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from mesh.problems import Diagnostic, Invalid, Severity, Span
 from mesh.yamlio import Node, compose_documents
 from policyengine import model
 from policyengine.consistency import check
 from policyengine.reading import MISSING, Finding, Path, Reader, did_you_mean
+from policyengine.suite import PolicyTest, check_tests
+from policyengine.suitereading import read_test
+from policyengine.treefiles import read_files
 
 API_VERSION = "limen.dev/v1"
-_SUFFIXES = (".yaml", ".yml")
-_MODULE_SUFFIX = ".rego"
 _KINDS = {
     "Service": "services",
     "Policy": "policies",
     "Group": "groups",
     "Invariant": "invariants",
     "Exception": "exceptions",
+    "PolicyTest": "tests",
 }
-_UNKNOWN_NAME = {"LM2032": ("service", "services"), "LM2033": ("group", "groups")}
+_LATER_KINDS = {"TrafficRoute": "the Envoy data plane"}
+_UNKNOWN_NAME = {"LM2032": ("service", "services"), "LM2033": ("group", "groups"), "LM2703": ("service", "services")}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,42 +60,49 @@ def load_tree(path: pathlib.Path | str) -> tuple[model.PolicySet, list[Diagnosti
 
     1. Every file is read as strict YAML; every document has a known kind and only known fields.
     2. Every object that can be read is kept, and what cannot is among the findings.
-    3. Names, ports and identities fit together across the whole tree.
+    3. Names, ports and identities fit together across the whole tree, and tests speak of what is in it.
 
     Findings are sorted by place. Nothing is raised: an unreadable file is a finding.
     """
+    policies, _, found = load_tested_tree(path)
+    return policies, found
+
+
+def load_tested_tree(
+    path: pathlib.Path | str,
+) -> tuple[model.PolicySet, tuple[PolicyTest, ...], list[Diagnostic]]:
+    """Read a policy tree as `load_tree` does, with the tests that stand beside the policies."""
     root, tree = pathlib.Path(path), _Tree()
     tree.folder = root if root.is_dir() else None
     # (1), (2)
-    for file in _files(root):
-        text = _read(file, tree)
-        if text is not None:
-            nodes, found = compose_documents(text, str(file))
-            tree.diagnostics.extend(found)
-            _add_documents(nodes, tree)
-    for file in _files(root, (_MODULE_SUFFIX,)) if root.is_dir() else ():
-        text = _read(file, tree)
-        if text is not None:
-            tree.modules.append(model.RegoModule(file.relative_to(root).as_posix(), text))
+    files, unread = read_files(root)
+    tree.diagnostics.extend(unread)
+    for file in files:
+        if file.is_module:
+            tree.modules.append(model.RegoModule(file.inside, file.text))
+            continue
+        _add_text(file.text, str(file.path), tree)
     if not tree.count and not tree.diagnostics:
         tree.diagnostics.append(Diagnostic(code="LM2023", facts={"path": str(root)}))
-    policies = _policy_set(tree)
-    # (3)
-    for finding in check(policies):
-        if not _is_consequence(finding, tree):
-            tree.diagnostics.append(_placed(finding, tree))
-    return policies, sorted(tree.diagnostics, key=_by_place)
+    return _checked(tree)
 
 
 def load_text(text: str, file: str) -> tuple[model.PolicySet, list[Diagnostic]]:
     """Read the documents of one file that is already in memory, as `load_tree` would."""
     tree = _Tree()
-    nodes, found = compose_documents(text, file)
-    tree.diagnostics.extend(found)
-    _add_documents(nodes, tree)
+    _add_text(text, file, tree)
+    policies, _, findings = _checked(tree)
+    return policies, findings
+
+
+def _checked(tree: _Tree) -> tuple[model.PolicySet, tuple[PolicyTest, ...], list[Diagnostic]]:
+    """Step 3 of `load_tree`."""
     policies = _policy_set(tree)
-    tree.diagnostics.extend(_placed(item, tree) for item in check(policies) if not _is_consequence(item, tree))
-    return policies, sorted(tree.diagnostics, key=_by_place)
+    tests = tuple(item for item in tree.objects["tests"] if isinstance(item, PolicyTest))
+    for finding in (*check(policies), *check_tests(policies, tests)):
+        if not _is_consequence(finding, tree):
+            tree.diagnostics.append(_placed(finding, tree))
+    return policies, tests, sorted(tree.diagnostics, key=_by_place)
 
 
 def require_tree(path: pathlib.Path | str) -> tuple[model.PolicySet, list[Diagnostic]]:
@@ -113,32 +123,20 @@ def _by_place(item: Diagnostic) -> tuple[str, int, int, str]:
     return (span.file, span.line, span.column, item.code) if span else ("", 0, 0, item.code)
 
 
-def _files(root: pathlib.Path, suffixes: tuple[str, ...] = _SUFFIXES) -> Iterator[pathlib.Path]:
-    """The policy files of a tree, in one order; hidden files and directories are not part of it."""
-    if not root.is_dir():
-        yield root
-        return
-    for file in sorted(root.rglob("*")):
-        inside = file.relative_to(root)
-        if file.suffix in suffixes and file.is_file() and not any(part.startswith(".") for part in inside.parts):
-            yield file
+def _add_text(text: str, file: str, tree: _Tree) -> None:
+    """Read the documents of a file into the tree.
 
-
-def _read(file: pathlib.Path, tree: _Tree) -> str | None:
-    try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as err:
-        reason = err.strerror or "it cannot be read" if isinstance(err, OSError) else "it is not UTF-8"
-        span = Span(file=str(file), line=1, column=1)
-        tree.diagnostics.append(Diagnostic(code="LM2022", span=span, facts={"file": str(file), "reason": reason}))
-        return None
-
-
-def _add_documents(nodes: list[Node], tree: _Tree) -> None:
-    """Read documents into the tree; what stands between two separators and is empty is none."""
+    What stands between two separators and is empty is no document. A value that is refused as YAML is not refused for
+    its meaning as well.
+    """
+    nodes, found = compose_documents(text, file)
+    before = len(tree.diagnostics)
     for node in nodes:
         if node.kind != "null":
             _add_document(node, tree)
+    refused = {item.span for item in found}
+    tree.diagnostics[before:] = [item for item in tree.diagnostics[before:] if item.span not in refused]
+    tree.diagnostics.extend(found)
 
 
 def _add_document(node: Node, tree: _Tree) -> None:
@@ -173,6 +171,9 @@ def _kind(fields: object, reader: Reader) -> str | None:
         reader.refuse(("apiVersion",), "LM2000", known=known, value=version, hint="")
     if kind is MISSING:
         return None
+    if isinstance(kind, str) and kind in _LATER_KINDS:
+        reader.refuse(("kind",), "LM2050", kind=kind, part=_LATER_KINDS[kind])
+        return None
     if not isinstance(kind, str) or kind not in _KINDS:
         hint = did_you_mean(kind, _KINDS) if isinstance(kind, str) else ""
         reader.refuse(("kind",), "LM2000", known=known, value=kind, hint=hint)
@@ -186,6 +187,7 @@ _READERS: dict[str, Callable[[Reader, str, str, object], object]] = {
     "groups": lambda reader, name, owner, spec: reader.group(name, owner, spec, ("spec",)),
     "invariants": lambda reader, name, owner, spec: reader.invariant(name, owner, spec, ("spec",)),
     "exceptions": lambda reader, name, owner, spec: reader.exception(name, owner, spec, ("spec",)),
+    "tests": lambda reader, name, owner, spec: read_test(reader, name, owner, spec, ("spec",)),
 }
 
 
@@ -198,6 +200,12 @@ def _with_places(found: object, document: _Document) -> object:
             for rule, place in zip(found.rules, document.positions, strict=True)
         )
         return dataclasses.replace(found, rules=rules, span=span)
+    if isinstance(found, PolicyTest):
+        cases = tuple(
+            dataclasses.replace(case, span=_span(document.node, ("spec", "cases", place)))
+            for place, case in enumerate(found.cases)
+        )
+        return dataclasses.replace(found, cases=cases, span=span)
     assert isinstance(found, model.Service | model.Group | model.Invariant | model.ExceptionGrant)
     return dataclasses.replace(found, span=span)
 

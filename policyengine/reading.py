@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar, cast
 
 from mesh.clock import parse_time
+from mesh.problems import shortened
 from mesh.request import Effect, Mode, Protocol
 from mesh.spiffe import SpiffePattern
 from policyengine import model
 from policyengine.canonical import HostPattern, PathPattern
+from policyengine.lookalikes import mixed_word
 from policyengine.regocheck import is_rule_path
 
 T = TypeVar("T")
@@ -35,6 +37,7 @@ NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 RULE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}")
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _HEADER_VALUE = re.compile(r"[\x21-\x2b\x2d-\x7e](?:[\x20-\x2b\x2d-\x7e]*[\x21-\x2b\x2d-\x7e])?")
+_MAX_HINTED, _MAX_HINTS = 64, 500
 _MAPPED = ipaddress.ip_network("::ffff:0:0/96")
 _TIME_OF_DAY = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9])?")
 
@@ -49,7 +52,13 @@ class Finding:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that nothing defines: `; did you mean x?`, or nothing."""
+    """A hint for a name that nothing defines: `; did you mean x?`, or nothing.
+
+    Comparing costs the product of both, so that very long names and very many of them get none.
+    """
+    known = list(known)
+    if len(name) > _MAX_HINTED or len(known) > _MAX_HINTS:
+        return ""
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"; did you mean `{close[0]}`?" if close else ""
 
@@ -64,7 +73,8 @@ class Reader:
 
     def refuse(self, path: Path, code: str, **facts: object) -> None:
         """Note that what stands at a path breaks a rule."""
-        self.findings.append(Finding(path, code, facts))
+        short = {name: shortened(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
+        self.findings.append(Finding(path, code, short))
 
     def mapping(
         self, value: object, path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
@@ -105,7 +115,16 @@ class Reader:
         return kept if len(kept) == len(found) else None
 
     def text(self, value: object, path: Path) -> str | None:
-        """A text."""
+        """A text that is compared with others: no word of it mixes scripts whose letters look alike."""
+        text = self.prose(value, path)
+        word = mixed_word(text) if text is not None else None
+        if word is not None:
+            self.refuse(path, "LM2052", field=_name(path), value=word)
+            return None
+        return text
+
+    def prose(self, value: object, path: Path) -> str | None:
+        """A text that is only shown, or carried as it is."""
         if isinstance(value, str):
             return value
         if value is MISSING:
@@ -174,7 +193,15 @@ class Reader:
 
     def principals(self, value: object, path: Path) -> tuple[model.Principal, ...] | None:
         """A list of principals, as in `from`."""
-        return self.items(value, path, lambda item, at: self.parsed(item, at, model.Principal.parse, "LM2006"))
+        return self.items(value, path, self.principal)
+
+    def principal(self, value: object, path: Path) -> model.Principal | None:
+        """One principal; the group or service that it names has a name."""
+        found = self.parsed(value, path, model.Principal.parse, "LM2006")
+        if found is not None and found.kind in {"group", "service"} and NAME.fullmatch(found.name) is None:
+            self.refuse(path, "LM2020", field=found.kind, value=found.name)
+            return None
+        return found
 
     def operations(self, value: object, path: Path) -> tuple[model.Operation, ...] | None:
         """The list `to`."""
@@ -253,6 +280,7 @@ class Reader:
         names = [name for name in value if name != "issuer"]
         found: list[tuple[str, tuple[model.ClaimValue, ...]]] = []
         for name in sorted(names, key=str):
+            self.text(name, (*path, name))
             allowed: tuple[model.ClaimValue, ...] | None = self.items(value[name], (*path, name), self.claim_value)
             if allowed is not None:
                 found.append((str(name), allowed))
@@ -262,7 +290,9 @@ class Reader:
 
     def claim_value(self, value: object, path: Path) -> str | int | None:
         """A value that a claim may have."""
-        if isinstance(value, str | int):  # a bool is an int to Python, and stays a bool
+        if isinstance(value, str):
+            return self.text(value, path)
+        if isinstance(value, int):  # a bool is an int to Python, and stays a bool
             return value
         self.refuse(path, "LM2004", field=_name(path), expected="text, a whole number, true or false")
         return None
@@ -457,7 +487,7 @@ class Reader:
         if fields is None:
             return None
         name = self.text(fields["path"], (*path, "path"))
-        source = self.text(fields["source"], (*path, "source"))
+        source = self.prose(fields["source"], (*path, "source"))
         return None if name is None or source is None else model.RegoModule(name, source)
 
     def invariant(self, name: str, owner: str, value: object, path: Path) -> model.Invariant | None:
@@ -476,7 +506,7 @@ class Reader:
             return None
         found = self.grant(fields["rule"], (*path, "rule"))
         until = self.moment(fields["until"], (*path, "until"))
-        reason = self.text(fields["reason"], (*path, "reason"))
+        reason = self.prose(fields["reason"], (*path, "reason"))
         if found is None or until is None or reason is None:
             return None
         service, callers, to = found
