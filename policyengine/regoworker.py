@@ -46,7 +46,7 @@ class Engine:
         interpreter.log_level = regopy.LogLevel.NONE
         for name, source in modules.items():
             interpreter.add_module(name, source)
-        interpreter.add_data(data)
+        interpreter.add_data_json(_text(data))
         bundle = interpreter.build(None, entrypoints)
         refused: list[str] = []
         if message["strict"]:
@@ -62,7 +62,7 @@ class Engine:
         """Evaluate one entry point for one input."""
         assert self._interpreter is not None, "a program is loaded first"
         assert self._bundle is not None
-        self._interpreter.set_input(document)
+        self._interpreter.set_input_term(_text(document))
         found = self._interpreter.query_bundle_entrypoint(self._bundle, entrypoint)
         if not found.ok():
             return {"error": "the evaluation failed"}
@@ -80,6 +80,15 @@ def answer(engine: Engine, message: Mapping[str, object]) -> Json:
         return engine.ask(str(message["ask"]), message["input"])
     except (regopy.RegoError, ValueError, KeyError, AssertionError, MemoryError) as err:
         return {"error": _first_line(err)}
+
+
+def _text(value: object) -> str:
+    r"""JSON in the one spelling in which the library sees equal texts as equal.
+
+    It keeps escapes as they stand: `\u00e9` in data is not the `é` of a module or an input, and an input that is given
+    as an object has a bare quote where data and modules have `\"`.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _first_line(err: Exception) -> str:

@@ -47,6 +47,18 @@ def test_values_undefined_and_conflicts(worker: Worker) -> None:
     assert call(worker, {"ask": "a/d", "input": {"b": 1, "c": 1}}) == {"error": "the evaluation failed"}
 
 
+@pytest.mark.parametrize("text", ["\u00e9", 'a"b', "a\\b", "a\tb", "\x01", "\U0001f511", "\u2028"])
+def test_a_text_is_the_same_in_module_data_and_input(worker: Worker, text: str) -> None:
+    literal = json.dumps(text, ensure_ascii=False)
+    module = f"package a\n\nx if input.b == {literal}\n\nd if data.known[input.b]\n"
+    assert call(worker, {"load": {**LOAD, "modules": {"m": module}, "data": {"known": {text: True}}}}) == {
+        "refused": []
+    }
+    assert call(worker, {"ask": "a/x", "input": {"b": text}}) == {"value": True}
+    assert call(worker, {"ask": "a/d", "input": {"b": text}}) == {"value": True}
+    assert call(worker, {"ask": "a/d", "input": {"b": text + "."}}) == {}
+
+
 def test_what_is_no_program_is_an_error_in_words(worker: Worker) -> None:
     found = call(worker, {"load": {**LOAD, "modules": {"m": "package a\nx if {"}}})
     assert "unclosed" in str(found["error"])
