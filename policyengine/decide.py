@@ -9,14 +9,14 @@ bug in it denies.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
 
 from mesh.request import Decision, Effect, Mode, Request
-from mesh.spiffe import SpiffeId
 from policyengine import model
-from policyengine.attributes import ABSENT, Facts, Truth, all_of, holds, read
+from policyengine.attributes import Facts, Truth, all_of, holds, read
+from policyengine.callers import Callers, Entry
 from policyengine.ir import Grant, ServiceForm, normalise
-from policyengine.pathtrie import PathTrie
+from policyengine.parts import Part, Parts
 from policyengine.reference import (
     ALLOWED_BY_RULE,
     AMBIGUOUS,
@@ -29,167 +29,78 @@ from policyengine.reference import (
 )
 
 INTERNAL_ERROR = "LM2390"
-_CALLERS_REMEMBERED = 4096
-_ANY_PORT = 0
-_ANY_METHOD = ""
-_UNKNOWN_METHOD = "?"  # no method has this name: `?` is no token character
+_SERVICES_REMEMBERED = 4096
+_ALLOW, _DENY, _PASS = Effect.ALLOW, Effect.DENY, Effect.PASS
 
 
-class Entry:
-    """A grant in the index; the decisions it makes are built once, when it first decides."""
+class _Answers:
+    """The decisions of one service under one mode; each is built once."""
 
-    __slots__ = ("_decisions", "effect", "grant", "is_conditional", "rank", "tier")
+    def __init__(self, snapshot: str, mode: Mode) -> None:
+        self._snapshot, self._mode = snapshot, mode
+        self._made: dict[int, Decision] = {}
+        lenient = _ALLOW if mode is Mode.OBSERVE else _DENY
+        self.ambiguous = self._nothing(AMBIGUOUS, _DENY)
+        self.ambiguous_let_through = self._nothing(AMBIGUOUS, lenient)
+        self.no_identity = self._nothing(NO_IDENTITY, _DENY)
+        self.undeclared_port = self._nothing(UNDECLARED_PORT, lenient)
+        self.default_deny = self._nothing(DEFAULT_DENY, lenient)
 
-    def __init__(self, grant: Grant) -> None:
-        self.grant = grant
-        self.rank = grant.rank
-        self.tier = _TIER_PLACE[grant.tier]
-        self.effect = grant.effect
-        self.is_conditional = grant.is_conditional
-        self._decisions: dict[Mode, Decision] = {}
+    def _nothing(self, code: str, effect: Effect) -> Decision:
+        """A decision that no rule makes."""
+        return Decision(
+            effect=effect, policy_effect=_DENY, mode=self._mode, snapshot=self._snapshot, tier="", policy="", rule="",
+            code=code,
+        )  # fmt: skip
 
-    def decision(self, mode: Mode, snapshot: str) -> Decision:
-        """The decision that this grant makes under a mode."""
-        found = self._decisions.get(mode)
+    def by(self, entry: Entry) -> Decision:
+        """The decision that a grant makes; `observe` overrides denies below the guardrails."""
+        found = self._made.get(entry.rank)
         if found is None:
-            allows = self.effect is Effect.ALLOW
-            found = self._decisions[mode] = Decision(
-                effect=Effect.ALLOW if allows or (mode is Mode.OBSERVE and self.tier > 0) else Effect.DENY,
-                policy_effect=Effect.ALLOW if allows else Effect.DENY,
-                mode=mode,
-                snapshot=snapshot,
-                tier=self.grant.tier,
-                policy=self.grant.policy,
-                rule=self.grant.rule,
+            allows = entry.effect is _ALLOW
+            lenient = self._mode is Mode.OBSERVE and entry.tier > 0
+            found = self._made[entry.rank] = Decision(
+                effect=_ALLOW if allows or lenient else _DENY,
+                policy_effect=_ALLOW if allows else _DENY,
+                mode=self._mode,
+                snapshot=self._snapshot,
+                tier=entry.grant.tier,
+                policy=entry.grant.policy,
+                rule=entry.grant.rule,
                 code=ALLOWED_BY_RULE if allows else DENIED_BY_RULE,
             )
         return found
 
-
-_TIER_PLACE = {tier: place for place, tier in enumerate(model.TIERS)}
-Trie = PathTrie[Entry]
-
-
-class _Hosts:
-    """The grants of a caller, port and method, by host, then path."""
-
-    __slots__ = ("always", "exact", "unknown", "wildcard")
-
-    def __init__(self) -> None:
-        self.always: Trie | None = None
-        self.exact: dict[str, Trie] | None = None
-        self.wildcard: dict[str, Trie] | None = None
-        self.unknown: Trie | None = None
-
-    def tries(self, host: str | None) -> Iterator[Trie]:
-        """What may match a host; None is an unknown one."""
-        if self.always is not None:
-            yield self.always
-        if host is None:
-            if self.unknown is not None:
-                yield self.unknown
-        elif host != ABSENT:
-            if self.exact is not None and host in self.exact:
-                yield self.exact[host]
-            if self.wildcard is not None:
-                rest = host.partition(".")[2]
-                if rest in self.wildcard:
-                    yield self.wildcard[rest]
-
-    def insert(self, entry: Entry, operation: model.Operation) -> None:
-        """Put an entry where requests that it matches will find it (an unknown host: deny and pass only)."""
-        if operation.hosts is None:
-            self.always = _inserted(self.always, entry, operation)
-            return
-        for pattern in operation.hosts:
-            if pattern.wildcard:
-                self.wildcard = table = {} if self.wildcard is None else self.wildcard
-            else:
-                self.exact = table = {} if self.exact is None else self.exact
-            table[pattern.name] = _inserted(table.get(pattern.name), entry, operation)
-        if entry.effect is not Effect.ALLOW:
-            self.unknown = _inserted(self.unknown, entry, operation)
-
-
-def _inserted(trie: Trie | None, entry: Entry, operation: model.Operation) -> Trie:
-    found: Trie = PathTrie() if trie is None else trie
-    found.insert(entry, operation.paths, or_unknown=entry.effect is not Effect.ALLOW)
-    return found
-
-
-Callers = dict[tuple[int, str], _Hosts]
+    def refused(self, entry: Entry, code: str) -> Decision:
+        """A deny of a grant that `observe` is reported for and does not help against."""
+        return Decision(
+            effect=_DENY,
+            policy_effect=_DENY,
+            mode=self._mode,
+            snapshot=self._snapshot,
+            tier=entry.grant.tier,
+            policy=entry.grant.policy,
+            rule=entry.grant.rule,
+            code=code,
+        )
 
 
 class ServiceIndex:
-    """The index of one called service."""
+    """The index of one called service; the same callers under another snapshot's name are another index."""
 
-    def __init__(self, form: ServiceForm, snapshot: str, custom: model.CustomRules | None = None) -> None:
+    def __init__(
+        self,
+        form: ServiceForm,
+        snapshot: str,
+        custom: model.CustomRules | None = None,
+        callers: Callers | None = None,
+    ) -> None:
         self.form = form
+        self.callers = Callers(form.grants) if callers is None else callers
         self._custom = custom
-        self._service = form.service
-        self._snapshot = snapshot
-        self._any: Callers = {}
-        self._nobody: Callers = {}
-        self._exact: dict[str, Callers] = {}
-        self._below: dict[str, Callers] = {}
-        self._found: dict[str, tuple[Callers, ...]] = {}
-        for grant in form.grants:
-            self._insert(Entry(grant))
-        self._fixed = {
-            (code, mode, effect): Decision(
-                effect=effect, policy_effect=Effect.DENY, mode=mode, snapshot=snapshot, tier="", policy="", rule="",
-                code=code,
-            )
-            for code in (DEFAULT_DENY, UNDECLARED_PORT, NO_IDENTITY, AMBIGUOUS)
-            for mode in Mode
-            for effect in (Effect.ALLOW, Effect.DENY)
-        }  # fmt: skip
-
-    def _insert(self, entry: Entry) -> None:
-        """Put an entry under every class of callers that it speaks of."""
-        callers = entry.grant.callers
-        denies = entry.effect is not Effect.ALLOW
-        classes: list[Callers] = []
-        if callers.is_any or (callers.incomplete and denies):
-            classes.append(self._any)
-        else:
-            for pattern in callers.patterns:
-                table = self._below if pattern.subtree else self._exact
-                classes.append(table.setdefault(str(pattern.id), {}))
-        if entry.effect is Effect.DENY:
-            classes.append(self._nobody)
-        for found in classes:
-            for operation in entry.grant.operations:
-                methods: tuple[str, ...] = operation.methods or (_ANY_METHOD,)
-                if denies and operation.methods is not None:
-                    methods = (*methods, _UNKNOWN_METHOD)
-                for port in operation.ports or (_ANY_PORT,):
-                    for method in methods:
-                        hosts = found.get((port, method))
-                        if hosts is None:
-                            hosts = found[port, method] = _Hosts()
-                        hosts.insert(entry, operation)
-
-    def _callers(self, source: SpiffeId | None) -> tuple[Callers, ...]:
-        """The classes that a caller belongs to: itself, everything above it, and everybody."""
-        if source is None:
-            return (self._nobody,)
-        text = str(source)
-        found = self._found.get(text)
-        if found is None:
-            prefix = text
-            classes = [self._any] if self._any else []
-            if text in self._exact:
-                classes.append(self._exact[text])
-            while prefix.count("/") > 2:
-                prefix = prefix.rpartition("/")[0]
-                if prefix in self._below:
-                    classes.append(self._below[prefix])
-            found = tuple(classes)
-            if len(self._found) >= _CALLERS_REMEMBERED:
-                self._found.clear()
-            self._found[text] = found
-        return found
+        self._until = form.service.until if form.service.mode is Mode.OBSERVE else None
+        self._protocols, self._headers = form.protocols, form.headers
+        self._enforced, self._observed = _Answers(snapshot, Mode.ENFORCE), _Answers(snapshot, Mode.OBSERVE)
 
     def decide(self, request: Request) -> Decision:
         """Decide a request to this service (design D3).
@@ -201,57 +112,53 @@ class ServiceIndex:
         4. `observe` overrides every deny but the guardrail tier's and that of a caller without identity.
         """
         # (1)
-        protocol = self.form.protocols.get(request.port)
-        facts = read(request, protocol or request.protocol, self.form.headers)
+        protocol = self._protocols.get(request.port)
+        facts = read(request, protocol or request.protocol, self._headers)
         facts.custom = self._custom
-        observed = self._service.mode is Mode.OBSERVE and self._service.is_observed(time_of(request))
-        mode = Mode.OBSERVE if observed else Mode.ENFORCE
-        lenient = Effect.ALLOW if observed and facts.source is not None else Effect.DENY
-        if facts.ambiguous and lenient is Effect.DENY:
-            return self._fixed[AMBIGUOUS, mode, Effect.DENY]
-        # (2)
-        best = self._match(facts, is_declared=protocol is not None)
+        is_known = facts.source is not None
+        answers = self._enforced if self._until is None else self._answers(request)
         if facts.ambiguous:
-            return self._ambiguous(best[0], mode)
-        # (3)
-        for entry in best:
-            if entry is not None and entry.effect is not Effect.PASS:
+            if answers is self._enforced or not is_known:
+                return answers.ambiguous
+            guardrail = self._match(facts, is_declared=protocol is not None)[0]
+            if guardrail is None or guardrail.effect is not _DENY:
+                return answers.ambiguous_let_through
+            return answers.refused(guardrail, AMBIGUOUS)
+        # (2)
+        for entry in self._match(facts, is_declared=protocol is not None):
+            # (3)
+            if entry is not None and entry.effect is not _PASS:
                 # (4)
-                if facts.source is None:
-                    return _refused(entry, mode, self._snapshot, DENIED_BY_RULE)
-                return entry.decision(mode, self._snapshot)
-        if facts.source is None:
-            return self._fixed[NO_IDENTITY, mode, Effect.DENY]
-        return self._fixed[UNDECLARED_PORT if protocol is None else DEFAULT_DENY, mode, lenient]
+                return answers.by(entry) if is_known else answers.refused(entry, DENIED_BY_RULE)
+        if not is_known:
+            return answers.no_identity
+        return answers.undeclared_port if protocol is None else answers.default_deny
 
-    def _ambiguous(self, guardrail: Entry | None, mode: Mode) -> Decision:
-        """An ambiguous request to an observed service: a guardrail deny that could match it refuses it."""
-        if guardrail is None or guardrail.effect is not Effect.DENY:
-            return self._fixed[AMBIGUOUS, mode, Effect.ALLOW]
-        return _refused(guardrail, mode, self._snapshot, AMBIGUOUS)
+    def _answers(self, request: Request) -> _Answers:
+        """The decisions under the mode that holds at the request's time; an unknown time ends `observe`."""
+        now = time_of(request)
+        observed = now is not None and self._until is not None and now < self._until
+        return self._observed if observed else self._enforced
 
-    def _match(self, facts: Facts, *, is_declared: bool) -> tuple[Entry | None, Entry | None, Entry | None]:
+    def _match(self, facts: Facts, *, is_declared: bool) -> list[Entry | None]:
         """Per tier, the entry of the lowest rank that matches; allows hold on declared ports only."""
+        request = facts.request
+        source = None if facts.source is None else request.source
+        tries, by_host = self.callers.reach(source, request.port, facts.method)
+        for hosts in by_host:
+            tries = (*tries, *hosts.by_host(facts.host))
         best: list[Entry | None] = [None, None, None]
-        method = _UNKNOWN_METHOD if facts.method is None else facts.method
-        port, host, path = facts.request.port, facts.host, facts.path
-        keys = ((port, method), (port, _ANY_METHOD), (_ANY_PORT, method), (_ANY_PORT, _ANY_METHOD))
-        for callers in self._callers(facts.source):
-            for key in keys:
-                hosts = callers.get(key)
-                if hosts is None:
-                    continue
-                for trie in hosts.tries(host):
-                    for leaf in trie.find(path):
-                        for entry in leaf:
-                            held = best[entry.tier]
-                            if held is not None and held.rank <= entry.rank:
-                                continue
-                            if not is_declared and entry.effect is Effect.ALLOW:
-                                continue
-                            if not entry.is_conditional or conditions_apply(entry.grant, facts):
-                                best[entry.tier] = entry
-        return best[0], best[1], best[2]
+        for trie in tries:
+            for leaf in trie.find(facts.path):
+                for entry in leaf:
+                    held = best[entry.tier]
+                    if held is not None and held.rank <= entry.rank:
+                        continue
+                    if not is_declared and entry.effect is _ALLOW:
+                        continue
+                    if not entry.is_conditional or conditions_apply(entry.grant, facts):
+                        best[entry.tier] = entry
+        return best
 
 
 def conditions_apply(grant: Grant, facts: Facts) -> bool:
@@ -261,7 +168,7 @@ def conditions_apply(grant: Grant, facts: Facts) -> bool:
     2. `when` is true for an allow, not false for a deny or pass.
     3. `unless` is definitely false for an allow, not definitely true for a deny or pass.
     """
-    allows = grant.effect is Effect.ALLOW
+    allows = grant.effect is _ALLOW
     # (1)
     if grant.until is not None:
         now = time_of(facts.request)
@@ -290,32 +197,24 @@ def _is_among(callers: model.Principals, facts: Facts) -> Truth:
     return None if callers.incomplete else False
 
 
-def _refused(entry: Entry, mode: Mode, snapshot: str, code: str) -> Decision:
-    """A deny that `observe` is reported for and does not help against."""
-    return Decision(
-        effect=Effect.DENY,
-        policy_effect=Effect.DENY,
-        mode=mode,
-        snapshot=snapshot,
-        tier=entry.grant.tier,
-        policy=entry.grant.policy,
-        rule=entry.grant.rule,
-        code=code,
-    )
-
-
 class Index:
-    """The index of a policy set; a service's part is built when it is first asked for."""
+    """The index of a policy set; a service's part is built when it is first asked for.
 
-    def __init__(self, policies: model.PolicySet, snapshot: str) -> None:
+    ``before`` is the index of the set that was in force: what it built of services about which nothing changed is
+    kept, so that a change costs what it changes.
+    """
+
+    def __init__(self, policies: model.PolicySet, snapshot: str, before: Index | None = None) -> None:
         self._policies = policies
         self._snapshot = snapshot
-        self._built: dict[str, ServiceIndex] = {}
-        self._asked: dict[str, ServiceIndex | None] = {}
-        self._parts = _by_service(policies)
+        self._parts = Parts(policies)
+        self._built: dict[str, tuple[Part, ServiceIndex]] = {}
+        self._asked: dict[str, ServiceIndex] = {}
         self._unknown_service = _fixed(snapshot, UNKNOWN_SERVICE)
         self._internal_error = _fixed(snapshot, INTERNAL_ERROR)
         self.errors = 0
+        if before is not None:
+            self._keep(before)
 
     @property
     def snapshot(self) -> str:
@@ -333,19 +232,35 @@ class Index:
 
     def service(self, name: str) -> ServiceIndex | None:
         """The index of a service by its name or a workload's SPIFFE ID, built on first use."""
-        if name in self._asked:
-            return self._asked[name]
+        found = self._asked.get(name)
+        if found is not None:
+            return found
         service = self._policies.service_for(name)
         if service is None:
             return None
-        built = self._built.get(service.name)
-        if built is None:
-            built = ServiceIndex(normalise(self._parts[service.name], service), self._snapshot, self._policies.custom)
-            self._built[service.name] = built
-        if len(self._asked) >= _CALLERS_REMEMBERED:
+        built = self._build(service.name)
+        if len(self._asked) >= _SERVICES_REMEMBERED:
             self._asked.clear()
         self._asked[name] = built
         return built
+
+    def _keep(self, before: Index) -> None:
+        """Take over what another index built from the same objects."""
+        for name, (part, held) in before._built.items():
+            found = self._parts.of(name)
+            if found is not None and found.is_same(part):
+                kept = ServiceIndex(held.form, self._snapshot, self._policies.custom, held.callers)
+                self._built[name] = found, kept
+
+    def _build(self, name: str) -> ServiceIndex:
+        """The index of a service by its name."""
+        if name not in self._built:
+            part = self._parts.of(name)
+            assert part is not None, "the service is in the policy set"
+            about = dataclasses.replace(self._policies, policies=part.policies, exceptions=part.exceptions)
+            form = normalise(about, part.service)
+            self._built[name] = part, ServiceIndex(form, self._snapshot, self._policies.custom)
+        return self._built[name][1]
 
 
 def _fixed(snapshot: str, code: str) -> Decision:
@@ -353,24 +268,3 @@ def _fixed(snapshot: str, code: str) -> Decision:
         effect=Effect.DENY, policy_effect=Effect.DENY, mode=Mode.ENFORCE, snapshot=snapshot, tier="", policy="",
         rule="", code=code,
     )  # fmt: skip
-
-
-def _by_service(policies: model.PolicySet) -> Mapping[str, model.PolicySet]:
-    """What concerns each service, so that building one part does not read all policies."""
-    about: dict[str, list[model.Policy]] = {service.name: [] for service in policies.services}
-    granted: dict[str, list[model.ExceptionGrant]] = {service.name: [] for service in policies.services}
-    for policy in policies.policies:
-        if policy.service in about:
-            about[policy.service].append(policy)
-    for exception in policies.exceptions:
-        if exception.service in granted:
-            granted[exception.service].append(exception)
-    return {
-        name: model.PolicySet(
-            services=policies.services,
-            groups=policies.groups,
-            policies=tuple(about[name]),
-            exceptions=tuple(granted[name]),
-        )
-        for name in about
-    }

@@ -71,12 +71,14 @@ def normalise(policies: model.PolicySet, service: model.Service) -> ServiceForm:
         if exception.service == service.name
     ]
     found.sort(key=lambda item: (model.TIERS.index(item[0]), EFFECT_ORDER[item[2].effect], item[1], item[2].id))
+    names = model.Names(policies)
     expanded: dict[tuple[model.Principal, ...], model.Principals] = {}
 
     def expand(principals: tuple[model.Principal, ...]) -> model.Principals:
-        if principals not in expanded:
-            expanded[principals] = policies.expand(principals)
-        return expanded[principals]
+        found = expanded.get(principals)
+        if found is None:
+            found = expanded[principals] = names.expand(principals)
+        return found
 
     return ServiceForm(
         service=service,

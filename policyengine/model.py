@@ -348,9 +348,24 @@ class PolicySet:
 
         A name that nothing defines makes the result `incomplete`: nobody in an allow, everybody in a deny.
         """
-        named = any(principal.kind in {"group", "service"} for principal in principals)
-        services = {found.name: found for found in self.services} if named else {}
-        groups = {found.name: found for found in self.groups} if named else {}
+        return Names(self).expand(principals)
+
+    def to_json(self) -> dict[str, object]:
+        """The canonical plain JSON object: sorted by name, unconstrained fields left out."""
+        from policyengine.wire import policy_set_to_json  # noqa: PLC0415  wire imports this module
+
+        return policy_set_to_json(self)
+
+
+class Names:
+    """The groups and services of a policy set by their names, for who resolves many principals."""
+
+    def __init__(self, policies: PolicySet) -> None:
+        self._services = {found.name: found for found in policies.services}
+        self._groups = {found.name: found for found in policies.groups}
+
+    def expand(self, principals: tuple[Principal, ...]) -> Principals:
+        """Resolve groups and services to patterns, as `PolicySet.expand` says."""
         patterns: list[SpiffePattern] = []
         seen: set[str] = set()
         is_any = incomplete = False
@@ -361,21 +376,17 @@ class PolicySet:
                 is_any = True
             elif principal.pattern is not None:
                 patterns.append(principal.pattern)
-            elif principal.kind == "service" and principal.name in services:
-                patterns.extend(services[principal.name].identities)
-            elif principal.kind == "group" and principal.name in groups:
+            elif principal.kind == "service" and principal.name in self._services:
+                patterns.extend(self._services[principal.name].identities)
+            elif principal.kind == "group" and principal.name in self._groups:
                 if principal.name not in seen:
                     seen.add(principal.name)
-                    waiting.extend(groups[principal.name].members)
+                    waiting.extend(self._groups[principal.name].members)
             else:
                 incomplete = True
-        return Principals(is_any=is_any, patterns=tuple(sorted(set(patterns))), incomplete=incomplete)
-
-    def to_json(self) -> dict[str, object]:
-        """The canonical plain JSON object: sorted by name, unconstrained fields left out."""
-        from policyengine.wire import policy_set_to_json  # noqa: PLC0415  wire imports this module
-
-        return policy_set_to_json(self)
+        if len(patterns) > 1:
+            patterns = sorted(set(patterns))
+        return Principals(is_any=is_any, patterns=tuple(patterns), incomplete=incomplete)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ unconditional entry of a tier: nothing behind it could decide. This module knows
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from policyengine.canonical import SEGMENT_TYPES, PathPattern, PathSegment
@@ -26,49 +27,48 @@ class Ranked(Protocol):
 
 
 E = TypeVar("E", bound=Ranked)
+_Fits = Callable[[str], object]
 
 
 class _Node(Generic[E]):
     """A place in the trie: what matches a path that ends here, and every path that goes on.
 
-    What is empty is None: a large policy has many nodes, and most have one child.
+    What is empty is None, and the first literal child stands in the node itself: a large policy has many nodes, and
+    most have one child.
     """
 
-    __slots__ = ("any", "below", "exact", "literals", "typed")
+    __slots__ = ("below", "exact", "first", "first_literal", "literals", "typed")
 
     def __init__(self) -> None:
+        self.first_literal: str | None = None
+        self.first: _Node[E] | None = None
         self.literals: dict[str, _Node[E]] | None = None
-        self.typed: dict[str, _Node[E]] | None = None
-        self.any: _Node[E] | None = None
+        self.typed: tuple[tuple[_Fits, _Node[E]], ...] | None = None
         self.exact: list[E] | None = None
         self.below: list[E] | None = None
 
     def child(self, segment: PathSegment) -> _Node[E]:
         """The node behind a segment of a pattern, made when it is missing."""
-        if segment.type == "any":
-            if self.any is None:
-                self.any = _Node()
-            return self.any
         if segment.type == "literal":
-            self.literals = table = {} if self.literals is None else self.literals
-            key = segment.literal
-        else:
-            self.typed = table = {} if self.typed is None else self.typed
-            key = segment.type
-        if key not in table:
-            table[key] = _Node()
-        return table[key]
+            return self._literal(segment.literal)
+        # any segment but the empty one is what `bool` says of text
+        fits = bool if segment.type == "any" else SEGMENT_TYPES[segment.type].fullmatch
+        typed = self.typed or ()
+        found = next((child for known, child in typed if known == fits), None)
+        if found is None:
+            found = _Node()
+            self.typed = (*typed, (fits, found))
+        return found
 
-    def add_children(self, segment: str, following: list[_Node[E]]) -> None:
-        """Add the nodes behind a segment of a path."""
-        if self.literals is not None and segment in self.literals:
-            following.append(self.literals[segment])
-        if self.any is not None and segment:
-            following.append(self.any)
-        if self.typed is not None:
-            for name, child in self.typed.items():
-                if SEGMENT_TYPES[name].fullmatch(segment):
-                    following.append(child)
+    def _literal(self, text: str) -> _Node[E]:
+        if self.first is None:
+            self.first_literal, self.first = text, _Node()
+        if text == self.first_literal:
+            return self.first
+        self.literals = table = {} if self.literals is None else self.literals
+        if text not in table:
+            table[text] = _Node()
+        return table[text]
 
 
 class PathTrie(Generic[E]):
@@ -102,27 +102,43 @@ class PathTrie(Generic[E]):
         if or_unknown:
             self._unknown = _appended(self._unknown, entry)
 
-    def find(self, path: tuple[str, ...] | None) -> list[list[E]]:
+    def find(self, path: tuple[str, ...] | None) -> Sequence[list[E]]:
         """The leaves whose entries match a canonical path; None is an unknown one."""
-        leaves = [self._always] if self._always else []
+        leaves = [] if self._always is None else [self._always]
         if path is None:
-            if self._unknown:
+            if self._unknown is not None:
                 leaves.append(self._unknown)
-            return leaves
-        if self._root is None:
-            return leaves
-        active = [self._root]
-        for segment in path:
-            following: list[_Node[E]] = []
-            for node in active:
-                if node.below:
-                    leaves.append(node.below)
-                node.add_children(segment, following)
-            if not following:
-                return leaves
-            active = following
-        leaves += [node.exact for node in active if node.exact]
+        elif self._root is not None:
+            _walk(self._root, path, leaves)
         return leaves
+
+
+def _walk(node: _Node[E], path: tuple[str, ...], leaves: list[list[E]]) -> None:
+    """Add the leaves below a node; one way is followed as far as it goes, and what else goes on waits."""
+    place, count = 0, len(path)
+    waiting: list[tuple[_Node[E], int]] = []
+    while True:
+        following: _Node[E] | None = None
+        if place == count:
+            if node.exact is not None:
+                leaves.append(node.exact)
+        else:
+            if node.below is not None:
+                leaves.append(node.below)
+            segment = path[place]
+            place += 1
+            following = node.first if segment == node.first_literal else None
+            if following is None and node.literals is not None:
+                following = node.literals.get(segment)
+            for fits, other in node.typed or ():
+                if fits(segment):
+                    waiting.append((other, place))
+        if following is not None:
+            node = following
+        elif waiting:
+            node, place = waiting.pop()
+        else:
+            return
 
 
 def _appended(leaf: list[E] | None, entry: E) -> list[E]:

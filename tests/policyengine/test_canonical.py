@@ -13,6 +13,7 @@ from policyengine.canonical import (
     PatternError,
     canonical_host,
     canonical_path,
+    canonical_segments,
 )
 
 CANONICAL = [
@@ -112,6 +113,25 @@ def test_canonical_path_is_idempotent_and_never_raises(raw: str) -> None:
         assert again == found
         assert ".." not in found.segments
         assert "" not in found.segments[:-1]
+
+
+# INVARIANT: who asks for the segments alone is told the same.
+@given(st.text(alphabet="/ab.-~!$&'()*+,=:@%2fF?#;\\ \x00\x7f\xff\u0100\xe9", max_size=14))
+def test_segments_alone_are_those_of_the_canonical_path(text: str) -> None:
+    for raw in (text, f"/{text}"):
+        found = canonical_path(raw)
+        assert canonical_segments(raw) == (found if isinstance(found, Ambiguous) else found.segments)
+
+
+@pytest.mark.parametrize("raw", [item[1] for item in CANONICAL], ids=[item[0] for item in CANONICAL])
+def test_segments_alone_of_what_has_a_canonical_form(raw: str) -> None:
+    found = canonical_path(raw)
+    assert isinstance(found, CanonicalPath)
+    assert canonical_segments(raw) == found.segments
+
+
+def test_a_target_that_is_too_long_has_no_segments() -> None:
+    assert isinstance(canonical_segments("/" + "a" * 70_000), Ambiguous)
 
 
 @given(st.text())

@@ -1,5 +1,7 @@
 """The index agrees with the reference, on the named corners and on generated cases, and never raises."""
 
+import dataclasses
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from policyengine import reference
 from policyengine.decide import Index
 from policyengine.model import PolicySet
 from tests.examples import examples
-from tests.policyengine.corners import CORNERS, Corner, allow, ask, deny, tree
+from tests.policyengine.corners import CORNERS, WEB, Corner, allow, ask, deny, tree
 from tests.policyengine.strategies import policy_sets, requests
 
 
@@ -42,7 +44,7 @@ def test_repeated_callers_are_remembered_within_bounds() -> None:
         assert index.decide(ask(source=f"spiffe://corp.test/ns/shop/sa/w{place}")).is_allowed
     service = index.service("db")
     assert service is not None
-    assert len(service._found) <= 4096
+    assert len(service.callers._remembered) <= 4096
 
 
 def test_many_conditional_rules_at_one_place_stay_exact() -> None:
@@ -51,3 +53,43 @@ def test_many_conditional_rules_at_one_place_stay_exact() -> None:
     assert index.decide(ask(headers=(("x-t", "t150"),))).rule == "r150"
     assert index.decide(ask(headers=(("x-t", "t7"),))).rule == "z"
     assert index.decide(ask(headers=(("x-t", "t777"),))).code == "LM2302"
+
+
+def test_what_did_not_change_is_kept_and_what_did_is_decided_anew() -> None:
+    before = tree(app=[allow()], baseline=[deny(**{"from": [WEB]})])
+    old = Index(before, "old")
+    kept = old.service("db")
+    assert kept is not None
+    assert old.decide(ask()).rule == "r0"
+    same = Index(before, "new", old)
+    again = same.service("db")
+    assert again is not None
+    assert again.callers is kept.callers
+    assert same.decide(ask()).snapshot == "new"
+    assert old.decide(ask()).snapshot == "old"
+    other = Index(dataclasses.replace(before, policies=tree(app=[deny()]).policies), "other", same)
+    assert other.decide(ask()).policy_effect is Effect.DENY
+
+
+# INVARIANT: an index that keeps what another built decides as one that was built from nothing.
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    history=st.lists(policy_sets, min_size=2, max_size=4),
+    taken=st.lists(st.tuples(*[st.booleans()] * 4), min_size=3, max_size=3),
+    asked=st.lists(requests, min_size=4, max_size=4),
+)
+def test_an_index_after_edits_equals_one_from_nothing(
+    history: list[PolicySet], taken: list[tuple[bool, ...]], asked: list[Request]
+) -> None:
+    current = history[0]
+    index = Index(current, "0")
+    for place, (other, kinds) in enumerate(zip(history[1:], taken, strict=False), start=1):
+        for request in asked:
+            index.decide(request)
+        fields = ("services", "policies", "groups", "exceptions")
+        edits = {name: getattr(other, name) for name, is_taken in zip(fields, kinds, strict=True) if is_taken}
+        current = dataclasses.replace(current, **edits)
+        index = Index(current, str(place), index)
+        for request in asked:
+            assert index.decide(request) == reference.decide(current, request, snapshot=str(place))
+        assert index.errors == 0
