@@ -25,6 +25,7 @@ import structlog
 
 from enforcer.order import End, Order, end_of
 from enforcer.process import read_stat
+from enforcer.pump import CHUNK_BYTES, pump
 from enforcer.sockdiag import SockDiag
 from mesh.problems import Forbidden, Problem, Unavailable
 from mesh.settings import check_socket_path
@@ -33,7 +34,6 @@ _SO_PEERPIDFD = 77
 _UCRED = struct.Struct("3i")
 MAX_CONNECTIONS_PER_USER = 256
 MAX_CONNECTIONS_PER_PROCESS = 64
-_CHUNK = 65536
 _BACKLOG = 512
 # how often the host's execs are heard of at most
 _HEAR_EVERY_S = 0.01
@@ -226,12 +226,12 @@ class Front:
             inner.setblocking(False)
             await asyncio.get_running_loop().sock_connect(inner, str(self._private / "api"))
             self._callers[name] = caller
-            reader, writer = await asyncio.open_unix_connection(sock=found.dup(), limit=_CHUNK)
+            reader, writer = await asyncio.open_unix_connection(sock=found.dup(), limit=CHUNK_BYTES)
             try:
-                back_reader, back_writer = await asyncio.open_unix_connection(sock=inner, limit=_CHUNK)
+                back_reader, back_writer = await asyncio.open_unix_connection(sock=inner, limit=CHUNK_BYTES)
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(_pump(reader, back_writer))
-                    tasks.create_task(_pump(back_reader, writer))
+                    tasks.create_task(pump(reader, back_writer))
+                    tasks.create_task(pump(back_reader, writer))
             finally:
                 writer.close()
         finally:
@@ -270,17 +270,3 @@ def read_caller(sock: socket.socket, diag: SockDiag) -> Caller:
         os.close(pidfd)
         raise
     return Caller(pid=pid, uid=uid, gid=gid, start=stat.start, layout=stat.layout, pidfd=pidfd, inode=inode)
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(_CHUNK):
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass
-    finally:
-        with contextlib.suppress(OSError):
-            if writer.can_write_eof():
-                writer.write_eof()
-            writer.close()

@@ -1,25 +1,27 @@
 """A listening socket that counts: so many connections in all, and so many from one address, from accept to close.
 
-A connection beyond that is closed at once, before a handshake costs anything. asyncio calls `accept` and closes what it
-got, so the count holds whatever becomes of a connection. This module reads no byte.
+A connection beyond that is closed at once, before a handshake costs anything; so is one of an address that connects too
+often. asyncio calls `accept` and closes what it got, so the count holds whatever becomes of a connection. This module
+reads no byte.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections import Counter
 from typing import Any
 
-from limen.limits import peer_name
+from limen.limits import PeerLimits, peer_name
 
 MOST = 1024
 # agents behind one address use these ports to join, not to stay
 MOST_OF_ONE = 128
 
 
-class _Counted(socket.socket):
-    """A connection that gives back its place when it is closed, once."""
+class Counted(socket.socket):
+    """A connection that gives back its place once: when it is closed, or when its peer is known."""
 
     def __init__(self, other: socket.socket, open_: Counter[str], peer: str) -> None:
         super().__init__(other.family, other.type, other.proto, other.detach())
@@ -29,6 +31,10 @@ class _Counted(socket.socket):
     def close(self) -> None:
         """Close, and give back the place."""
         super().close()
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Give back the place, and stay open."""
         if self._is_counted:
             self._is_counted = False
             self._open[self._peer] -= 1
@@ -37,17 +43,24 @@ class _Counted(socket.socket):
 
 
 class CountingListener(socket.socket):
-    """A TCP socket whose `accept` holds to the limits."""
+    """A TCP socket whose `accept` holds to the limits; ``often`` says how often one address may connect."""
 
-    def __init__(self, family: socket.AddressFamily, *, most: int = MOST, most_of_one: int = MOST_OF_ONE) -> None:
+    def __init__(
+        self,
+        family: socket.AddressFamily,
+        *,
+        most: int = MOST,
+        most_of_one: int = MOST_OF_ONE,
+        often: PeerLimits | None = None,
+    ) -> None:
         # asyncio turns Nagle's algorithm off only where the protocol is named; with it on, each answer waits 40 ms
         super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._most, self._most_of_one = most, most_of_one
+        self._most, self._most_of_one, self._often = most, most_of_one, often
         self._open: Counter[str] = Counter()
 
     @property
     def connections(self) -> int:
-        """How many connections are open."""
+        """How many connections hold a place."""
         return self._open.total()
 
     def accept(self) -> tuple[socket.socket, Any]:
@@ -57,8 +70,9 @@ class CountingListener(socket.socket):
         """
         found, address = super().accept()
         peer = peer_name(str(address[0]))
-        if self._open.total() >= self._most or self._open[peer] >= self._most_of_one:
+        is_full = self._open.total() >= self._most or self._open[peer] >= self._most_of_one
+        if is_full or not (self._often is None or self._often.take(peer, time.monotonic())):
             with contextlib.suppress(OSError):
                 found.close()
             raise ConnectionAbortedError("too many connections")
-        return _Counted(found, self._open, peer), address
+        return Counted(found, self._open, peer), address

@@ -15,6 +15,7 @@ import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from limen.app import App
+from limen.nodefront import NodeFront
 from limen.nodes import Peer
 from mesh.certpath import read_pem
 from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
@@ -35,9 +36,10 @@ _STATUS: tuple[tuple[type[Problem], grpc.StatusCode], ...] = (
 class NodeDoor:
     """The door of one server's node API."""
 
-    def __init__(self, app: App, worker: Executor) -> None:
+    def __init__(self, app: App, worker: Executor, front: NodeFront) -> None:
         self.app = app
         self.worker = worker
+        self._front = front
 
     async def node(self, context: grpc.aio.ServicerContext, *, is_downstream: bool = False) -> str:
         """The name of the node whose SVID the peer proved to hold: a server below has its own calls, and no others."""
@@ -57,7 +59,14 @@ class NodeDoor:
         except ValueError:
             ders = []
         ders = list(dict.fromkeys(ders))
-        return await self.call(context, lambda: self.app.nodes.authenticate(ders), kind=UNAUTHENTICATED)
+        try:
+            peer = await self.call(context, lambda: self.app.nodes.authenticate(ders), kind=UNAUTHENTICATED)
+        except grpc.aio.AbortError:
+            self._front.refused(context.peer())
+            raise
+        if not self._front.proved(context.peer(), peer.node):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(Unavailable("LM5219", node=peer.node)))
+        return peer
 
     async def _tell_time(self, context: grpc.aio.ServicerContext) -> None:
         await context.send_initial_metadata(((TIME_METADATA, self.app.time()),))

@@ -17,7 +17,6 @@ import ssl
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-import grpc
 import uvicorn
 from fastapi import FastAPI
 
@@ -31,29 +30,50 @@ from limen.api.public import public_api
 from limen.api.strangers import StrangerProtocol
 from limen.api.wellknown import Documents, check_issuer, wellknown_api
 from limen.app import App
-from limen.downstreamapi import DownstreamService
 from limen.federations import keep_polling
 from limen.filewatch import FileWatch
 from limen.follower import keep_following
+from limen.limits import PeerLimits
 from limen.listener import MOST, CountingListener
-from limen.nodeapi import NodeService
-from limen.nodedoor import NodeDoor
+from limen.nodeport import NodePort, how_often
 from limen.opening import open_app
 from limen.values import Public
 from limen.webcert import WebCertificate
 from mesh import telemetry
-from mesh.grpcmessages import WellFormed
 from mesh.problems import Invalid
-from mesh.proto import node_pb2_grpc
 from mesh.settings import check_socket_path, prepare_state
 
 _GRACE_S = 3.0
-# a stranger who begins a handshake and does not end it is let go after so long
-_HANDSHAKE_MS = 10_000
+# a stranger who begins a handshake and does not end it is let go after so long, and one who does not say goodbye
+_HANDSHAKE_S = 10.0
+_GOODBYE_S = 5.0
+_BACKLOG = 512
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, without its own signal handlers: this process has one place for those."""
+    """uvicorn, without its own signal handlers: this process has one place for those; a handshake has its time."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen at these sockets. uvicorn cannot say how long a handshake may take, and asyncio gives it 60 s."""
+        await super().startup(sockets=[])
+        config = self.config
+
+        def protocol() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]  # as in uvicorn
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        for found in sockets or ():
+            listening = await asyncio.get_running_loop().create_server(
+                protocol,
+                sock=found,
+                ssl=config.ssl,
+                backlog=_BACKLOG,
+                # there is nothing to wait for without TLS, and asyncio takes no time for it
+                ssl_handshake_timeout=_HANDSHAKE_S if config.ssl else None,
+                ssl_shutdown_timeout=_GOODBYE_S if config.ssl else None,
+            )
+            self.servers.append(listening)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -114,10 +134,13 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
         # agents remember where they joined: a server that comes back comes back at the same ports
         known = _known_ports(state)
         tls_socket = _listen_again(host, port, known.get("tls", 0))
-        node_server, node_port = await _node_server(app, worker, host, known.get("node", 0))
+        node_socket = _listen_again(host, 0, known.get("node", 0), often=how_often())
+        node_port = node_socket.getsockname()[1]
         federation_socket = _listen_again(federation_host, federation_asked, known.get("federation", 0))
         federation_port = federation_socket.getsockname()[1]
         _remember_ports(state, {"tls": tls_socket.getsockname()[1], "node": node_port, "federation": federation_port})
+        nodes = NodePort(app, worker, state / "run" / "node")
+        await nodes.start(node_socket)
         address = f"https://{host}:{tls_socket.getsockname()[1]}"
         app.locate(url=address, node_api=f"{host}:{node_port}")
         tls = tlsport.TlsPort(tlsport.context_of(*app.server_pem()))
@@ -158,7 +181,7 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
                 },
             )
             await stop.wait()
-            await node_server.stop(_GRACE_S)
+            await nodes.stop(_GRACE_S)
             for door, _ in doors:
                 door.should_exit = True
         path.unlink(missing_ok=True)
@@ -225,55 +248,6 @@ def _uvicorn(
     return _Server(config)
 
 
-async def _node_server(app: App, worker: Executor, host: str, known: int = 0) -> tuple[grpc.aio.Server, int]:
-    server = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", 32 << 20),
-            ("grpc.so_reuseport", 0),
-            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-        ],
-        interceptors=[WellFormed()],
-        maximum_concurrent_rpcs=2048,
-    )
-    door = NodeDoor(app, worker)
-    node_pb2_grpc.add_NodeServicer_to_server(NodeService(door), server)  # type: ignore[no-untyped-call]  # generated
-    node_pb2_grpc.add_DownstreamServicer_to_server(DownstreamService(door), server)  # type: ignore[no-untyped-call]  # generated
-    fence = _Fence(app)
-    credentials = grpc.dynamic_ssl_server_credentials(
-        fence.configuration(), fence.changed, require_client_authentication=True
-    )
-    try:
-        port = server.add_secure_port(f"{host}:{known}", credentials)
-    except RuntimeError:
-        # somebody else has it by now
-        port = server.add_secure_port(f"{host}:0", credentials)
-    await server.start()
-    return server, port
-
-
-class _Fence:
-    """The node API's outer fence: the roots of now, asked for at every handshake, on gRPC's own threads."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-        self._pair = app.server_pem()
-        self._roots = self._given = app.roots_pem()
-        app.on_change(self._look)
-
-    def _look(self) -> None:
-        # on the worker's thread: nothing else may ask the authority
-        self._roots = self._app.roots_pem()
-
-    def configuration(self) -> object:
-        """The server's key and the roots."""
-        self._given = self._roots
-        return grpc.ssl_server_certificate_configuration([self._pair], root_certificates=self._given)
-
-    def changed(self) -> object | None:
-        """The same if the roots changed since it was last asked for, None otherwise."""
-        return self.configuration() if self._roots != self._given else None
-
-
 def _known_ports(state: pathlib.Path) -> dict[str, int]:
     """The ports of the last start; none for a first one or a file that cannot be read."""
     try:
@@ -300,26 +274,26 @@ def _split(listen: str) -> tuple[str, int]:
     return host, int(port or 0)
 
 
-def _listen_again(host: str, asked: int, known: int) -> socket.socket:
+def _listen_again(host: str, asked: int, known: int, often: PeerLimits | None = None) -> CountingListener:
     """Listen at the port that was asked for, else at the known one if it is free, else at any.
 
     Raises Invalid LM5212 when the address, or the port that was asked for, cannot be had.
     """
     if not asked and known:
         with contextlib.suppress(Invalid):
-            return _listen(host, known)
-    return _listen(host, asked)
+            return _listen(host, known, often)
+    return _listen(host, asked, often)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    found = CountingListener(socket.AF_INET6 if ":" in host else socket.AF_INET)
+def _listen(host: str, port: int, often: PeerLimits | None = None) -> CountingListener:
+    found = CountingListener(socket.AF_INET6 if ":" in host else socket.AF_INET, often=often)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
     except OSError as err:
         found.close()
         raise Invalid("LM5212", address=f"{host}:{port}", reason=err.strerror or str(err)) from err
-    found.listen(512)
+    found.listen(_BACKLOG)
     return found
 
 

@@ -8,8 +8,10 @@ from typing import Self
 
 from limen import tlsport
 from limen.api.public import public_api
+from limen.nodefront import PROVES_WITHIN_S
+from limen.nodeport import NodePort, how_often
 from limen.opening import open_app
-from limen.serve import _for_strangers, _listen, _node_server
+from limen.serve import _for_strangers, _listen
 from mesh.clock import SystemClock
 from mesh.settings import prepare_state
 from tests.world import World
@@ -18,12 +20,17 @@ from tests.world import World
 class Doors:
     """The real doors of a world: TLS and the node API on loopback."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, *, proves_within_s: float = PROVES_WITHIN_S) -> None:
+        self.world, self.proves_within_s = world, proves_within_s
         self.worker = ThreadPoolExecutor(1)
 
     async def __aenter__(self) -> Self:
-        self.server, port = await _node_server(self.world.app, self.worker, "127.0.0.1")
+        self.server = NodePort(
+            self.world.app, self.worker, self.world.state / "run" / "node", within_s=self.proves_within_s
+        )
+        self.node_listener = _listen("127.0.0.1", 0, how_often())
+        port = self.node_listener.getsockname()[1]
+        await self.server.start(self.node_listener)
         sock = _listen("127.0.0.1", 0)
         self.url = f"https://127.0.0.1:{sock.getsockname()[1]}"
         self.world.app.locate(url=self.url, node_api=f"127.0.0.1:{port}")

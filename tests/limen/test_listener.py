@@ -1,7 +1,10 @@
 import asyncio
 import socket
 
-from limen.listener import CountingListener
+import pytest
+
+from limen.limits import PeerLimits
+from limen.listener import Counted, CountingListener
 
 
 def listening(most: int, most_of_one: int) -> tuple[CountingListener, tuple[str, int]]:
@@ -66,3 +69,36 @@ def test_a_connection_that_is_closed_twice_gives_back_one_place() -> None:
         assert listener.connections == 1
         other.close()
         assert listener.connections == 0
+
+
+def test_who_is_known_gives_the_place_back_and_stays_connected() -> None:
+    listener, address = listening(1, 1)
+    with listener, socket.create_connection(address) as client:
+        found = listener.accept()[0]
+        assert isinstance(found, Counted)
+        found.give_back()
+        assert listener.connections == 0
+        client.sendall(b"x")
+        assert found.recv(1) == b"x"
+        with socket.create_connection(address):
+            other = listener.accept()[0]
+            # the place was given back once
+            found.close()
+            assert listener.connections == 1
+            other.close()
+
+
+def test_an_address_that_connects_too_often_is_hung_up_on_and_others_are_not() -> None:
+    listener = CountingListener(socket.AF_INET, often=PeerLimits(rate=0, burst=3))
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(64)
+    address = listener.getsockname()
+    with listener:
+        for _ in range(3):
+            with socket.create_connection(address):
+                listener.accept()[0].close()
+        with socket.create_connection(address) as refused, pytest.raises(ConnectionAbortedError):
+            listener.accept()
+        with socket.create_connection(address, source_address=("127.0.0.2", 0)):
+            listener.accept()[0].close()
+        assert refused.fileno() == -1

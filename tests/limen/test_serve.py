@@ -1,3 +1,4 @@
+import asyncio
 import http.client
 import json
 import os
@@ -10,9 +11,12 @@ import subprocess
 import sys
 
 import pytest
+import trustme
+from fastapi import FastAPI
 
+from limen import serve, tlsport
 from limen.client import Client
-from limen.serve import _listen
+from limen.serve import _for_strangers, _listen
 from mesh.problems import Invalid
 
 
@@ -24,6 +28,29 @@ def test_a_taken_address_is_refused_with_a_code() -> None:
 def test_a_connection_is_known_to_be_tcp_so_that_asyncio_does_not_delay_answers() -> None:
     with _listen("127.0.0.1", 0) as found:
         assert found.proto == socket.IPPROTO_TCP
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x00\xff"], ids=["nothing", "a-beginning"])
+def test_a_stranger_who_does_not_end_the_handshake_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    assert serve._HANDSHAKE_S == 10
+    monkeypatch.setattr(serve, "_HANDSHAKE_S", 0.05)
+    issued = trustme.CA().issue_cert("limen.test")
+    context = tlsport.context_of(issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())
+
+    async def run() -> None:
+        server, listener = _for_strangers(FastAPI(), context), _listen("127.0.0.1", 0)
+        task = asyncio.ensure_future(server.serve(sockets=[listener]))
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(sent)
+            assert await reader.read() == b""
+            writer.close()
+            while listener.connections:
+                await asyncio.sleep(0)
+            server.should_exit = True
+            await task
+
+    asyncio.run(run())
 
 
 @pytest.mark.system
