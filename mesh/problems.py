@@ -12,9 +12,12 @@ import dataclasses
 import enum
 import functools
 import importlib.resources
+import re
 import string
 from collections.abc import Iterator
 from typing import TypedDict
+
+_UNSAYABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Severity(enum.StrEnum):
@@ -172,8 +175,14 @@ def render(code: str, facts: dict[str, object]) -> tuple[str, str]:
 
 
 def sayable(text: str) -> str:
-    """A text as UTF-8 can carry it: JSON lets anybody send half of a surrogate pair, and no answer could repeat it."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A text as UTF-8 and a terminal can carry it.
+
+    JSON lets anybody send half of a surrogate pair, and no answer could repeat it; a control character, or a mark that
+    reorders text, would let a name or a header speak to the terminal that shows it.
+    """
+    if text.isprintable():
+        return text
+    return _UNSAYABLE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
 
 
 def shortened(text: str, most: int = 120) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -12,7 +12,7 @@ from limen.cli import render
 from limen.cli.context import output_option
 from limen.decisions import decision_to_json, name_of
 from mesh.clock import SystemClock
-from mesh.problems import Invalid, Severity
+from mesh.problems import Diagnostic, Invalid, Severity
 from mesh.request import Decision, Effect, Protocol, Request
 from policyengine import model
 from policyengine.customrules import PATIENT_S, check_custom_rules, with_custom_rules
@@ -110,12 +110,20 @@ def usable_tree(tree: pathlib.Path) -> model.PolicySet:
     Raises Invalid (LM2203) when it has any, LM2602 for custom rules that may not run.
     """
     found, diagnostics = load_tree(tree)
+    usable(found, diagnostics, tree)
+    return found
+
+
+def usable(found: model.PolicySet, diagnostics: Sequence[Diagnostic], tree: pathlib.Path) -> None:
+    """Show the errors of a tree that was loaded, all of them.
+
+    Raises Invalid (LM2203) when it has any, LM2602 for custom rules that may not run.
+    """
     errors = [item for item in diagnostics if item.severity is Severity.ERROR]
     if errors:
         render.diagnostics(diagnostics)
         raise Invalid("LM2203", path=str(tree), count=f"{len(errors)} error{'s' if len(errors) > 1 else ''}")
     check_custom_rules(found)
-    return found
 
 
 def _target(policies: model.PolicySet, text: str, *, has_request: bool) -> tuple[model.Service, int]:

@@ -28,9 +28,10 @@ _ELSEWHERE = {
         "limen.cli.interchange",
         "Write policies for Istio, Kubernetes, Cilium, Consul, Linkerd, nftables or OPA.",
     ),
+    "test": ("limen.cli.policytest", "Run the tests that stand beside the policies."),
     "push": ("limen.cli.opa", "Push policies into a running OPA."),
 }
-_LATER = ("fmt", "test", "explain", "compile")
+_LATER = ("fmt", "explain", "compile")
 
 
 class _Verbs(click.Group):

@@ -46,6 +46,11 @@ def test_what_no_encoding_carries_is_said_in_another_way() -> None:
     assert Diagnostic(code="LM0001", facts={"command": "\udfff"}).message.isascii()
 
 
+def test_a_fact_says_nothing_to_the_terminal_that_shows_it() -> None:
+    message = Diagnostic(code="LM0001", facts={"command": "\x1b[2Ja\u202eb\x9bc\td é"}).message
+    assert message == "`\\x1b[2Ja\\u202eb\\x9bc\td é` is not part of this version"
+
+
 def test_an_unknown_code_is_a_bug() -> None:
     with pytest.raises(KeyError):
         entry("LM9999")
