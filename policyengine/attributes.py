@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from mesh.request import Protocol, Request
 from mesh.spiffe import SpiffeId, SpiffeIdError
 from policyengine import model
-from policyengine.canonical import Ambiguous, canonical_host, canonical_segments
+from policyengine.canonical import Ambiguous, PathCase, canonical_host, canonical_segments, folded
 
 Truth = bool | None
 _HOST_NAMES = frozenset(("host", ":authority"))
@@ -79,7 +79,9 @@ def is_parsed(request: Request, protocol: Protocol) -> bool:
     return protocol != "tcp" and request.protocol != "tcp" and (request.path is not None or request.method is not None)
 
 
-def read(request: Request, protocol: Protocol, policy_headers: frozenset[str]) -> Facts:
+def read(
+    request: Request, protocol: Protocol, policy_headers: frozenset[str], path_case: PathCase = "sensitive"
+) -> Facts:
     """Bring a request into the form that rules read.
 
     1. At L4, or where a request names an attribute as unknown, the attribute is unknown.
@@ -105,6 +107,8 @@ def read(request: Request, protocol: Protocol, policy_headers: frozenset[str]) -
     path = None
     if request.path is not None:
         segments = canonical_segments(request.path)
+        if path_case == "insensitive" and not isinstance(segments, Ambiguous):
+            segments = folded(segments)
         if isinstance(segments, Ambiguous):
             ambiguous["path"] = segments.reason
         elif not unknown or "path" not in unknown:

@@ -61,7 +61,11 @@ class CanonicalPath:
         return self.text if self.query is None else f"{self.text}?{self.query}"
 
 
-def canonical_path(raw: str) -> CanonicalPath | Ambiguous:
+PathCase = Literal["sensitive", "insensitive"]
+"""Whether a service tells `/Admin` from `/admin`. Hosts never differ by case (RFC 9110 §4.2.3)."""
+
+
+def canonical_path(raw: str, case: PathCase = "sensitive") -> CanonicalPath | Ambiguous:
     r"""Bring a raw request target into its one canonical form, or say why it has none (design D3).
 
     1. The target begins with a slash. The query begins at the first `?` and stays verbatim.
@@ -71,6 +75,8 @@ def canonical_path(raw: str) -> CanonicalPath | Ambiguous:
     4. A segment that begins or ends in white space, or ends in a dot and is no dot segment, is refused.
     5. Dot segments are resolved; one that leaves the root is refused.
     6. Segments are encoded again, with upper-case hex, where RFC 3986 §3.3 asks for it.
+    7. For a service whose paths are case-insensitive ``segments`` are folded (`folded`); ``text``, which is what is
+       forwarded, keeps its letters.
 
     Slashes are merged before dot segments are resolved: `/api//../admin` is `/admin`, the reading that gives
     an attacker less.
@@ -85,13 +91,49 @@ def canonical_path(raw: str) -> CanonicalPath | Ambiguous:
     if query is not None and _QUERY_REFUSED.search(query):
         return Ambiguous("a query holds no white space, control bytes or `#`")
     if _is_clean(path):
-        return CanonicalPath(path, tuple(path[1:].split("/")), query)
+        compared = path if case == "sensitive" else path.lower()  # a clean path is ASCII
+        return CanonicalPath(path, tuple(compared[1:].split("/")), query)
     resolved = _resolve(path)
     if isinstance(resolved, Ambiguous):
         return resolved
     # (6)
     text = "/" + "/".join(quote(segment, safe=_SEGMENT_SAFE) for segment in resolved)
-    return CanonicalPath(text, resolved, query)
+    # (7)
+    segments = resolved if case == "sensitive" else folded(resolved)
+    return segments if isinstance(segments, Ambiguous) else CanonicalPath(text, segments, query)
+
+
+def folded(segments: tuple[str, ...]) -> tuple[str, ...] | Ambiguous:
+    """Segments with one case of letters, as a service that ignores case compares them.
+
+    1. ASCII letters become lower case; so does any other letter whose case every program sees alike.
+    2. A letter whose lower case, upper case and case folding do not agree (the kelvin sign, the sharp and the long s,
+       the Turkish i) is refused: some servers take it for an ASCII letter, or for two, and others do not.
+    """
+    found: list[str] = []
+    for segment in segments:
+        # (1)
+        if segment.isascii():
+            found.append(segment.lower())
+            continue
+        # letter by letter: the lower case of a Greek sigma depends on its place in a word
+        if not all(char.isascii() or _folds_alike(char) for char in segment):
+            # (2)
+            return Ambiguous("a path that ignores case has no letters whose case programs see differently")
+        found.append("".join(char.lower() for char in segment))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=4096)
+def _folds_alike(char: str) -> bool:
+    """Whether lower case, upper case and case folding of a character agree, one character each, outside of ASCII."""
+    lower, upper = char.lower(), char.upper()
+    return (
+        len(lower) == len(upper) == 1
+        and char.casefold() == lower == upper.lower() == upper.casefold()
+        and lower.upper() == upper
+        and not lower.isascii()
+    )
 
 
 def canonical_segments(raw: str) -> tuple[str, ...] | Ambiguous:
@@ -280,6 +322,16 @@ class PathPattern:
             _parse_segment(part, is_last=place == len(parts) - 1 and not subtree) for place, part in enumerate(parts)
         )
         return cls(segments, subtree, text)
+
+    def folded(self) -> PathPattern | Ambiguous:
+        """The pattern as a service that ignores case compares it; its text stays as it was written."""
+        literals = folded(tuple(place.literal for place in self.segments))
+        if isinstance(literals, Ambiguous):
+            return literals
+        places = zip(self.segments, literals, strict=True)
+        return dataclasses.replace(
+            self, segments=tuple(dataclasses.replace(place, literal=literal) for place, literal in places)
+        )
 
     def matches(self, path: tuple[str, ...]) -> bool:
         """Whether the segments of a canonical path are in the set."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from mesh.request import Effect
 from policyengine import model
+from policyengine.canonical import Ambiguous
 from policyengine.lookalikes import skeleton
 from policyengine.reading import Finding, Path, did_you_mean
 from policyengine.regocheck import MAX_MODULES, MODULE_PATH, check_text, package_of
@@ -22,7 +23,8 @@ def check(found: model.PolicySet) -> list[Finding]:
        decisions name both.
     2. The identities of two services are disjoint.
     3. Every service, group and port that something names exists; groups do not contain themselves.
-    4. Every field of every rule has a meaning where the rule applies (`_check_ports`).
+    4. Every field of every rule has a meaning where the rule applies (`_check_ports`). Paths of a service that
+       ignores case have letters whose case every program sees alike.
     5. A custom rule that no module of the set can have is noted: it is unknown. Modules keep to what rules may be
        made of, as far as their text shows it.
     """
@@ -32,6 +34,7 @@ def check(found: model.PolicySet) -> list[Finding]:
         *_check_references(found),
         *_check_cycles(found),
         *_check_rules(found),
+        *_check_case(found),
         *_check_modules(found),
     ]
 
@@ -151,6 +154,26 @@ def _check_rules(found: model.PolicySet) -> Iterator[Finding]:
         if invariant.service in services:
             declared = {port.port for port in services[invariant.service].ports}
             yield from _undeclared(invariant.to, declared, invariant.service, ("invariants", place, "forbid"))
+
+
+def _check_case(found: model.PolicySet) -> Iterator[Finding]:
+    """(4), paths."""
+    folding = {item.name for item in found.services if item.path_case == "insensitive"}
+    if not folding:
+        return
+    said: list[tuple[str, tuple[model.Operation, ...] | None, Path]] = [
+        (policy.service, rule.to, ("policies", place, "rules", index))
+        for place, policy in enumerate(found.policies)
+        for index, rule in enumerate(policy.rules)
+    ]
+    said += [(item.service, item.to, ("exceptions", place, "rule")) for place, item in enumerate(found.exceptions)]
+    said += [(item.service, item.to, ("invariants", place, "forbid")) for place, item in enumerate(found.invariants)]
+    for service, operations, path in said:
+        for index, operation in enumerate(operations or () if service in folding else ()):
+            for position, pattern in enumerate(operation.paths or ()):
+                if isinstance(pattern.folded(), Ambiguous):
+                    facts = {"value": str(pattern), "service": service}
+                    yield Finding((*path, "to", index, "paths", position), "LM2045", facts)
 
 
 def _check_modules(found: model.PolicySet) -> Iterator[Finding]:

@@ -100,6 +100,7 @@ class ServiceIndex:
         self._custom = custom
         self._until = form.service.until if form.service.mode is Mode.OBSERVE else None
         self._protocols, self._headers = form.protocols, form.headers
+        self._path_case = form.service.path_case
         self._enforced, self._observed = _Answers(snapshot, Mode.ENFORCE), _Answers(snapshot, Mode.OBSERVE)
 
     def decide(self, request: Request) -> Decision:
@@ -113,7 +114,7 @@ class ServiceIndex:
         """
         # (1)
         protocol = self._protocols.get(request.port)
-        facts = read(request, protocol or request.protocol, self._headers)
+        facts = read(request, protocol or request.protocol, self._headers, self._path_case)
         facts.custom = self._custom
         is_known = facts.source is not None
         answers = self._enforced if self._until is None else self._answers(request)

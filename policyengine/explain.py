@@ -60,7 +60,7 @@ def _facts(policies: model.PolicySet, request: Request) -> Facts | None:
     if service is None:
         return None
     protocol = service.protocol_of(request.port) or request.protocol
-    facts = read(request, protocol, policies.headers_for(service.name))
+    facts = read(request, protocol, policies.headers_for(service.name), service.path_case)
     facts.custom = policies.custom
     return facts
 

@@ -16,6 +16,7 @@ from mesh.request import Request
 from mesh.spiffe import SpiffeId, SpiffeIdError
 from policyengine import model
 from policyengine.attributes import HEADER_VALUE, address_of, read
+from policyengine.canonical import Ambiguous, canonical_path, folded
 from policyengine.reference import time_of
 
 VERSION = 1
@@ -32,7 +33,8 @@ def input_of(request: Request) -> Document:
 
     1. `source` is the verified identity, null for none; `service` a name or a canonical SPIFFE ID, null for neither.
     2. Of a connection alone (`parsed` false) method, host and path are unknown.
-    3. `ambiguous` says, by attribute, why host or path have no canonical form; they are unknown then.
+    3. `ambiguous` says, by attribute, why host or path have no canonical form; they are unknown then. `path_folded`
+       is the path for services that ignore case; `path_folds` is false where letters of it are ambiguous to them.
     4. A header has one `value` (null: malformed) and is `single` when it was given once, without a comma.
     5. A claim is a list of text, whole numbers and booleans, null in any other form; `token` has all claims as sent.
     6. `time` is in nanoseconds since 1970; a time that 64 bits do not hold is unknown, which ends what ends.
@@ -40,6 +42,7 @@ def input_of(request: Request) -> Document:
     """
     # (1), (2), (3)
     facts = read(request, request.protocol, _NO_HEADERS)
+    path_folded, path_folds = _folded(request) if facts.is_parsed else (None, True)
     # (6)
     time = time_of(request)
     if time is not None and not _FIRST <= time < _LAST:
@@ -57,6 +60,8 @@ def input_of(request: Request) -> Document:
         "method": facts.method,
         "host": facts.host,
         "path": None if facts.path is None else list(facts.path),
+        "path_folded": path_folded,
+        "path_folds": path_folds,
         "ambiguous": dict(facts.ambiguous),
         "headers": _headers(request),
         "claims": None if request.claims is None else _claims(request.claims),
@@ -89,6 +94,19 @@ def network_keys(network: model.Network) -> tuple[str, str]:
     assert first is not None
     assert last is not None
     return first, last
+
+
+def _folded(request: Request) -> tuple[list[str] | None, bool]:
+    """The folded path, None when it is unknown, and whether its letters can be folded (step 3)."""
+    if request.path is None:
+        return None, True
+    canonical = canonical_path(request.path)
+    if isinstance(canonical, Ambiguous):
+        return None, True
+    segments = folded(canonical.segments)
+    if isinstance(segments, Ambiguous):
+        return None, False
+    return (None if "path" in request.unknown else list(segments)), True
 
 
 def _service(name: str) -> str | None:

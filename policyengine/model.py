@@ -16,7 +16,7 @@ from typing import Literal
 from mesh.problems import Span
 from mesh.request import Effect, Mode, Protocol, Request
 from mesh.spiffe import SpiffeId, SpiffePattern
-from policyengine.canonical import HostPattern, PathPattern
+from policyengine.canonical import HostPattern, PathCase, PathPattern
 
 Tier = Literal["guardrail", "app", "baseline"]
 TIERS: tuple[Tier, ...] = ("guardrail", "app", "baseline")
@@ -74,7 +74,10 @@ class Port:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """Something that can be called. ``until`` ends `observe`; its identities are its alone."""
+    """Something that can be called. ``until`` ends `observe`; its identities are its alone.
+
+    ``path_case`` says whether it tells `/Admin` from `/admin`.
+    """
 
     name: str
     owner: str
@@ -84,6 +87,7 @@ class Service:
     until: dt.datetime | None = None
     learn: bool = False
     dataplane: DataPlane = "auto"
+    path_case: PathCase = "sensitive"
     span: Span | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -323,6 +327,13 @@ class PolicySet:
     rego: tuple[RegoModule, ...] = ()
     custom: CustomRules | None = dataclasses.field(default=None, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        # INVARIANT: paths about a service that ignores case are folded, wherever they came from
+        folding = frozenset(found.name for found in self.services if found.path_case == "insensitive")
+        if folding:
+            for kind, items in _folded(self, folding).items():
+                object.__setattr__(self, kind, items)
+
     def service_for(self, name: str) -> Service | None:
         """The service with a name, or the one a workload's SPIFFE ID belongs to."""
         if name.startswith("spiffe://"):
@@ -415,3 +426,43 @@ def policy_set_from_json(obj: object) -> PolicySet:
     from policyengine.wire import read_policy_set  # noqa: PLC0415  wire imports this module
 
     return read_policy_set(obj)
+
+
+def _folded(found: PolicySet, services: frozenset[str]) -> dict[str, tuple[object, ...]]:
+    """Everything that names paths of the services, with those paths folded."""
+    policies = tuple(
+        dataclasses.replace(
+            policy, rules=tuple(dataclasses.replace(rule, to=_folded_operations(rule.to)) for rule in policy.rules)
+        )
+        if policy.service in services
+        else policy
+        for policy in found.policies
+    )
+    return {
+        "policies": policies,
+        "invariants": tuple(
+            dataclasses.replace(item, to=_folded_operations(item.to)) if item.service in services else item
+            for item in found.invariants
+        ),
+        "exceptions": tuple(
+            dataclasses.replace(item, to=_folded_operations(item.to)) if item.service in services else item
+            for item in found.exceptions
+        ),
+    }
+
+
+def _folded_operations(to: tuple[Operation, ...] | None) -> tuple[Operation, ...] | None:
+    if to is None:
+        return None
+    return tuple(
+        dataclasses.replace(operation, paths=tuple(map(_folded_pattern, operation.paths)))
+        if operation.paths is not None
+        else operation
+        for operation in to
+    )
+
+
+def _folded_pattern(pattern: PathPattern) -> PathPattern:
+    """The folded pattern. One that cannot be folded is refused by whoever reads a tree, and matches no path."""
+    found = pattern.folded()
+    return found if isinstance(found, PathPattern) else pattern

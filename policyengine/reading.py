@@ -23,7 +23,7 @@ from mesh.problems import shortened
 from mesh.request import Effect, Mode, Protocol
 from mesh.spiffe import SpiffePattern
 from policyengine import model
-from policyengine.canonical import HostPattern, PathPattern
+from policyengine.canonical import HostPattern, PathCase, PathPattern
 from policyengine.lookalikes import mixed_word
 from policyengine.regocheck import is_rule_path
 
@@ -383,7 +383,7 @@ class Reader:
 
     def service(self, name: str, owner: str, value: object, path: Path) -> model.Service | None:
         """The spec of a Service."""
-        optional = ("mode", "until", "learn", "dataplane")
+        optional = ("mode", "until", "learn", "dataplane", "path_case")
         fields = self.mapping(value, path, ("identities", "ports"), optional)
         if fields is None:
             return None
@@ -399,6 +399,7 @@ class Reader:
         learn = self.flag(fields.get("learn", False), (*path, "learn"))
         planes = ("auto", "native", "envoy")
         plane = self.choice(fields.get("dataplane", "auto"), (*path, "dataplane"), planes)
+        case = self.choice(fields.get("path_case", "sensitive"), (*path, "path_case"), ("sensitive", "insensitive"))
         if mode is not None and (mode == "observe") != ("until" in fields):
             self.refuse((*path, "mode") if mode == "observe" else (*path, "until"), "LM2018", service=name)
         for place, port in enumerate(ports or ()):
@@ -408,7 +409,7 @@ class Reader:
             return None
         return model.Service(
             name=name, owner=owner, identities=identities, ports=ports, mode=Mode(mode), until=until, learn=learn,
-            dataplane=cast("model.DataPlane", plane),  # checked by choice
+            dataplane=cast("model.DataPlane", plane), path_case=cast("PathCase", case),  # checked by choice
         )  # fmt: skip
 
     def service_port(self, value: object, path: Path) -> model.Port | None:

@@ -41,7 +41,7 @@ def decide(policies: model.PolicySet, request: Request, *, snapshot: str) -> Dec
     if service is None:
         return _deny(snapshot, UNKNOWN_SERVICE, Mode.ENFORCE)
     protocol = service.protocol_of(request.port)
-    facts = read(request, protocol or request.protocol, policies.headers_for(service.name))
+    facts = read(request, protocol or request.protocol, policies.headers_for(service.name), service.path_case)
     facts.custom = policies.custom
     observed = service.is_observed(time_of(request))
     mode = Mode.OBSERVE if observed else Mode.ENFORCE

@@ -16,8 +16,8 @@ from mesh.request import Decision, Effect, Request
 from policyengine.attributes import identity_of
 from policyengine.canonical import Ambiguous, canonical_path
 from policyengine.decide import Index
-from policyengine.ir import Grant, ServiceForm, normalise
-from policyengine.model import Conditions, Operation, PolicySet
+from policyengine.ir import ServiceForm, normalise
+from policyengine.model import Conditions, Operation, PolicySet, Service
 
 Outcome = Literal["same", "newly_allowed", "newly_denied", "uncertain"]
 
@@ -153,7 +153,7 @@ def _is_open(form: ServiceForm, request: Request) -> bool:
         return False  # nobody's deny: no attribute can change that
     protocol = form.protocols.get(request.port)
     return any(
-        _could_apply(grant, operation, request, protocol)
+        _could_apply(operation, request, protocol, form.service)
         and (_looks_further(grant.when) or _looks_further(grant.unless_when) or _is_unsaid(operation, request))
         for grant in form.grants
         if grant.callers.contains(source) or grant.callers.incomplete
@@ -161,9 +161,8 @@ def _is_open(form: ServiceForm, request: Request) -> bool:
     )
 
 
-def _could_apply(grant: Grant, operation: Operation, request: Request, protocol: str | None) -> bool:
+def _could_apply(operation: Operation, request: Request, protocol: str | None, service: Service) -> bool:
     """Whether the operation could match, as far as the flow says."""
-    del grant
     if operation.ports is not None and request.port not in operation.ports:
         return False
     if protocol == "tcp":
@@ -172,7 +171,7 @@ def _could_apply(grant: Grant, operation: Operation, request: Request, protocol:
         return False
     if operation.paths is None or request.path is None:
         return True
-    path = canonical_path(request.path)
+    path = canonical_path(request.path, service.path_case)
     if isinstance(path, Ambiguous):
         return False  # refused before any rule, whatever else it says
     return any(pattern.matches(path.segments) for pattern in operation.paths)

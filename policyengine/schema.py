@@ -107,6 +107,7 @@ def _specs() -> dict[str, dict[str, object]]:
                 "until": _ref("moment"),
                 "learn": {"type": "boolean"},
                 "dataplane": {"enum": ["auto", "native", "envoy"]},
+                "path_case": {"enum": ["sensitive", "insensitive"]},
             },
         ),
         "Policy": _object({"service": _ref("name"), "tier": {"enum": list(model.TIERS)}, "rules": _some(_ref("rule"))}),

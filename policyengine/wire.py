@@ -64,6 +64,8 @@ def _service(item: model.Service) -> dict[str, object]:
         out["learn"] = True
     if item.dataplane != "auto":
         out["dataplane"] = item.dataplane
+    if item.path_case != "sensitive":
+        out["path_case"] = item.path_case
     return out
 
 

@@ -105,11 +105,23 @@ host := input.host if parsed
 
 default path := null
 
-path := input.path if parsed
+path := input.path if {
+	parsed
+	not release.services[name].ignores_case
+} else := input.path_folded if {
+	parsed
+	release.services[name].ignores_case
+}
 
 ambiguous if {
 	parsed
 	count(input.ambiguous) > 0
+}
+
+ambiguous if {
+	parsed
+	release.services[name].ignores_case
+	input.path_folds == false
 }
 
 ambiguous if {

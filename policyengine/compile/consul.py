@@ -8,6 +8,7 @@ or all of them: what falls between is refused.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -17,9 +18,9 @@ from mesh.spiffe import SpiffeId, SpiffePattern, TrustDomain
 from policyengine.canonical import PathPattern
 from policyengine.compile.allowed import Piece, boxes_of
 from policyengine.compile.boxes import Box, Field
-from policyengine.compile.export import Export, Findings, Workloads, object_name, unsayable_tests
-from policyengine.ir import ServiceForm, normalise
-from policyengine.model import PolicySet, Port
+from policyengine.compile.export import OTHER_CASE, Export, Findings, Workloads, object_name, unsayable_tests
+from policyengine.ir import Grant, ServiceForm, normalise
+from policyengine.model import PolicySet, Port, Service
 
 Row = dict[str, object]
 _EVERYTHING = {"Action": "deny", "HTTP": {"PathPrefix": "/"}}
@@ -149,7 +150,8 @@ def _permissions(
     rows: list[Row] = []
     # (1)
     for grant in form.grants:
-        for box in boxes_of(grant, port.port, port.protocol):
+        for said in boxes_of(grant, port.port, port.protocol):
+            box = _any_case(said, grant, form.service, findings)
             if not _speaks_of(box.callers, identity, domain, grant.effect, names):
                 continue
             piece = Piece(
@@ -165,6 +167,18 @@ def _permissions(
             else:
                 rows += _allows(piece, findings, port)
     return _until_final(rows)
+
+
+def _any_case(box: Box, grant: Grant, service: Service, findings: Findings) -> Box:
+    """A box about a service that ignores case, as Consul may say it: an allow for less, a deny for more."""
+    if service.path_case == "sensitive" or box.paths.is_free:
+        return box
+    what = f"{grant.policy}/{grant.rule}"
+    if grant.effect is Effect.ALLOW:
+        findings.stricter(what, OTHER_CASE, grant.span)
+        return box
+    findings.stricter(what, "the service ignores case: it is denied on every path", grant.span)
+    return dataclasses.replace(box, paths=Field())
 
 
 def _until_final(rows: list[Row]) -> list[Row]:

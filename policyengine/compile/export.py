@@ -131,11 +131,30 @@ def allowed_for(policies: PolicySet, service: Service, findings: Findings, *, wi
     form = normalise(policies, service)
     if service.mode == "observe":
         findings.stricter(service.name, "the service is observed: the target enforces at once", service.span)
+    ignores_case = service.path_case == "insensitive"
     try:
-        return allowed_of(form, with_denies=with_denies)
+        # a deny of the target's own would miss the other spellings
+        found = allowed_of(form, with_denies=with_denies and not ignores_case)
     except TooManyPieces:
         findings.unmapped(service.name, "cutting the denies out of the allows gives too many pieces", service.span)
         return Allowed(allows=())
+    return _in_lower_case(found, findings) if ignores_case else found
+
+
+OTHER_CASE = "the service ignores case: the target takes its paths in lower case alone"
+
+
+def _in_lower_case(found: Allowed, findings: Findings) -> Allowed:
+    """What a target that tells cases apart can say of a service that does not: nothing that cuts paths out."""
+    allows = []
+    for piece in found.allows:
+        if piece.box.paths.outside:
+            findings.refuse(piece, "the service ignores case: the target cannot cut a path out in all its spellings")
+            continue
+        if piece.box.paths.inside is not None:
+            findings.stricter(f"{piece.policy}/{piece.rule}", OTHER_CASE, piece.span)
+        allows.append(piece)
+    return Allowed(allows=tuple(allows))
 
 
 def by_ports(pieces: Iterable[Piece]) -> list[tuple[Piece, tuple[int, ...]]]:

@@ -131,6 +131,8 @@ def _service(form: ServiceForm) -> Json:
         "grants": {_key(grant): _grant(grant) for grant in form.grants},
         **index.to_json(),
     }
+    if service.path_case == "insensitive":
+        out["ignores_case"] = True
     if service.mode is Mode.OBSERVE and service.until is not None:
         out["observe_until"] = nanoseconds(service.until)
     return out

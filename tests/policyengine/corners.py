@@ -26,6 +26,7 @@ def tree(
     exceptions: list[dict[str, Any]] | None = None,
     ports: list[tuple[int, str]] | None = None,
     observe: str | None = None,
+    path_case: str | None = None,
 ) -> PolicySet:
     """A policy set with the service `db`, read as a snapshot would be."""
     db: dict[str, Any] = {
@@ -34,6 +35,8 @@ def tree(
         "identities": [f"{TD}/ns/shop/sa/db"],
         "ports": [{"port": port, "protocol": protocol} for port, protocol in ports or [(8080, "http")]],
     }
+    if path_case is not None:
+        db["path_case"] = path_case
     if observe is not None:
         db.update(mode="observe", until=observe)
     tiers = {"guardrail": guardrail, "app": app, "baseline": baseline}
@@ -187,6 +190,15 @@ CORNERS = [
     Corner("fields-of-to-are-anded", tree(app=[allow(to=[{"methods": ["GET"], "paths": ["/x"]}])]), ask(), "deny", DEFAULT),
     Corner("entries-of-to-are-ored", tree(app=[allow(to=[{"paths": ["/x"]}, {"paths": ["/orders"]}])]), ask(), "allow", "app/r0"),
     Corner("A01-path-is-canonical", tree(app=[allow(), deny(to=[{"paths": ["/admin", "/admin/**"]}])]), ask(path="/x/%2e%2e/admin"), "deny", "app/r1"),
+    Corner("A13-case-matters", tree(app=[allow(to=[{"paths": ["/orders"]}])]), ask(path="/Orders"), "deny", DEFAULT),
+    Corner("A13-case-is-ignored-in-an-allow", tree(app=[allow(to=[{"paths": ["/Orders/**"]}])], path_case="insensitive"), ask(path="/oRDERS/%41"), "allow", "app/r0"),
+    Corner("A13-case-is-ignored-in-a-deny", tree(app=[allow(), deny(to=[{"paths": ["/admin"]}])], path_case="insensitive"), ask(path="/ADMIN"), "deny", "app/r1"),
+    Corner("A13-case-is-ignored-outside-of-ascii", tree(app=[allow(to=[{"paths": ["/É/{x:int}"]}])], path_case="insensitive"), ask(path="/%C3%A9/1"), "allow", "app/r0"),
+    Corner("A13-case-is-ignored-in-an-exception", tree(exceptions=[grant(FUTURE, to=[{"paths": ["/Orders"]}])], path_case="insensitive"), ask(path="/ORDERS"), "allow", "app/exception"),
+    Corner("A13-kelvin-sign-is-ambiguous", tree(app=[allow()], path_case="insensitive"), ask(path="/%E2%84%AA"), "deny", AMBIGUOUS),
+    Corner("A13-dotless-i-is-ambiguous", tree(app=[allow()], path_case="insensitive"), ask(path="/adm%C4%B1n"), "deny", AMBIGUOUS),
+    Corner("A13-kelvin-sign-is-a-letter-where-case-matters", tree(app=[allow()]), ask(path="/%E2%84%AA"), "allow", "app/r0"),
+    Corner("A13-ambiguous-case-is-observed", tree(app=[allow()], observe=FUTURE, path_case="insensitive"), ask(path="/%E2%84%AA"), "allow", AMBIGUOUS),
     Corner("A04-query-does-not-matter", tree(app=[allow(to=[{"paths": ["/orders"]}])]), ask(path="/orders?/../admin"), "allow", "app/r0"),
     Corner("A11-host-is-canonical", tree(app=[allow(to=[{"hosts": ["db.corp.test"]}])]), ask(host="DB.corp.test.:8080"), "allow", "app/r0"),
     Corner("grpc-path", tree(app=[allow(to=[{"paths": ["/pkg.Svc/Get"]}])], ports=[(9000, "grpc")]), ask(port=9000, protocol="grpc", path="/pkg.Svc/Get", method="POST"), "allow", "app/r0"),

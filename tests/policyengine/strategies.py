@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mesh.request import Effect, Mode, Request
 from mesh.spiffe import SpiffePattern
 from policyengine import model
-from policyengine.canonical import HostPattern, PathPattern
+from policyengine.canonical import HostPattern, PathCase, PathPattern
 from policyengine.reading import _network
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
@@ -52,11 +52,14 @@ PATTERNS = (
     "/a/b",
     "/{x:uuid}/**",
     "/a/{x:hex}/**",
+    "/A",
+    "/a/B/**",
+    "/É",
 )
 TARGETS = (
     "/", "/a", "/a/", "/a/b", "/a/12", "/a/12/b", "/a/b/b", "/a/zz/", "//a", "/a/./b", "/x/../a", "/%61", "/a?b=/x",
     "/a;x", "/a%2fb", "/../a", "a", "*", "/a.", "/c", "/123e4567-e89b-12d3-a456-426614174000/q",
-    "/a/%C3%A9", "/\xff", None,
+    "/a/%C3%A9", "/\xff", "/A", "/A/b", "/a/B/%42", "/%C3%89", "/%C3%A9", "/a/%C4%B0", "/%E2%84%AA?x", None,
 )  # fmt: skip
 HOSTS = ("db.corp.test", "DB.corp.test:8080", "x.corp.test", "x.y.corp.test", "", "a,b", "bad host", None)
 METHODS = ("GET", "POST", "get", "G T", None)
@@ -152,7 +155,7 @@ _exceptions = st.lists(st.tuples(principals, _maybe(_tuple(operations)), st.samp
 )
 
 
-def _set(policies: tuple, exceptions: tuple, mode: tuple[Mode, int | None]) -> model.PolicySet:
+def _set(policies: tuple, exceptions: tuple, mode: tuple[Mode, int | None], case: PathCase) -> model.PolicySet:
     kind, hours = mode
     db = model.Service(
         name="db",
@@ -164,6 +167,7 @@ def _set(policies: tuple, exceptions: tuple, mode: tuple[Mode, int | None]) -> m
             model.Port(port=9000, protocol="grpc"),
         ),
         mode=kind,
+        path_case=case,
         until=None if hours is None else NOW + dt.timedelta(hours=hours),
     )  # fmt: skip
     web = model.Service(
@@ -184,6 +188,7 @@ policy_sets = st.builds(
     _policies,
     _exceptions,
     st.sampled_from(((Mode.ENFORCE, None), (Mode.ENFORCE, None), (Mode.OBSERVE, 1), (Mode.OBSERVE, -1))),
+    st.sampled_from(("sensitive", "sensitive", "insensitive")),
 )
 
 _headers = st.lists(

@@ -14,6 +14,7 @@ from policyengine.canonical import (
     canonical_host,
     canonical_path,
     canonical_segments,
+    folded,
 )
 
 CANONICAL = [
@@ -100,6 +101,56 @@ def test_path_has_one_canonical_form(raw: str, target: str) -> None:
 @pytest.mark.parametrize("raw", [case[1] for case in AMBIGUOUS], ids=[case[0] for case in AMBIGUOUS])
 def test_path_is_refused_when_two_programs_could_read_it_differently(raw: str) -> None:
     assert isinstance(canonical_path(raw), Ambiguous)
+
+
+@pytest.mark.parametrize(
+    ("raw", "segments"),
+    [
+        pytest.param("/Admin/X", ("admin", "x"), id="A13-ascii"),
+        pytest.param("/%41dmin//./X/", ("admin", "x", ""), id="A13-encoded"),
+        pytest.param("/%C3%89", ("\u00e9",), id="A13-latin"),
+        pytest.param("/%CE%91%CE%A3", ("\u03b1\u03c3",), id="A13-sigma-at-the-end-of-a-word"),
+        pytest.param("/%D0%96", ("\u0436",), id="A13-cyrillic"),
+        pytest.param("/%E6%97%A5", ("\u65e5",), id="A13-no-case-at-all"),
+    ],
+)
+def test_segments_are_folded_for_a_service_that_ignores_case(raw: str, segments: tuple[str, ...]) -> None:
+    found = canonical_path(raw, "insensitive")
+    assert isinstance(found, CanonicalPath)
+    assert found.segments == segments
+    exact = canonical_path(raw)
+    assert isinstance(exact, CanonicalPath)
+    assert found.target == exact.target
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param("/%E2%84%AA", id="A13-kelvin-sign"),
+        pytest.param("/%C4%B0", id="A13-i-with-dot"),
+        pytest.param("/adm%C4%B1n", id="A13-i-without-dot"),
+        pytest.param("/%C5%BF", id="A13-long-s"),
+        pytest.param("/%C3%9F", id="A13-sharp-s"),
+        pytest.param("/%CF%82", id="A13-final-sigma"),
+        pytest.param("/%EF%AC%81", id="A13-ligature"),
+    ],
+)
+def test_letters_whose_case_is_ambiguous_are_refused_where_case_is_ignored(raw: str) -> None:
+    assert isinstance(canonical_path(raw, "insensitive"), Ambiguous)
+    assert isinstance(canonical_path(raw), CanonicalPath)
+
+
+@given(st.text())
+def test_folding_is_idempotent_and_sees_every_spelling_alike(text: str) -> None:
+    found = folded((text,))
+    if isinstance(found, Ambiguous):
+        assert not text.isascii()
+        return
+    assert folded(found) == found
+    for spelling in (text.upper(), text.lower(), text.swapcase()):
+        other = folded((spelling,))
+        # whoever changes the case of a whole text looks at a sigma's place in it
+        assert other == found or "\u03c2" in spelling
 
 
 _PIECES = st.sampled_from(["/", "a", ".", "..", "%2e", "%61", "%2F", "%C3%A9", ";", "?", "%20", " ", "\xe9", "%", "*"])

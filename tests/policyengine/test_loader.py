@@ -78,6 +78,13 @@ def places(found: list[Diagnostic]) -> list[tuple[str, int, int]]:
         pytest.param(rule("{id: a, effect: allow, from: [any], to: [{ports: [true]}]}"), ["LM2010"], id="A50-bool-port"),
         pytest.param(rule("{id: a, effect: allow, from: [any], to: [{ports: [8081]}]}"), ["LM2036"], id="undeclared-port"),
         pytest.param(rule("{id: a, effect: allow, from: [any], to: [{methods: [get]}]}"), ["LM2017"], id="method"),
+        pytest.param(DB.replace("spec:", "spec:\n  path_case: insensitive"), [], id="A13-case-is-declared"),
+        pytest.param(DB.replace("spec:", "spec:\n  path_case: ignored"), ["LM2009"], id="A13-case-is-one-of-two"),
+        pytest.param(rule('{id: a, effect: allow, from: [any], to: [{paths: ["/stra\u00dfe"]}]}'), [], id="A13-any-letter-where-case-matters"),
+        pytest.param(
+            rule('{id: a, effect: allow, from: [any], to: [{paths: ["/x", "/stra\u00dfe"]}]}').replace("spec:", "spec:\n  path_case: insensitive", 1),
+            ["LM2045"], id="A13-letter-whose-case-is-ambiguous",
+        ),
         # ports on allow and deny
         pytest.param(rule('{id: a, effect: allow, from: [any], to: [{paths: ["/x"]}]}'), [], id="allow-narrows-to-ports-with-a-meaning"),
         pytest.param(rule('{id: a, effect: allow, from: [any], to: [{ports: [5432], paths: ["/x"]}]}'), ["LM2039"], id="A36-allow-on-tcp-with-paths"),

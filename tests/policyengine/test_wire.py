@@ -28,6 +28,7 @@ def whole() -> dict[str, Any]:
         groups={"g": [f"{TD}/**"]},
         exceptions=[grant(FUTURE)],
     ).to_json()
+    found["services"][0]["path_case"] = "insensitive"
     found["invariants"] = [{"name": "i", "owner": "", "forbid": {"from": ["any"], "service": "db"}}]
     return found
 

@@ -7,10 +7,14 @@ import datetime as dt
 import pytest
 
 from enforcer.native import judge
-from enforcer.native.http1 import Framing, RequestHead
+from enforcer.native.http1 import Framing, RequestHead, RequestReader
 from enforcer.native.judge import Judge, Rules
 from mesh.problems import Invalid
+from mesh.request import Request
+from policyengine import reference
 from policyengine.tiers import PortTier
+from policyengine.wire import read_policy_set
+from tests import bypasses
 from tests.enforcer.native.harness import ALLOW_WEB, ALLOW_WEB_TCP, DB, OPS, WEB, policies
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
@@ -114,3 +118,46 @@ def test_policies_that_cannot_be_read_are_refused() -> None:
     with pytest.raises(Invalid) as err:
         Rules.from_json("h", {"services": []})
     assert err.value.code == "LM2001"
+
+
+def test_the_catalogue_of_bypasses_is_whole() -> None:
+    assert {bypass.name[:3] for bypass in bypasses.BYPASSES} == {f"A{number:02}" for number in range(1, 28)}
+    assert len({bypass.name for bypass in bypasses.BYPASSES}) == len(bypasses.BYPASSES)
+
+
+@pytest.mark.parametrize("case", bypasses.cases(), ids=bypasses.case_id)
+def test_bypass_has_its_verdict(case: tuple[bypasses.Bypass, bypasses.Service]) -> None:
+    bypass, service = case
+    told = bypasses.policies(service)
+    reader = RequestReader()
+    reader.feed(bypass.raw)
+    try:
+        found = reader.head()
+    except Invalid:
+        assert bypass.verdict == "deny"
+        return
+    assert found is not None
+    judged = ask(Judge(DB, Rules.from_json("h", told), None), found)
+    assert ("allow" if judged.decision.is_allowed else "deny") == bypass.verdict
+    asked = Request(
+        service=DB,
+        port=8080,
+        protocol="http",
+        source=WEB,
+        method=found.method,
+        host=found.host,
+        path=found.target,
+        headers=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in found.fields),
+        peer_ip="127.0.0.1",
+        time=NOW,
+    )
+    assert reference.decide(read_policy_set(told), asked, snapshot="h") == judged.decision
+
+
+@pytest.mark.parametrize("target", ["/Orders/7", "/ORDERS/%37"])
+def test_a_path_that_ignores_case_is_sent_on_as_it_was_spelt(target: str) -> None:
+    told = policies(ALLOW_WEB)
+    told["services"][0]["path_case"] = "insensitive"  # type: ignore[index]
+    found = ask(Judge(DB, Rules.from_json("h", told), None), head(target))
+    assert found.decision.is_allowed
+    assert found.target == target.replace("%37", "7")

@@ -13,6 +13,7 @@ import pytest
 from cryptography import x509
 
 from mesh.x509svid import X509Svid
+from tests import bypasses
 from tests.enforcer.native.harness import (
     ALLOW_WEB,
     DB,
@@ -286,3 +287,36 @@ def test_a_custom_rule_is_evaluated_and_one_that_may_not_run_is_unknown(served: 
     )
     assert served.agent.wait("failed")["code"] == "LM2602"
     assert served.ask(request)[:3] == b"403"
+
+
+@pytest.fixture(scope="module")
+def attacked(sidecars: Make, corp: Realm) -> Any:
+    """For each of the services of the catalogue a sidecar of its own."""
+    app = App(http_answer)
+    found: dict[str, Served] = {}
+    for service in ("closed", "open", "caseless"):
+        agent = sidecars(
+            corp.svid(DB), corp.bundle, inbound=({"address": "127.0.0.1", "port": 0, "app_port": app.port},)
+        )
+        agent.policy(bypasses.policies(service, inbound_port(agent)))  # type: ignore[arg-type]  # the three there are
+        found[service] = Served(agent, app, corp, corp.svid(WEB))
+    yield found
+    app.close()
+
+
+@pytest.mark.parametrize("case", bypasses.cases(), ids=bypasses.case_id)
+def test_bypass_never_reaches_the_application(
+    attacked: dict[str, Served], case: tuple[bypasses.Bypass, bypasses.Service]
+) -> None:
+    bypass, service = case
+    served = attacked[service]
+    before = len(served.app.requests)
+    answer = served.ask(bypass.raw)
+    if bypass.verdict == "allow":
+        assert answer == b"200 hello"
+        assert len(served.app.requests) == before + 1
+        return
+    assert answer[:3] in {b"400", b"403"}
+    assert len(served.app.requests) == before
+    found = json.loads(answer[4:])
+    assert served.agent.record(id=found["decision"])["code"] == found["code"]

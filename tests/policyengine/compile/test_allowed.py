@@ -17,7 +17,7 @@ from tests.examples import examples
 from tests.policyengine.targets import trees
 
 
-def _holds(piece, call) -> bool:
+def _holds(piece, call, case) -> bool:
     import ipaddress
 
     box, caller = piece.box, identity_of(call.caller)
@@ -34,7 +34,7 @@ def _holds(piece, call) -> bool:
         return False
     if call.protocol == "tcp":
         return not box.reads_request
-    path, headers = canonical_path(call.path).segments, dict(call.headers)
+    path, headers = canonical_path(call.path, case).segments, dict(call.headers)
     claims = dict(call.claims or ())
 
     def has(test) -> bool:
@@ -58,7 +58,9 @@ def test_the_pieces_hold_what_the_index_allows_and_no_more(with_denies, policies
     found = allowed_of(normalise(policies, service), with_denies=with_denies)
     index = Index(policies, "s")
     for call in calls:
-        ours = any(_holds(piece, call) for piece in found.allows) and not any(_holds(p, call) for p in found.denies)
+        case = service.path_case
+        ours = any(_holds(piece, call, case) for piece in found.allows)
+        ours = ours and not any(_holds(piece, call, case) for piece in found.denies)
         assert ours == (index.decide(call.request("db")).effect is Effect.ALLOW), call
 
 

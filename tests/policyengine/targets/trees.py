@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from hypothesis import strategies as st
 
 from mesh.request import Effect
@@ -120,7 +122,7 @@ def _sets(rows):
         st.tuples(st.sampled_from(model.TIERS), st.lists(rows, min_size=1, max_size=3)), min_size=1, max_size=3
     )
 
-    def build(found):
+    def build(found, case):
         listed = tuple(
             model.Policy(
                 name=f"p{place}",
@@ -132,9 +134,10 @@ def _sets(rows):
             for place, (tier, some) in enumerate(found)
         )
         base = tree([], ports=((8080, "http"), (5432, "tcp")))
-        return model.PolicySet(services=base.services, policies=listed)
+        services = tuple(dataclasses.replace(item, path_case=case) for item in base.services)
+        return model.PolicySet(services=services, policies=listed)
 
-    return policies.map(build)
+    return st.builds(build, policies, st.sampled_from(("sensitive", "sensitive", "insensitive")))
 
 
 policy_sets = _sets(_rows)
@@ -147,7 +150,7 @@ calls = st.builds(
     caller=st.sampled_from(CALLERS),
     method=st.sampled_from(("GET", "POST", "PUT")),
     host=st.sampled_from(("db.corp.test", "x.corp.test", "x.y.corp.test")),
-    path=st.sampled_from(("/a", "/a/", "/a/b", "/a/12", "/x/b", "/c", "/a/b/c", "/", "/a?q=/a/b")),
+    path=st.sampled_from(("/a", "/a/", "/a/b", "/a/12", "/x/b", "/c", "/a/b/c", "/", "/a?q=/a/b", "/A", "/A/B")),
     headers=st.sampled_from(((), (("x-role", "admin"),), (("x-role", "user"),))),
     claims=_tokens,
     peer_ip=st.sampled_from(("10.0.0.1", "192.0.2.1")),
