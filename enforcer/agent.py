@@ -332,7 +332,11 @@ class Agent:
         if not asks:
             return
         for found in await self._node.issue(asks):
-            workload, key, facts = keys[found.ref]
+            asked = keys.pop(found.ref, None)
+            if asked is None:
+                # an answer to what was not asked, or a second one, is nobody's
+                continue
+            workload, key, facts = asked
             try:
                 workload.identify(self._verified(read_issued(found, key, self._time.now(), facts)))
                 self._check_clock(workload)

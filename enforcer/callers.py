@@ -153,6 +153,8 @@ class Callers:
             facts = [*process.facts(), *found.settle(), *self._node_facts()]
             ask, private = new_ask("caller", facts)
             issued = await self._issue([ask])
+            if len(issued) != 1:
+                raise Unavailable("LM3453", reason=f"one identity was asked for, and {len(issued)} came")
             try:
                 identity = read_issued(issued[0], private, self._clock.now(), facts)
             except Forbidden as problem:

@@ -10,11 +10,10 @@ import dataclasses
 import datetime as dt
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import jwt
 
-from enforcer.identity import Identity, half_life
+from enforcer.identity import Identity, half_life, refusal
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock, parse_time
 from mesh.problems import Forbidden, Unavailable
@@ -58,7 +57,8 @@ class JwtSvids:
         2. Else a new one, for the facts that gave the identity.
         3. Without an answer, one that is held and has not ended.
 
-        Raises Forbidden with the server's code, Unavailable when neither (2) nor (3) gives one.
+        Raises Forbidden with the server's code, Unavailable when neither (2) nor (3) gives one (LM3453 when the
+        answer cannot be read).
         """
         now = self._clock.now()
         key = (str(identity.svid.spiffe_id), identity.rule, tuple(dict.fromkeys(audiences)), identity.facts)
@@ -77,27 +77,18 @@ class JwtSvids:
         )
         try:
             # (2)
-            (answer,) = await self._issue([ask])
+            made = read_issued_jwt(await self._issue([ask]), now)
+        except Forbidden:
+            self._held.pop(key, None)
+            raise
         except Unavailable:
             # (3)
             if held is None:
                 raise
             return held
-        if answer.code:
-            facts: dict[str, Any] = dict(answer.facts)
-            self._held.pop(key, None)
-            raise Forbidden(answer.code, **facts)
-        return self._keep(key, answer, now)
+        return self._keep(key, made)
 
-    def _keep(self, key: Key, answer: pb.IssuedJwt, now: dt.datetime) -> HeldJwt:
-        not_after = parse_time(answer.not_after)
-        made = HeldJwt(
-            token=answer.token,
-            kid=str(jwt.get_unverified_header(answer.token).get("kid", "")),
-            not_after=not_after,
-            renew_at=half_life(now, not_after),
-            hint=answer.hint,
-        )
+    def _keep(self, key: Key, made: HeldJwt) -> HeldJwt:
         while len(self._held) >= CACHE_SIZE:
             self._held.pop(next(iter(self._held)))
         self._held[key] = made
@@ -105,3 +96,23 @@ class JwtSvids:
 
     def _kids(self) -> set[str]:
         return {str(json.loads(jwk)["kid"]) for jwk in self._bundle().jwt_authorities}
+
+
+def read_issued_jwt(answers: Sequence[pb.IssuedJwt], now: dt.datetime) -> HeldJwt:
+    """Read the answer to one ask.
+
+    Raises Forbidden with the server's code when nothing was issued, Unavailable LM3453 when it cannot be read.
+    """
+    if len(answers) != 1:
+        raise Unavailable("LM3453", reason=f"one token was asked for, and {len(answers)} came")
+    answer = answers[0]
+    if answer.code:
+        raise refusal(answer.code, answer.facts)
+    try:
+        kid = str(jwt.get_unverified_header(answer.token).get("kid", ""))
+        not_after = parse_time(answer.not_after)
+    except (jwt.InvalidTokenError, ValueError) as err:
+        raise Unavailable("LM3453", reason="the token or its end cannot be read") from err
+    return HeldJwt(
+        token=answer.token, kid=kid, not_after=not_after, renew_at=half_life(now, not_after), hint=answer.hint
+    )

@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from enforcer import agentmetrics, join, nodestate
-from enforcer.identity import half_life
+from enforcer.identity import half_life, read_leaf
 from enforcer.nodestate import NodeState
 from enforcer.skew import ServerClock
 from mesh.clock import format_time
@@ -119,6 +119,8 @@ class Membership:
             agentmetrics.ADMISSIONS.labels("renew", "failed").inc()
             self.doubt()
             raise
+        # nothing that cannot be read takes the place of an SVID that works
+        read_leaf(chain, join.key_der(key))
         self._state.chain, self._state.key, self._state.bundle = chain, join.key_der(key), bundle
         await self._save("renew")
 

@@ -6,7 +6,7 @@ import datetime as dt
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mesh.bundle import TrustBundle
@@ -119,6 +119,19 @@ class Pki:
             "key_usage": usage(digital_signature=True),
         }
         return make(issuer=issuer or self.root, **{**base, **details})  # type: ignore[arg-type]
+
+    def leaf_for(self, spki: bytes) -> bytes:
+        """A leaf for somebody else's key, DER."""
+        like = self.leaf().certificate
+        builder = x509.CertificateBuilder(extensions=list(like.extensions)).issuer_name(like.issuer)
+        made = (
+            builder.subject_name(like.subject)
+            .public_key(load_der_public_key(spki))  # type: ignore[arg-type]  # a key of ours
+            .serial_number(like.serial_number)
+            .not_valid_before(like.not_valid_before_utc)
+            .not_valid_after(like.not_valid_after_utc)
+        )
+        return made.sign(self.root.key, hashes.SHA256()).public_bytes(Encoding.DER)  # type: ignore[arg-type]
 
     def bundle(self, *authorities: Made) -> TrustBundle:
         return TrustBundle(

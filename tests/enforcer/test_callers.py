@@ -61,7 +61,7 @@ class Setting:
         self.clock = ManualClock(NOW)
         self.spool = Spool(folder)
         self.code = ""
-        self.direct = False
+        self.direct = self.is_silent = False
         self.asked: list[pb.Ask] = []
         self.workloads: list[Workload] = []
         self.jwts_asked: list[pb.JwtAsk] = []
@@ -86,9 +86,11 @@ class Setting:
 
     async def issue(self, asks: list[pb.Ask]) -> list[pb.IssuedSvid]:
         self.asked += asks
+        if self.is_silent:
+            return []
         if self.code:
             return [pb.IssuedSvid(ref="caller", code=self.code, facts={"count": "0"})]
-        return [pb.IssuedSvid(ref="caller", spiffe_id=NAME, chain=[PKI.leaf().der], direct=self.direct)]
+        return [pb.IssuedSvid(ref="caller", spiffe_id=NAME, chain=[PKI.leaf_for(asks[0].spki)], direct=self.direct)]
 
     def identities(self, found: Caller) -> Any:
         return asyncio.run(self.callers.identities_of(found))
@@ -234,6 +236,15 @@ def test_a_change_wakes_whoever_saw_the_version_before(setting: Setting) -> None
             await setting.callers.changed(seen)
 
     asyncio.run(run())
+
+
+def test_an_answer_without_an_identity_in_it_is_a_problem_and_another_one_is_asked_for(setting: Setting) -> None:
+    setting.is_silent = True
+    found = caller(os.getpid())
+    with pytest.raises(Unavailable, match="LM3453"):
+        setting.identities(found)
+    setting.is_silent = False
+    assert setting.identities(found)
 
 
 def test_a_process_that_executed_something_since_it_connected_is_refused(setting: Setting) -> None:

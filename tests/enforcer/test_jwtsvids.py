@@ -1,9 +1,13 @@
 import asyncio
 import datetime as dt
+import functools
 import json
 
 import jwt
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ca.jwtmint import JwtSigner, mint_jwt_svid
 from ca.keys import new_key
@@ -13,10 +17,11 @@ from enforcer.identity import Identity
 from enforcer.jwtsvids import HeldJwt, JwtSvids
 from mesh.bundle import TrustBundle
 from mesh.clock import ManualClock, format_time
-from mesh.problems import Forbidden, Unavailable
+from mesh.problems import Forbidden, Problem, Unavailable
 from mesh.proto import node_pb2 as pb
 from mesh.spiffe import SpiffeId, TrustDomain
 from mesh.x509svid import X509Svid
+from tests.fuzz.mutation import mutant
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 WEB = SpiffeId.parse("spiffe://corp.test/web")
@@ -131,3 +136,61 @@ def test_forgetting_asks_again_and_what_is_kept_is_bounded(monkeypatch: pytest.M
     for name in ("b", "c", "d"):
         server.fetch(name)
     assert len(server.held._held) == 2
+
+
+def token() -> pb.IssuedJwt:
+    server = Server()
+    ask = pb.JwtAsk(ref="1", spiffe_id=str(WEB), audiences=["a"])
+    (found,) = asyncio.run(server.issue([ask]))
+    return found
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [],
+        [token(), token()],
+        [pb.IssuedJwt()],
+        [pb.IssuedJwt(token="a.b.c", not_after="2026-11-24T12:05:00Z")],
+        [pb.IssuedJwt(token=token().token, not_after="tomorrow")],
+    ],
+    ids=["none", "two", "nothing", "no-token", "no-end"],
+)
+def test_an_answer_that_cannot_be_read_is_refused_and_what_is_held_goes_on(answers: list[pb.IssuedJwt]) -> None:
+    server = Server()
+    held = server.fetch()
+    server.clock.advance(3 * MINUTE)
+
+    async def issue(asks: list[pb.JwtAsk]) -> list[pb.IssuedJwt]:
+        del asks
+        return answers
+
+    server.held._issue = issue
+    assert server.fetch() == held
+    with pytest.raises(Unavailable, match="LM3453"):
+        server.fetch("b")
+
+
+def test_a_refusal_with_a_code_of_another_version_is_one() -> None:
+    server = Server()
+    server.code = "LM9999"
+    with pytest.raises(Forbidden, match="LM3454"):
+        server.fetch()
+
+
+@given(st.integers(min_value=0, max_value=1 << 32))
+def test_any_answer_is_a_token_or_a_problem(number: int) -> None:
+    try:
+        answer = pb.IssuedJwt.FromString(mutant([token_bytes()], number))
+        assert jwtsvids.read_issued_jwt([answer], NOW).token
+    except DecodeError:
+        # gRPC refuses it
+        return
+    except Problem as problem:
+        assert str(problem)
+
+
+@functools.cache
+def token_bytes() -> bytes:
+    found: bytes = token().SerializeToString()
+    return found

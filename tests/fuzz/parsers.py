@@ -33,6 +33,7 @@ from ca.upstream import chain
 from enforcer.door import Door
 from enforcer.identity import read_issued
 from enforcer.join import read_admission
+from enforcer.jwtsvids import read_issued_jwt
 from enforcer.native import wire
 from enforcer.sds import Subscription
 from limen.acme import dns
@@ -173,6 +174,9 @@ ADMISSION = _json(
 ISSUED = node_pb2.IssuedSvid(
     ref="1", spiffe_id=f"spiffe://{DOMAIN}/ns/web/sa/front", chain=[LEAF.der, ISSUING.der], rule="r"
 ).SerializeToString()
+ISSUED_JWT = node_pb2.IssuedJwt(
+    ref="1", spiffe_id=f"spiffe://{DOMAIN}/a", token=compact(HEADER, CLAIMS), not_after="2026-11-24T12:05:00Z"
+).SerializeToString()
 VALIDATE = workload_pb2.ValidateJWTSVIDRequest(audience="me", svid=compact(HEADER, CLAIMS)).SerializeToString()
 DNS_ASKED = dns.query("a.test", dns.TXT, 7)
 DNS_ANSWER = (
@@ -204,8 +208,27 @@ def _sds(data: bytes) -> object:
 
 @functools.cache
 def _identity() -> Any:
+    return _issued(ISSUED)
+
+
+def _issued(data: bytes) -> object:
     der = LEAF.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    return read_issued(node_pb2.IssuedSvid.FromString(ISSUED), der, NOW)
+    return _of_message(node_pb2.IssuedSvid, data, lambda message: read_issued(message, der, NOW))
+
+
+def _issued_jwt(data: bytes) -> object:
+    return _of_message(node_pb2.IssuedJwt, data, lambda message: read_issued_jwt([message], NOW))
+
+
+def _of_message(kind: Any, data: bytes, read: Callable[[Any], object]) -> object:
+    """What is read of a message; of bytes that are none there is nothing: gRPC refuses them."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        message = kind.FromString(data)
+    except DecodeError:
+        return None
+    return read(message)
 
 
 def _validated(data: bytes) -> object:
@@ -322,6 +345,8 @@ def _parts(token: str) -> tuple[bytes, bytes]:
 
 TARGETS: dict[str, Target] = {
     **_token_targets(),
+    "issued-svid": Target((ISSUED,), _issued),
+    "issued-jwt": Target((ISSUED_JWT,), _issued_jwt),
     "bundle": Target((DOCUMENT,), lambda data: bundle.parse_bundle(DOMAIN, data).to_json()),
     "bundle-map": Target((bundle.write_bundle_map([BUNDLE]),), bundle.parse_bundle_map),
     "first-bundle": Target((DOCUMENT, PKI.root.pem), lambda data: federation.first_bundle(DOMAIN, data)),
