@@ -10,14 +10,13 @@ import asyncio
 import os
 import pathlib
 import socket
-import struct
 from collections.abc import Mapping, Sequence
 
 from enforcer.native import wire
+from mesh.peercred import peer_credentials
 from mesh.problems import Unavailable
 from mesh.settings import check_socket_path
 
-_UCRED = struct.Struct("3i")
 MAX_HANDLES = 3
 
 
@@ -87,8 +86,7 @@ class Conversation:
         self._decoder = wire.Decoder()
         self._waiting: list[wire.Message] = []
         self.handles: list[int] = []
-        pid, self.uid, self.gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        self.pid: int = pid
+        self.pid, self.uid, self.gid = peer_credentials(sock)
 
     async def receive(self) -> wire.Message | None:
         """The next message; None when the other side hung up.

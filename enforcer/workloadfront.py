@@ -16,7 +16,6 @@ import os
 import pathlib
 import select
 import socket
-import struct
 import time
 import urllib.parse
 from collections import Counter
@@ -27,11 +26,11 @@ from enforcer.order import End, Order, end_of
 from enforcer.process import read_stat
 from enforcer.pump import CHUNK_BYTES, pump
 from enforcer.sockdiag import SockDiag
+from mesh.peercred import peer_credentials
 from mesh.problems import Forbidden, Problem, Unavailable
 from mesh.settings import check_socket_path
 
 _SO_PEERPIDFD = 77
-_UCRED = struct.Struct("3i")
 MAX_CONNECTIONS_PER_USER = 256
 MAX_CONNECTIONS_PER_PROCESS = 64
 _BACKLOG = 512
@@ -249,7 +248,7 @@ def read_caller(sock: socket.socket, diag: SockDiag) -> Caller:
 
     Raises Forbidden or NotFound LM3401, OSError when the process is gone.
     """
-    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    pid, uid, gid = peer_credentials(sock)
     try:
         pidfd, before = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD), None
     except OSError as err:

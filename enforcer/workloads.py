@@ -14,7 +14,6 @@ import os
 import pathlib
 import signal
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence, ValuesView
 
 import structlog
@@ -29,12 +28,12 @@ from enforcer.orders import read_begun, read_order
 from enforcer.process import read_stat
 from enforcer.sockdiag import SockDiag
 from enforcer.workload import Feed, Workload
+from mesh.peercred import peer_credentials
 from mesh.problems import Forbidden, NotFound, Problem, Unavailable, first_problem
 from mesh.settings import check_socket_path
 
 # how long a predecessor's workload waits for whoever asked for it
 RESUMED_WITHIN_S = 30.0
-_UCRED = struct.Struct("3i")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,8 +197,7 @@ class Workloads:
         """Give sidecars that come back to their workloads; anybody else is told to stop, and nothing more."""
         while True:
             connection, _ = await asyncio.get_running_loop().sock_accept(sock)
-            pid, _, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-            self._take_back(pid, connection)
+            self._take_back(peer_credentials(connection).pid, connection)
 
     def _take_back(self, pid: int, connection: socket.socket) -> None:
         """A sidecar is the very process that was recorded: nothing else is told its workload's secrets."""

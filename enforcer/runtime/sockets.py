@@ -10,12 +10,11 @@ import os
 import pathlib
 import socket
 import stat
-import struct
 
+from mesh.peercred import peer_credentials
 from mesh.problems import Unavailable
 
 _CONNECT_WITHIN_S = 1.0
-_UCRED = struct.Struct("3i")
 
 
 def is_there(path: str) -> bool:
@@ -65,5 +64,4 @@ def _listener(path: str) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(_CONNECT_WITHIN_S)
         sock.connect(path)
-        _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return int(uid)
+        return peer_credentials(sock).uid

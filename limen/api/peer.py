@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import socket
-import struct
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-_UCRED = struct.Struct("3i")
+from mesh.peercred import PeerCredentials, peer_credentials
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
-    """The process that connected, as the kernel saw it at that moment."""
+class Peer(PeerCredentials):
+    """The process that connected, by the name under which it is recorded."""
 
-    pid: int
-    uid: int
-    gid: int
+    __slots__ = ()
 
     def __str__(self) -> str:
         return f"unix:uid:{self.uid}"
@@ -31,5 +26,4 @@ class PeerProtocol(HttpToolsProtocol):
         """Read the peer's credentials once per connection."""
         super().connection_made(transport)
         found: socket.socket = transport.get_extra_info("socket")
-        pid, uid, gid = _UCRED.unpack(found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        self.app_state = {**self.app_state, "peer": Peer(pid=pid, uid=uid, gid=gid)}
+        self.app_state = {**self.app_state, "peer": Peer._make(peer_credentials(found))}
