@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
+import random
 
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ from policyengine.reading import _network
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 TD = "spiffe://corp.test"
+_HOUR, _MOMENT = dt.timedelta(hours=1), dt.timedelta(microseconds=1)
 
 PRINCIPALS = (
     "any",
@@ -26,6 +29,7 @@ PRINCIPALS = (
     "group:auditors",
     "group:nobody",
     "group:missing",
+    "group:outer",
     "service:web",
 )
 SOURCES = (
@@ -55,11 +59,16 @@ PATTERNS = (
     "/A",
     "/a/B/**",
     "/É",
+    "/{x:date}",
+    "/{x:decimal}/**",
+    "/{x:ulid}",
+    "/a/{x:token}",
 )
 TARGETS = (
     "/", "/a", "/a/", "/a/b", "/a/12", "/a/12/b", "/a/b/b", "/a/zz/", "//a", "/a/./b", "/x/../a", "/%61", "/a?b=/x",
     "/a;x", "/a%2fb", "/../a", "a", "*", "/a.", "/c", "/123e4567-e89b-12d3-a456-426614174000/q",
-    "/a/%C3%A9", "/\xff", "/A", "/A/b", "/a/B/%42", "/%C3%89", "/%C3%A9", "/a/%C4%B0", "/%E2%84%AA?x", None,
+    "/a/%C3%A9", "/\xff", "/A", "/A/b", "/a/B/%42", "/%C3%89", "/%C3%A9", "/a/%C4%B0", "/%E2%84%AA?x",
+    "/2026-02-31", "/2026-13-31", "/-1.5/x", "/01ARZ3NDEKTSV4RRFFQ69G5FAV", "/a/t~k.n-1", None,
 )  # fmt: skip
 HOSTS = ("db.corp.test", "DB.corp.test:8080", "x.corp.test", "x.y.corp.test", "", "a,b", "bad host", None)
 METHODS = ("GET", "POST", "get", "G T", None)
@@ -139,7 +148,7 @@ _policies = st.lists(st.tuples(st.sampled_from(model.TIERS), _rules), max_size=4
         for place, (tier, rules) in enumerate(rows)
     )
 )
-_exceptions = st.lists(st.tuples(principals, _maybe(_tuple(operations)), st.sampled_from((-1, 1))), max_size=1).map(
+_exceptions = st.lists(st.tuples(principals, _maybe(_tuple(operations)), st.sampled_from((-1, 0, 1))), max_size=2).map(
     lambda rows: tuple(
         model.ExceptionGrant(
             name=f"e{place}",
@@ -155,9 +164,26 @@ _exceptions = st.lists(st.tuples(principals, _maybe(_tuple(operations)), st.samp
 )
 
 
-def _set(policies: tuple, exceptions: tuple, mode: tuple[Mode, int | None], case: PathCase) -> model.PolicySet:
+_GROUPS = st.fixed_dictionaries(
+    {
+        "auditors": st.sampled_from(((f"{TD}/ns/audit/**",), (f"{TD}/ns/shop/sa/cart", f"{TD}/ns/audit/**"))),
+        "nobody": st.just(()),
+        "outer": st.sampled_from((("group:auditors",), ("service:web", "group:auditors"), ("group:missing",))),
+    }
+)
+_WEB = st.sampled_from((f"{TD}/ns/shop/sa/web", f"{TD}/ns/audit/**"))
+
+
+def _set(
+    policies: tuple,
+    exceptions: tuple,
+    mode: tuple[Mode, int | None],
+    case: PathCase,
+    members: dict[str, tuple[str, ...]],
+    web: str,
+) -> model.PolicySet:
     kind, hours = mode
-    db = model.Service(
+    called = model.Service(
         name="db",
         owner="",
         identities=(SpiffePattern.parse(f"{TD}/ns/shop/sa/db"),),
@@ -170,25 +196,27 @@ def _set(policies: tuple, exceptions: tuple, mode: tuple[Mode, int | None], case
         path_case=case,
         until=None if hours is None else NOW + dt.timedelta(hours=hours),
     )  # fmt: skip
-    web = model.Service(
+    calling = model.Service(
         name="web",
         owner="",
-        identities=(SpiffePattern.parse(f"{TD}/ns/shop/sa/web"),),
+        identities=(SpiffePattern.parse(web),),
         ports=(model.Port(port=80, protocol="http"),),
     )
-    groups = (
-        model.Group(name="auditors", owner="", members=(model.Principal.parse(f"{TD}/ns/audit/**"),)),
-        model.Group(name="nobody", owner="", members=()),
+    groups = tuple(
+        model.Group(name=name, owner="", members=tuple(map(model.Principal.parse, texts)))
+        for name, texts in members.items()
     )
-    return model.PolicySet(services=(db, web), policies=policies, groups=groups, exceptions=exceptions)
+    return model.PolicySet(services=(called, calling), policies=policies, groups=groups, exceptions=exceptions)
 
 
 policy_sets = st.builds(
     _set,
     _policies,
     _exceptions,
-    st.sampled_from(((Mode.ENFORCE, None), (Mode.ENFORCE, None), (Mode.OBSERVE, 1), (Mode.OBSERVE, -1))),
+    st.sampled_from(((Mode.ENFORCE, None), (Mode.ENFORCE, None), (Mode.OBSERVE, 1), (Mode.OBSERVE, 0))),
     st.sampled_from(("sensitive", "sensitive", "insensitive")),
+    _GROUPS,
+    _WEB,
 )
 
 _headers = st.lists(
@@ -221,7 +249,8 @@ requests = st.builds(
     claims=_claim_sets,
     peer_ip=st.sampled_from(("10.1.2.3", "::ffff:10.1.2.3", "fd00::1", "192.0.2.1", "x", None)),
     forwarded_ip=st.sampled_from(("10.1.2.3", None)),
-    time=st.sampled_from((NOW, NOW, NOW + dt.timedelta(hours=8), None)),
+    # what ends does so at NOW or an hour later; the last moment before is another case
+    time=st.sampled_from((NOW, NOW, NOW + _HOUR, NOW + _HOUR - _MOMENT, NOW - _MOMENT, NOW + 8 * _HOUR, None)),
     unknown=st.frozensets(
         st.sampled_from(
             ("claims", "claims.roles", "headers.x-role", "peer_ip", "method", "host", "path", "source", "time")
@@ -229,3 +258,14 @@ requests = st.builds(
         max_size=1,
     ),
 )
+
+
+def mixed(asked: list[Request], count: int, dice: random.Random) -> list[Request]:
+    """More requests, with their fields from several of those: to generate one takes longer than to decide it."""
+    names = ("source", "path", "method", "headers", "claims", "time")
+    return [
+        dataclasses.replace(
+            dice.choice(asked), **{name: getattr(dice.choice(asked), name) for name in dice.sample(names, 4)}
+        )
+        for _ in range(count)
+    ]
