@@ -196,7 +196,7 @@ def paths_overlap(one: PathPattern, other: PathPattern) -> bool:
         return False
     if other.subtree and not one.subtree and mine <= theirs:
         return False
-    return all(_segments_overlap(a, b) for a, b in zip(one.segments, other.segments, strict=False))
+    return all(segments_overlap(a, b) for a, b in zip(one.segments, other.segments, strict=False))
 
 
 def is_within(one: PathPattern, other: PathPattern) -> bool:
@@ -207,10 +207,11 @@ def is_within(one: PathPattern, other: PathPattern) -> bool:
             return False
     elif one.subtree or mine != theirs:
         return False
-    return all(_is_segment_within(a, b) for a, b in zip(one.segments, other.segments, strict=False))
+    return all(is_segment_within(a, b) for a, b in zip(one.segments, other.segments, strict=False))
 
 
-def _is_segment_within(one: PathSegment, other: PathSegment) -> bool:
+def is_segment_within(one: PathSegment, other: PathSegment) -> bool:
+    """Whether every segment that fits the one fits the other."""
     if one.type == "literal":
         return other.matches(one.literal)
     if other.type == "literal":
@@ -218,7 +219,8 @@ def _is_segment_within(one: PathSegment, other: PathSegment) -> bool:
     return all(other.matches(sample) for sample in SEGMENTS if one.matches(sample))
 
 
-def _segments_overlap(one: PathSegment, other: PathSegment) -> bool:
+def segments_overlap(one: PathSegment, other: PathSegment) -> bool:
+    """Whether some segment fits both."""
     if one.type == "literal":
         return other.matches(one.literal)
     if other.type == "literal":

@@ -1,46 +1,96 @@
 """What works in a policy tree and will bite: rules without effect, denies that hang on the caller, open doors.
 
-Errors are the loader's business. Every lint here is sure of what it says: a rule is called shadowed only where another
-one decides every request that it matches, unknown attributes included. This module changes nothing.
+Errors are the loader's business. Every lint here is sure of what it says: a rule is called shadowed only where others
+decide every request that it matches, unknown attributes included (`policyengine.shadowing`). What recorded traffic and
+known workloads add is asked for only when they are given. This module changes nothing.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mesh.clock import format_time
+from mesh.flow import Flow
 from mesh.problems import Diagnostic, Severity, Span
 from mesh.request import Effect, Mode
-from mesh.spiffe import SpiffePattern
 from policyengine import model
-from policyengine.canonical import HostPattern, PathPattern
-from policyengine.ir import Grant, normalise
+from policyengine.shadowing import Shadowing
+from policyengine.ir import Grant, ServiceForm, normalise
 from policyengine.loader import load_tree
+from policyengine.suppression import Report, by_place, settle
+from policyengine.usage import Known, by_service, unused
+
+WITHOUT_WORKLOADS = frozenset({"LM2116", "LM2117", "LM2118"})
+WITHOUT_FLOWS = frozenset({"LM2119"})
+_COVERED = {"shadowed": "LM2104", "redundant": "LM2106", "unreachable": "LM2111"}
+_NAMED = 3
 
 
-def lint_tree(tree: pathlib.Path | str, now: dt.datetime) -> list[Diagnostic]:
-    """All findings about a policy tree: the loader's, and the lints where it has no error."""
+def lint_tree(
+    tree: pathlib.Path | str,
+    now: dt.datetime,
+    *,
+    known: Known | None = None,
+    flows: Iterable[Flow] | None = None,
+) -> Report:
+    """All findings about a policy tree: the loader's, and the lints where it has no error.
+
+    ``known`` are the workloads that there are, ``flows`` what was recorded; without them nothing is said about either.
+    """
     policies, found = load_tree(tree)
     if any(item.severity is Severity.ERROR for item in found):
-        return found
-    found = [*found, *lint(policies, now)]
-    return sorted(found, key=lambda item: (str(item.span.file), item.span.line) if item.span else ("", 0))
+        return Report(findings=tuple(sorted(found, key=by_place)))
+    unasked = (WITHOUT_WORKLOADS if known is None else frozenset()) | (WITHOUT_FLOWS if flows is None else frozenset())
+    return settle([*found, *lint(policies, now, known=known, flows=flows)], policies.suppressions, now, unasked=unasked)
 
 
-def lint(policies: model.PolicySet, now: dt.datetime) -> list[Diagnostic]:
-    """The lints of a policy set."""
-    return [
-        *_owners(policies),
-        *(finding for service in policies.services for finding in _service(policies, service, now)),
-        *(
-            finding
-            for policy in policies.policies
-            for rule in policy.rules
-            for finding in _rule(policies, policy, rule)
-        ),
-    ]
+def lint(
+    policies: model.PolicySet,
+    now: dt.datetime,
+    *,
+    known: Known | None = None,
+    flows: Iterable[Flow] | None = None,
+) -> list[Diagnostic]:
+    """The lints of a policy set, those that were suppressed among them."""
+    recorded = None
+    if flows is not None:
+        recorded = by_service(flows, [(service.name, service.identities) for service in policies.services])
+    parts = _parts(policies)
+    found = [*_owners(policies), *_expired(policies, now)]
+    for service in policies.services:
+        form = normalise(parts[service.name], service)
+        found += _service(form, now)
+        found += _effects(form, now)
+        if recorded is not None:
+            found += _unused(form, now, recorded.get(service.name, ()))
+    for policy in policies.policies:
+        for rule in policy.rules:
+            found += _rule(policies, policy, rule)
+    if known is not None:
+        found += _unknown(policies, known)
+    return found
+
+
+def _parts(policies: model.PolicySet) -> dict[str, model.PolicySet]:
+    """For each service the set with its own policies and exceptions alone: nobody searches the others for them."""
+    own: dict[str, list[model.Policy]] = {}
+    excepted: dict[str, list[model.ExceptionGrant]] = {}
+    for policy in policies.policies:
+        own.setdefault(policy.service, []).append(policy)
+    for exception in policies.exceptions:
+        excepted.setdefault(exception.service, []).append(exception)
+    return {
+        service.name: model.PolicySet(
+            services=policies.services,
+            groups=policies.groups,
+            policies=tuple(own.get(service.name, ())),
+            exceptions=tuple(excepted.get(service.name, ())),
+            rego=policies.rego,
+        )
+        for service in policies.services
+    }
 
 
 def _finding(code: str, span: Span | None, facts: Mapping[str, object]) -> Diagnostic:
@@ -48,10 +98,11 @@ def _finding(code: str, span: Span | None, facts: Mapping[str, object]) -> Diagn
 
 
 def _owners(policies: model.PolicySet) -> Iterator[Diagnostic]:
-    """Services and policies without an owner: nobody could approve a change."""
-    owned: tuple[tuple[str, tuple[model.Service | model.Policy, ...]], ...] = (
+    """Services, policies and exceptions without an owner: nobody could approve a change, or be asked."""
+    owned: tuple[tuple[str, tuple[model.Service | model.Policy | model.ExceptionGrant, ...]], ...] = (
         ("service", policies.services),
         ("policy", policies.policies),
+        ("exception", policies.exceptions),
     )
     for kind, items in owned:
         for item in items:
@@ -59,15 +110,92 @@ def _owners(policies: model.PolicySet) -> Iterator[Diagnostic]:
                 yield _finding("LM2100", item.span, {"kind": kind, "name": item.name})
 
 
-def _service(policies: model.PolicySet, service: model.Service, now: dt.datetime) -> Iterator[Diagnostic]:
+def _expired(policies: model.PolicySet, now: dt.datetime) -> Iterator[Diagnostic]:
+    """What has ended and still stands there."""
+    for exception in policies.exceptions:
+        if not exception.is_active(now):
+            facts = {"exception": exception.name, "until": format_time(exception.until)}
+            yield _finding("LM2114", exception.span, facts)
+    for service in policies.services:
+        if service.mode is Mode.OBSERVE and service.until is not None and not service.is_observed(now):
+            yield _finding("LM2115", service.span, {"service": service.name, "until": format_time(service.until)})
+
+
+def _service(form: ServiceForm, now: dt.datetime) -> Iterator[Diagnostic]:
     """What is wrong with a service as a whole."""
-    form = normalise(policies, service)
+    service = form.service
     if not any(grant.effect is Effect.ALLOW for grant in form.grants):
         yield _finding("LM2101", service.span, {"service": service.name})
     if service.mode is Mode.OBSERVE and service.is_observed(now):
         assert service.until is not None, "a service that observes has an end"
         yield _finding("LM2109", service.span, {"service": service.name, "until": format_time(service.until)})
-    yield from _shadowed(form.grants)
+
+
+def _effects(form: ServiceForm, now: dt.datetime) -> Iterator[Diagnostic]:
+    """Rules that others leave nothing to decide, and rules of two tiers that contradict each other."""
+    idle = [grant for grant in form.grants if (grant.until is not None and now >= grant.until) or _spares_all(grant)]
+    for grant in idle:
+        if grant.until is None:
+            yield _finding("LM2123", grant.span, {"rule": grant.rule, "policy": grant.policy})
+    shadowing = Shadowing(form, idle)
+    covered = shadowing.covered()
+    for item in covered:
+        facts = {"rule": item.grant.rule, "policy": item.grant.policy, "by": _named(item.by)}
+        yield _finding(_COVERED[item.kind], item.grant.span, facts)
+    for conflict in shadowing.conflicts(item.grant for item in covered):
+        yield _finding(
+            "LM2112",
+            conflict.grant.span,
+            {
+                "rule": conflict.grant.rule,
+                "policy": conflict.grant.policy,
+                "tier": conflict.grant.tier,
+                "effect": str(conflict.grant.effect),
+                "by": _named((conflict.by,)),
+                "opposite": str(conflict.by.effect),
+                "by_tier": conflict.by.tier,
+                "part": conflict.part,
+            },
+        )
+
+
+def _named(grants: Sequence[Grant]) -> str:
+    """Rules as people find them: policy, rule, file and line; the first few of many."""
+    shown = []
+    for grant in grants[:_NAMED]:
+        where = f" ({grant.span.file}:{grant.span.line})" if grant.span is not None else ""
+        shown.append(f"`{grant.policy}/{grant.rule}`{where}")
+    more = f" and {len(grants) - _NAMED} more" if len(grants) > _NAMED else ""
+    return ", ".join(shown) + more
+
+
+def _spares_all(grant: Grant) -> bool:
+    """Whether `unless` takes every caller out of a rule."""
+    spared = grant.unless_callers
+    if spared is None or grant.unless_when is not None or grant.callers.is_empty or grant.callers.incomplete:
+        return False
+    if spared.is_any:
+        return True
+    held = {str(found) for found in spared.patterns}
+    return not grant.callers.is_any and all(
+        bool(held & {str(pattern), *_above(str(pattern.id))}) for pattern in grant.callers.patterns
+    )
+
+
+def _above(text: str) -> Iterator[str]:
+    """The subtrees that hold an ID and everything below it."""
+    while text.count("/") > 2:
+        text = text.rpartition("/")[0]
+        yield f"{text}/**"
+
+
+def _unused(form: ServiceForm, now: dt.datetime, recorded: Sequence[Flow]) -> Iterator[Diagnostic]:
+    """Allows and passes that no recorded request can have matched; a deny that nobody ran into does its work."""
+    for grant in unused(form, recorded):
+        if grant.effect is Effect.DENY or (grant.until is not None and now >= grant.until):
+            continue
+        facts = {"rule": grant.rule, "policy": grant.policy, "service": form.service.name, "count": len(recorded)}
+        yield _finding("LM2119", grant.span, facts)
 
 
 def _rule(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> Iterator[Diagnostic]:
@@ -86,8 +214,25 @@ def _rule(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> 
         wide = ["any"] if callers.is_any else [str(p) for p in callers.patterns if p.subtree and not p.id.path]
         if wide:
             yield _finding("LM2108", rule.span, {**facts, "who": wide[0]})
+        elif _is_unlimited(policies, policy, rule):
+            below = [str(found) for found in callers.patterns if found.subtree]
+            if below:
+                yield _finding("LM2113", rule.span, {**facts, "who": below[0], "service": policy.service})
         if policy.tier == "guardrail":
             yield _finding("LM2110", rule.span, facts)
+
+
+def _is_unlimited(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> bool:
+    """Whether an allow is for every request on a port where requests can be told apart."""
+    if rule.when is not None or rule.unless is not None:
+        return False
+    service = next((found for found in policies.services if found.name == policy.service), None)
+    parsed = {port.port for port in service.ports if port.protocol != "tcp"} if service is not None else set()
+    for operation in rule.to or (model.Operation(),):
+        is_all = operation.paths is None or any(path.subtree and not path.segments for path in operation.paths)
+        if is_all and operation.methods is None and parsed & set(operation.ports or parsed):
+            return True
+    return False
 
 
 def _left_out(when: model.Conditions) -> str:
@@ -97,104 +242,36 @@ def _left_out(when: model.Conditions) -> str:
     return " and ".join(names)
 
 
-def _shadowed(grants: tuple[Grant, ...]) -> Iterator[Diagnostic]:
-    """Grants that never decide, because one other grant decides all that they match.
+def _unknown(policies: model.PolicySet, known: Known) -> Iterator[Diagnostic]:
+    """Services that nobody is, and rules for callers that nobody is.
 
-    1. The other one is unconditional and ranks before: in the same tier, or in an earlier one as a deny, or as an allow
-       of a tier where nothing passes.
-    2. It covers caller and operation.
-    3. An unknown attribute keeps an allow from matching: an allow shadows a deny or
-       pass only where it reads no request.
+    A deny for a whole subtree is a precaution; one for an exact identity that nobody has is a slip.
     """
-    # (1)
-    strong = [grant for grant in grants if not grant.is_conditional and not grant.callers.incomplete]
-    passing = {grant.tier for grant in grants if grant.effect is Effect.PASS}
-    wide = [grant for grant in strong if grant.callers.is_any or any(p.subtree for p in grant.callers.patterns)]
-    exact: dict[SpiffePattern, list[Grant]] = {}
-    for grant in strong:
-        for pattern in grant.callers.patterns:
-            exact.setdefault(pattern, []).append(grant)
-    for grant in grants:
-        # whoever covers a grant covers its first caller: by naming it, or by a wider pattern
-        named = exact.get(grant.callers.patterns[0], []) if grant.callers.patterns else []
-        for other in sorted({found.rank: found for found in (*wide, *named)}.values(), key=_rank) if named else wide:
-            if other.rank >= grant.rank:
-                break
-            same_tier = other.tier == grant.tier
-            if not same_tier and (
-                other.effect is Effect.PASS or (other.effect is Effect.ALLOW and other.tier in passing)
-            ):
-                continue
-            # (3)
-            is_blind = any(entry.reads_request for entry in other.operations)
-            if other.effect is Effect.ALLOW and grant.effect is not Effect.ALLOW and is_blind:
-                continue
-            # (2)
-            if _covers(other, grant):
-                facts = {"rule": grant.rule, "policy": grant.policy, "by": f"{other.policy}/{other.rule}"}
-                is_same = same_tier and other.effect is grant.effect and not grant.is_conditional
-                code = "LM2106" if is_same and _covers(grant, other) else "LM2104"
-                yield _finding(code, grant.span, facts)
-                break
+    for service in policies.services:
+        if not any(known.has_any(pattern) for pattern in service.identities):
+            shown = ", ".join(map(str, service.identities))
+            yield _finding("LM2118", service.span, {"service": service.name, "who": shown})
+    rules = [(policy.name, rule) for policy in policies.policies for rule in policy.rules]
+    rules += [(exception.name, exception.as_rule()) for exception in policies.exceptions]
+    nobody: dict[tuple[model.Principal, bool], bool] = {}
+    for policy, rule in rules:
+        denies = rule.effect is Effect.DENY
+        unmet = []
+        for principal in rule.from_:
+            key = (principal, denies)
+            if key not in nobody:
+                nobody[key] = _is_nobody(policies.expand((principal,)), known, denies=denies)
+            if nobody[key]:
+                unmet.append(str(principal))
+        if unmet:
+            code = "LM2116" if len(unmet) == len(rule.from_) else "LM2117"
+            shown = ", ".join(unmet[:_NAMED]) + (f" and {len(unmet) - _NAMED} more" if len(unmet) > _NAMED else "")
+            yield _finding(code, rule.span, {"rule": rule.id, "policy": policy, "who": shown, "count": len(known)})
 
 
-def _rank(grant: Grant) -> int:
-    return grant.rank
-
-
-def _covers(wide: Grant, narrow: Grant) -> bool:
-    """Whether one grant's callers and operations include the other's."""
-    if narrow.callers.incomplete or narrow.callers.is_empty:
+def _is_nobody(callers: model.Principals, known: Known, *, denies: bool) -> bool:
+    if callers.is_any or callers.incomplete or callers.is_empty:
+        return False  # everybody, or a finding of its own
+    if denies and any(pattern.subtree for pattern in callers.patterns):
         return False
-    if not wide.callers.is_any:
-        if narrow.callers.is_any:
-            return False
-        for pattern in narrow.callers.patterns:
-            if not any(_holds_pattern(outer, pattern) for outer in wide.callers.patterns):
-                return False
-    return all(any(_holds_operation(outer, inner) for outer in wide.operations) for inner in narrow.operations)
-
-
-def _holds_pattern(outer: SpiffePattern, inner: SpiffePattern) -> bool:
-    if inner.subtree:
-        return outer.subtree and (outer.id == inner.id or outer.matches(inner.id))
-    return outer.matches(inner.id)
-
-
-def _holds_operation(outer: model.Operation, inner: model.Operation) -> bool:
-    """Whether every field of an operation includes the other's."""
-    if outer.ports is not None and (inner.ports is None or not set(inner.ports) <= set(outer.ports)):
-        return False
-    if outer.methods is not None and (inner.methods is None or not set(inner.methods) <= set(outer.methods)):
-        return False
-    if outer.hosts is not None and (
-        inner.hosts is None or not all(any(_holds_host(o, i) for o in outer.hosts) for i in inner.hosts)
-    ):
-        return False
-    return outer.paths is None or (
-        inner.paths is not None and all(any(_holds_path(o, i) for o in outer.paths) for i in inner.paths)
-    )
-
-
-def _holds_host(outer: HostPattern, inner: HostPattern) -> bool:
-    return outer == inner or (not inner.wildcard and outer.matches(inner.name))
-
-
-def _holds_path(outer: PathPattern, inner: PathPattern) -> bool:
-    """Whether every path of one pattern is one of the other's; says no where it is not sure."""
-    count = len(outer.segments)
-    if outer.subtree:
-        enough = len(inner.segments) > count or (inner.subtree and len(inner.segments) == count)
-        if not enough:
-            return False
-    elif inner.subtree or len(inner.segments) != count:
-        return False
-    for wide, narrow in zip(outer.segments, inner.segments, strict=False):
-        if wide == narrow:
-            continue
-        if wide.type == "any" and (narrow.type != "literal" or narrow.literal):
-            continue
-        if narrow.type == "literal" and wide.matches(narrow.literal):
-            continue
-        return False
-    return True
+    return not any(known.has_any(pattern) for pattern in callers.patterns)

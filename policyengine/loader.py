@@ -15,7 +15,7 @@ from mesh.problems import Diagnostic, Invalid, Severity, Span
 from mesh.yamlio import Node, compose_documents
 from policyengine import model
 from policyengine.consistency import check
-from policyengine.reading import MISSING, Finding, Path, Reader, did_you_mean
+from policyengine.reading import MISSING, Accepted, Finding, Path, Reader, did_you_mean
 from policyengine.suite import PolicyTest, check_tests
 from policyengine.suitereading import read_test
 from policyengine.treefiles import read_files
@@ -51,6 +51,7 @@ class _Tree:
         self.objects: dict[str, list[object]] = {kind: [] for kind in _KINDS.values()}
         self.declared: dict[str, set[str]] = {kind: set() for kind in _KINDS.values()}
         self.modules: list[model.RegoModule] = []
+        self.suppressions: list[model.Suppression] = []
         self.folder: pathlib.Path | None = None
         self.count = 0
 
@@ -131,16 +132,16 @@ def _add_text(text: str, file: str, tree: _Tree) -> None:
     """
     nodes, found = compose_documents(text, file)
     before = len(tree.diagnostics)
-    for node in nodes:
+    for place, node in enumerate(nodes):
         if node.kind != "null":
-            _add_document(node, tree)
+            _add_document(node, tree, nodes[place + 1].span if place + 1 < len(nodes) else None)
     refused = {item.span for item in found}
     tree.diagnostics[before:] = [item for item in tree.diagnostics[before:] if item.span not in refused]
     tree.diagnostics.extend(found)
 
 
-def _add_document(node: Node, tree: _Tree) -> None:
-    """Read one document into the tree."""
+def _add_document(node: Node, tree: _Tree, following: Span | None) -> None:
+    """Read one document into the tree; ``following`` is where the next one of its file begins."""
     tree.count += 1
     reader = Reader()
     fields = reader.mapping(node.plain(), (), ("apiVersion", "kind", "metadata", "spec"))
@@ -148,15 +149,19 @@ def _add_document(node: Node, tree: _Tree) -> None:
     if fields is None or kind is None:
         tree.diagnostics.extend(_finding(item, node) for item in reader.findings)
         return
-    head = reader.mapping(fields["metadata"], ("metadata",), ("name",), ("owner",))
+    head = reader.mapping(fields["metadata"], ("metadata",), ("name",), ("owner", "suppress"))
     name = reader.name(head["name"], ("metadata", "name")) if head is not None else None
     owner = reader.text(head.get("owner", ""), ("metadata", "owner")) if head is not None else ""
+    accepted: tuple[Accepted, ...] = ()
+    if head is not None and "suppress" in head:
+        accepted = reader.suppressions(head["suppress"], ("metadata", "suppress"))
     if name is not None:
         tree.declared[kind].add(name)
     found = _READERS[kind](reader, name or "?", owner or "", fields["spec"])
     tree.diagnostics.extend(_finding(item, node) for item in reader.findings)
     if found is not None and name is not None:
         positions = tuple(reader.positions.get(name, ()))
+        tree.suppressions.extend(_suppression(item, found, positions, node, following) for item in accepted)
         document = _Document(node, name, positions)
         tree.documents[kind].append(document)
         tree.objects[kind].append(_with_places(found, document))
@@ -219,6 +224,31 @@ def _policy_set(tree: _Tree) -> model.PolicySet:
         invariants=tuple(item for item in objects["invariants"] if isinstance(item, model.Invariant)),
         exceptions=tuple(item for item in objects["exceptions"] if isinstance(item, model.ExceptionGrant)),
         rego=tuple(tree.modules),
+        suppressions=tuple(tree.suppressions),
+    )
+
+
+def _suppression(
+    item: Accepted, found: object, positions: tuple[int, ...], node: Node, following: Span | None
+) -> model.Suppression:
+    """A suppression with what it speaks of: the document, or one rule of it; of a rule that is not there, nothing."""
+    begin, end = node.span, following
+    if item.rule is not None:
+        rules = found.rules if isinstance(found, model.Policy) else ()
+        place = next((at for rule, at in zip(rules, positions, strict=False) if rule.id == item.rule), None)
+        if place is None:
+            begin = end = _span(node, item.path)
+        else:
+            begin = _span(node, ("spec", "rules", place))
+            after = _span(node, ("spec", "rules", place + 1))
+            end = after if (after.line, after.column) > (begin.line, begin.column) else following
+    return model.Suppression(
+        code=item.code,
+        reason=item.reason,
+        until=item.until,
+        rule=item.rule,
+        span=_span(node, item.path),
+        extent=((begin.line, begin.column), None if end is None else (end.line, end.column)),
     )
 
 

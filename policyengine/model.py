@@ -308,6 +308,22 @@ class RegoModule:
     source: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Suppression:
+    """A finding of lint that somebody accepts in a document: its code, why, and until when.
+
+    ``rule`` narrows it to one rule of a Policy. ``extent`` is what it speaks of, from a place to before another one
+    (lines and columns; an end of None is the end of the file).
+    """
+
+    code: str
+    reason: str
+    until: dt.datetime
+    rule: str | None = None
+    span: Span
+    extent: tuple[tuple[int, int], tuple[int, int] | None]
+
+
 CustomRules = Callable[[str, Request], bool | None]
 """What a custom rule, `data.package.rule`, says of a request; None is unknown."""
 
@@ -317,6 +333,7 @@ class PolicySet:
     """Everything a policy tree says.
 
     ``custom`` evaluates the modules in ``rego``; it is no part of what is said, and without it their rules are unknown.
+    ``suppressions`` are for lint alone: they decide nothing, and no snapshot carries them.
     """
 
     services: tuple[Service, ...] = ()
@@ -326,6 +343,7 @@ class PolicySet:
     exceptions: tuple[ExceptionGrant, ...] = ()
     rego: tuple[RegoModule, ...] = ()
     custom: CustomRules | None = dataclasses.field(default=None, compare=False, repr=False)
+    suppressions: tuple[Suppression, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         # INVARIANT: paths about a service that ignores case are folded, wherever they came from

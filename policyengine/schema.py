@@ -119,7 +119,15 @@ def _specs() -> dict[str, dict[str, object]]:
 
 def schema() -> dict[str, object]:
     """The JSON Schema (draft 2020-12) of one document of a policy tree."""
-    metadata = _object({"name": _ref("name")}, {"owner": _TEXT})
+    accepted = _object(
+        {
+            "code": _matching("^LM[0-9]{4}$"),
+            "reason": _matching("\\S"),
+            "until": _matching("^[0-9]{4}-[0-9]{2}-[0-9]{2}"),
+        },
+        {"rule": _whole(RULE_ID.pattern)},
+    )
+    metadata = _object({"name": _ref("name")}, {"owner": _TEXT, "suppress": _some(accepted)})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A document of a Limen policy tree",
