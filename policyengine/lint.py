@@ -16,9 +16,9 @@ from mesh.flow import Flow
 from mesh.problems import Diagnostic, Severity, Span
 from mesh.request import Effect, Mode
 from policyengine import model
-from policyengine.shadowing import Shadowing
 from policyengine.ir import Grant, ServiceForm, normalise
 from policyengine.loader import load_tree
+from policyengine.shadowing import Shadowing
 from policyengine.suppression import Report, by_place, settle
 from policyengine.usage import Known, by_service, unused
 

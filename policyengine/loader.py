@@ -15,9 +15,10 @@ from mesh.problems import Diagnostic, Invalid, Severity, Span
 from mesh.yamlio import Node, compose_documents
 from policyengine import model
 from policyengine.consistency import check
-from policyengine.reading import MISSING, Accepted, Finding, Path, Reader, did_you_mean
+from policyengine.reading import MISSING, Finding, Path, Reader, did_you_mean
 from policyengine.suite import PolicyTest, check_tests
 from policyengine.suitereading import read_test
+from policyengine.suppressreading import Suppressed, read_suppressions
 from policyengine.treefiles import read_files
 
 API_VERSION = "limen.dev/v1"
@@ -152,9 +153,9 @@ def _add_document(node: Node, tree: _Tree, following: Span | None) -> None:
     head = reader.mapping(fields["metadata"], ("metadata",), ("name",), ("owner", "suppress"))
     name = reader.name(head["name"], ("metadata", "name")) if head is not None else None
     owner = reader.text(head.get("owner", ""), ("metadata", "owner")) if head is not None else ""
-    accepted: tuple[Accepted, ...] = ()
+    accepted: tuple[Suppressed, ...] = ()
     if head is not None and "suppress" in head:
-        accepted = reader.suppressions(head["suppress"], ("metadata", "suppress"))
+        accepted = read_suppressions(reader, head["suppress"], ("metadata", "suppress"))
     if name is not None:
         tree.declared[kind].add(name)
     found = _READERS[kind](reader, name or "?", owner or "", fields["spec"])
@@ -229,7 +230,7 @@ def _policy_set(tree: _Tree) -> model.PolicySet:
 
 
 def _suppression(
-    item: Accepted, found: object, positions: tuple[int, ...], node: Node, following: Span | None
+    item: Suppressed, found: object, positions: tuple[int, ...], node: Node, following: Span | None
 ) -> model.Suppression:
     """A suppression with what it speaks of: the document, or one rule of it; of a rule that is not there, nothing."""
     begin, end = node.span, following

@@ -39,8 +39,6 @@ TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _HEADER_VALUE = re.compile(r"[\x21-\x2b\x2d-\x7e](?:[\x20-\x2b\x2d-\x7e]*[\x21-\x2b\x2d-\x7e])?")
 _MAX_HINTED, _MAX_HINTS = 64, 500
 _MAPPED = ipaddress.ip_network("::ffff:0:0/96")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_CODE = re.compile(r"LM[0-9]{4}")
 _TIME_OF_DAY = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9])?")
 
 
@@ -63,17 +61,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return ""
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"; did you mean `{close[0]}`?" if close else ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Accepted:
-    """A suppression as it was read: what it says, and where (a path of keys)."""
-
-    code: str
-    reason: str
-    until: dt.datetime
-    rule: str | None
-    path: Path
 
 
 class Reader:
@@ -202,34 +189,7 @@ class Reader:
             self.refuse(path, code, value=text, reason=str(err))
             return None
 
-    def ending(self, value: object, path: Path) -> dt.datetime | None:
-        """When something ends: an RFC 3339 timestamp, or a date, which is its first moment in UTC."""
-        if isinstance(value, str) and _DATE.fullmatch(value):
-            value = f"{value}T00:00:00Z"
-        return self.moment(value, path)
-
     # ------------------------------------------------------------------ the parts that several kinds share
-
-    def suppressions(self, value: object, path: Path) -> tuple[Accepted, ...]:
-        """The list `suppress` of a document's metadata."""
-        return self.items(value, path, self.suppression) or ()
-
-    def suppression(self, value: object, path: Path) -> Accepted | None:
-        """One finding that is accepted: `code`, `reason`, `until`, and the rule if it is about one."""
-        fields = self.mapping(value, path, ("code", "reason", "until"), ("rule",))
-        if fields is None:
-            return None
-        before = len(self.findings)
-        code, reason = self.text(fields["code"], (*path, "code")), self.text(fields["reason"], (*path, "reason"))
-        until = self.ending(fields["until"], (*path, "until"))
-        rule = self.name(fields["rule"], (*path, "rule"), RULE_ID) if "rule" in fields else None
-        if code is not None and _CODE.fullmatch(code) is None:
-            self.refuse((*path, "code"), "LM2124", value=code)
-        if reason is not None and not reason.strip():
-            self.refuse((*path, "reason"), "LM2125")
-        if len(self.findings) > before or code is None or reason is None or until is None:
-            return None
-        return Accepted(code, reason, until, rule, path)
 
     def principals(self, value: object, path: Path) -> tuple[model.Principal, ...] | None:
         """A list of principals, as in `from`."""

@@ -91,6 +91,14 @@ def _definitions() -> dict[str, object]:
             {**to, "when": _ref("conditions"), "unless": _ref("unless"), "evidence": {"type": "object"}},
         ),
         "grant": _object({**callers, "service": _ref("name")}, to),
+        "suppression": _object(
+            {
+                "code": _matching("^LM[0-9]{4}$"),
+                "reason": _matching("\\S"),
+                "until": _matching("^[0-9]{4}-[0-9]{2}-[0-9]{2}"),
+            },
+            {"rule": _whole(RULE_ID.pattern)},
+        ),
         "name": _whole(NAME.pattern),
         "moment": _matching("^[0-9]{4}-[0-9]{2}-[0-9]{2}T"),
     }
@@ -119,15 +127,7 @@ def _specs() -> dict[str, dict[str, object]]:
 
 def schema() -> dict[str, object]:
     """The JSON Schema (draft 2020-12) of one document of a policy tree."""
-    accepted = _object(
-        {
-            "code": _matching("^LM[0-9]{4}$"),
-            "reason": _matching("\\S"),
-            "until": _matching("^[0-9]{4}-[0-9]{2}-[0-9]{2}"),
-        },
-        {"rule": _whole(RULE_ID.pattern)},
-    )
-    metadata = _object({"name": _ref("name")}, {"owner": _TEXT, "suppress": _some(accepted)})
+    metadata = _object({"name": _ref("name")}, {"owner": _TEXT, "suppress": _some(_ref("suppression"))})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A document of a Limen policy tree",

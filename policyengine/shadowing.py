@@ -128,16 +128,28 @@ class Shadowing:
 
     def covered(self) -> list[Covered]:
         """Every grant that others leave nothing to decide. Of grants that say the same the first one stays."""
-        found = []
+        found: dict[int, Covered] = {}
+        together: list[Grant] = []
+        # what one other grant covers goes before what only several do, so that as much as possible stays one rule
         for grant in reversed(self._form.grants):
             if grant.rank in self._ignored or grant.callers.incomplete or grant.callers.is_empty:
                 continue
             cover = self._cover(grant)
+            if cover is not None and len(cover.by) > 1:
+                together.append(grant)
+            elif cover is not None:
+                self._keep(cover, found)
+        for grant in together:
+            cover = self._cover(grant)
             if cover is not None:
-                found.append(cover)
-                if cover.kind == "redundant":
-                    self._ignored.add(grant.rank)
-        return found[::-1]
+                self._keep(cover, found)
+        return [found[rank] for rank in sorted(found)]
+
+    def _keep(self, cover: Covered, found: dict[int, Covered]) -> None:
+        """Note a covered grant; a redundant one may not count for another."""
+        found[cover.grant.rank] = cover
+        if cover.kind == "redundant":
+            self._ignored.add(cover.grant.rank)
 
     def _cover(self, grant: Grant) -> Covered | None:
         """Who decides instead of a grant, None if something is left to it.

@@ -59,7 +59,12 @@ def settle(
         else:
             findings.append(item)
     for place, one in enumerate(suppressions):
-        facts = {"suppressed": one.code, "until": format_time(one.until), "reason": one.reason, "rule": one.rule or ""}
+        facts: dict[str, object] = {
+            "suppressed": one.code,
+            "until": format_time(one.until),
+            "reason": one.reason,
+            "rule": one.rule or "",
+        }
         code = None
         if now >= one.until:
             code = EXPIRED  # (2)

@@ -1,4 +1,4 @@
-"""`limen policy`: lint and evaluate policy trees; the other verbs are loaded by name when they are asked for."""
+"""`limen policy`: evaluate requests; the other verbs are loaded by name when they are asked for."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable
 import click
 
 from limen.cli import render
-from limen.cli.context import output_option
 from limen.decisions import RequestError, decision_to_json, name_of, request_from_json
 from mesh.clock import SystemClock
-from mesh.problems import Diagnostic, Invalid, NotFound, Severity
+from mesh.problems import Invalid
 from mesh.request import Decision, Effect, NearestMiss, Request
 
-_HERE = {"lint": "Check a policy tree.", "eval": "Decide requests, one JSON object a line."}
+_HERE = {"eval": "Decide requests, one JSON object a line."}
 _ELSEWHERE = {
+    "lint": ("limen.cli.lint", "Check a policy tree."),
     "plan": ("limen.cli.plan", "Show what a change newly allows and denies."),
     "publish": ("limen.cli.plan", "Propose, approve with the local key, and activate."),
     "import": ("limen.cli.interchange", "Translate the policies of Istio, Consul or Kubernetes."),
@@ -83,37 +83,6 @@ def _tree_option(command: Callable[..., None]) -> Callable[..., None]:
         required=True,
         help="The directory of the policy tree.",
     )(command)
-
-
-@policy.command()
-@_tree_option
-@click.option("--strict", is_flag=True, help="Warnings set the exit status too.")
-@output_option("table", "json")
-@click.pass_context
-def lint(ctx: click.Context, tree: pathlib.Path, output: str, *, strict: bool) -> None:
-    """Check a policy tree: errors, and what works and will bite.
-
-    Exit status 1 when there is an error, with --strict also for a warning.
-    """
-    from policyengine.lint import lint_tree  # noqa: PLC0415  only this verb needs it
-
-    if not tree.exists():
-        raise NotFound("LM2022", file=str(tree), reason="it is not there")
-    found = lint_tree(tree, SystemClock().now())
-    counts = {level: sum(item.severity is level for item in found) for level in Severity}
-    if output == "json":
-        rows = [render.diagnostic_json(item) for item in found]
-        render.data({"findings": rows, **{f"{level}s": count for level, count in counts.items()}})
-    else:
-        _show(found)
-        render.say(f"{counts[Severity.ERROR]} errors, {counts[Severity.WARNING]} warnings")
-    ctx.exit(1 if counts[Severity.ERROR] or (strict and counts[Severity.WARNING]) else 0)
-
-
-def _show(found: Iterable[Diagnostic]) -> None:
-    for item in found:
-        render.line(str(item))
-        render.line(f"    {item.help}")
 
 
 Engine = Callable[[Request], Decision]

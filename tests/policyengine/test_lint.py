@@ -8,16 +8,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mesh.flow import Flow
 from mesh.request import Effect, Request
+from mesh.spiffe import SpiffeId
 from policyengine import reference
 from policyengine.lint import lint, lint_tree
 from policyengine.model import Group, Policy, PolicySet, Principal, Rule
+from policyengine.usage import Known
 from tests.examples import examples
 from tests.policyengine.corners import (
+    ADMIN,
     CART,
     CLAIM_ADMIN,
     FUTURE,
     NOW,
+    PAST,
     ROLE_ADMIN,
     TD,
     WEB,
@@ -25,6 +30,7 @@ from tests.policyengine.corners import (
     ask,
     deny,
     go_on,
+    grant,
     tree,
 )
 from tests.policyengine.strategies import policy_sets, requests
@@ -57,10 +63,17 @@ PLAIN = {"from": [CART]}
         pytest.param(tree(app=[allow(**PLAIN), deny(to=[{"paths": ["/a"]}])]), set(), id="allow-partly-under-deny"),
         pytest.param(tree(app=[allow(**PLAIN, to=[{"paths": ["/a/{x:int}"]}]), deny(to=[{"paths": ["/a/**"]}])]), {"LM2104"}, id="path-under-subtree"),
         pytest.param(tree(app=[allow(**PLAIN, to=[{"paths": ["/a"]}]), deny(to=[{"paths": ["/a/**"]}])]), set(), id="path-beside-subtree"),
-        pytest.param(tree(app=[allow(**PLAIN)], baseline=[allow(**PLAIN)]), {"LM2104"}, id="later-tier"),
+        pytest.param(tree(app=[allow(**PLAIN)], baseline=[allow(**PLAIN)]), {"LM2111"}, id="later-tier"),
         pytest.param(tree(app=[allow(**PLAIN), go_on(when=ROLE_ADMIN, **PLAIN)], baseline=[allow(**PLAIN)]), set(), id="later-tier-behind-a-pass"),
         pytest.param(tree(app=[allow(id="a", **PLAIN), allow(id="b", **PLAIN)]), {"LM2106"}, id="duplicate"),
-        pytest.param(tree(app=[allow(id="a", **PLAIN, to=[{"paths": ["/**"]}])], baseline=[deny(**PLAIN, to=[{"paths": ["/x"]}])]), set(), id="deny-behind-allow-still-holds-for-unknown-paths"),
+        pytest.param(tree(app=[allow(id="a", **PLAIN, to=[{"paths": ["/**"]}])], baseline=[deny(**PLAIN, to=[{"paths": ["/x"]}])]), {"LM2112"}, id="deny-behind-allow-still-holds-for-unknown-paths"),
+        pytest.param(tree(app=[allow(**{"from": [f"{TD}/ns/shop/**"]})]), {"LM2113"}, id="allow-anything-to-a-namespace"),
+        pytest.param(tree(app=[allow(**{"from": [f"{TD}/ns/shop/**"]}, to=[{"methods": ["GET"]}])]), set(), id="namespace-with-methods"),
+        pytest.param(tree(app=[allow(**{"from": [f"{TD}/ns/shop/**"]})], ports=[(5432, "tcp")]), set(), id="namespace-on-tcp"),
+        pytest.param(tree(app=[allow(**PLAIN)], observe=PAST), {"LM2115"}, id="observe-ended"),
+        pytest.param(tree(app=[allow(**PLAIN)], exceptions=[{**grant(PAST), "owner": "x"}]), {"LM2114"}, id="exception-ended"),
+        pytest.param(tree(app=[allow(**PLAIN)], exceptions=[{**grant(FUTURE, **{"from": [WEB]}), "owner": "x"}]), set(), id="exception-that-holds"),
+        pytest.param(tree(app=[allow(**PLAIN, unless={"from": [f"{TD}/ns/**"]}), allow(**{"from": [WEB]})]), {"LM2123"}, id="unless-takes-everybody"),
     ],
 )  # fmt: skip
 def test_lint(policies: PolicySet, expected: set[str]) -> None:
@@ -94,7 +107,7 @@ def test_owners_are_asked_for() -> None:
 @given(policy_sets, st.lists(requests, min_size=4, max_size=4))
 def test_what_is_called_shadowed_never_decides(policies: PolicySet, asked: list[Request]) -> None:
     shadowed = {
-        (item.facts["policy"], item.facts["rule"]) for item in lint(policies, NOW) if item.code in {"LM2104", "LM2106"}
+        (item.facts["policy"], item.facts["rule"]) for item in lint(policies, NOW) if item.code in {"LM2104", "LM2111"}
     }
     for request in asked:
         found = reference.decide(policies, request, snapshot="s")
@@ -108,4 +121,106 @@ def _nobody(request: Request) -> bool:
 
 def test_lint_tree_stops_at_errors(tmp_path: pathlib.Path) -> None:
     (tmp_path / "x.yaml").write_text("kind: Policy\n")
-    assert {item.code for item in lint_tree(tmp_path, NOW)} == {"LM2003"}
+    assert {item.code for item in lint_tree(tmp_path, NOW).findings} == {"LM2003"}
+
+
+OWNED = """\
+apiVersion: limen.dev/v1
+kind: Service
+metadata: {name: db, owner: o}
+spec: {identities: ["spiffe://corp.test/ns/shop/sa/db"], ports: [{port: 8080, protocol: http}]}
+---
+apiVersion: limen.dev/v1
+kind: Policy
+metadata:
+  name: p
+  owner: o
+  suppress: [%s]
+spec:
+  service: db
+  tier: app
+  rules:
+  - {id: wide, effect: allow, from: [any], to: [{methods: [GET]}]}
+  - {id: narrow, effect: allow, from: ["spiffe://corp.test/ns/shop/sa/cart"], to: [{methods: [GET], paths: ["/a"]}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("suppress", "left", "accepted"),
+    [
+        ("", {"LM2108", "LM2106"}, set()),
+        ('{code: LM2108, reason: public, until: "2099-01-01"}', {"LM2106"}, {"LM2108"}),
+        ('{code: LM2106, reason: r, until: "2099-01-01", rule: narrow}', {"LM2108"}, {"LM2106"}),
+        ('{code: LM2106, reason: r, until: "2099-01-01", rule: wide}', {"LM2106", "LM2108", "LM2121"}, set()),
+        ('{code: LM2108, reason: public, until: "2020-01-01"}', {"LM2106", "LM2108", "LM2120"}, set()),
+        ('{code: LM2119, reason: quarterly, until: "2099-01-01"}', {"LM2106", "LM2108"}, set()),
+    ],
+    ids=["none", "of-a-document", "of-a-rule", "of-another-rule", "ended", "not-looked-for"],
+)
+def test_suppressions_stand_in_the_document(
+    tmp_path: pathlib.Path, suppress: str, left: set[str], accepted: set[str]
+) -> None:
+    text = OWNED % suppress if suppress else OWNED.replace("  suppress: [%s]\n", "")
+    (tmp_path / "x.yaml").write_text(text)
+    report = lint_tree(tmp_path, NOW)
+    assert {item.code for item in report.findings} == left
+    assert {item.finding.code for item in report.accepted} == accepted
+
+
+def test_a_finding_names_the_rule_that_decides_instead_with_file_and_line(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x.yaml").write_text(OWNED.replace("  suppress: [%s]\n", ""))
+    found = next(item for item in lint_tree(tmp_path, NOW).findings if item.code == "LM2106")
+    assert found.span is not None
+    assert found.span.line == 16
+    assert f"`p/wide` ({tmp_path / 'x.yaml'}:15)" in found.message
+    assert "delete the rule" in found.help
+
+
+KNOWN = Known([SpiffeId.parse(CART), SpiffeId.parse(f"{TD}/ns/shop/sa/db")])
+
+
+@pytest.mark.parametrize(
+    ("policies", "expected"),
+    [
+        pytest.param(tree(app=[allow(**PLAIN)]), set(), id="known"),
+        pytest.param(tree(app=[allow(**{"from": [f"{TD}/ns/shop/**"]}, to=[{"methods": ["GET"]}])]), set(), id="known-below"),
+        pytest.param(tree(app=[allow(**{"from": [ADMIN]})]), {"LM2116"}, id="nobody"),
+        pytest.param(tree(app=[allow(**{"from": [f"{TD}/ns/ops/**"]}, to=[{"methods": ["GET"]}])]), {"LM2116"}, id="nobody-below"),
+        pytest.param(tree(app=[allow(**{"from": [CART, ADMIN]})]), {"LM2117"}, id="some"),
+        pytest.param(tree(app=[allow(**{"from": ["group:g"]})], groups={"g": [ADMIN]}), {"LM2116"}, id="group"),
+        pytest.param(tree(app=[allow(**PLAIN), deny(**{"from": [f"{TD}/ns/ops/**"]}, to=[{"methods": ["GET"]}])]), set(), id="deny-as-a-precaution"),
+        pytest.param(tree(app=[allow(**PLAIN), deny(**{"from": [ADMIN]})]), {"LM2116"}, id="deny-of-a-slip"),
+    ],
+)  # fmt: skip
+def test_rules_for_workloads_that_nobody_knows(policies: PolicySet, expected: set[str]) -> None:
+    owned = tuple(dataclasses.replace(item, owner="x") for item in policies.policies)
+    only_db = tuple(item for item in policies.services if item.name == "db")
+    found = lint(dataclasses.replace(policies, policies=owned, services=only_db), NOW, known=KNOWN)
+    assert {item.code for item in found} == expected
+
+
+def test_a_service_that_nobody_is(tmp_path: pathlib.Path) -> None:
+    found = lint(tree(app=[allow(**PLAIN)]), NOW, known=KNOWN)
+    assert {item.facts["service"] for item in found if item.code == "LM2118"} == {"web"}
+
+
+def flow(**fields: object) -> Flow:
+    plain: dict[str, object] = {
+        "start": NOW, "source": CART, "destination": f"{TD}/ns/shop/sa/db", "destination_port": 8080,
+        "protocol": "http", "method": "GET", "path": "/orders",
+    }  # fmt: skip
+    return Flow(**{**plain, **fields})  # type: ignore[arg-type]  # fields of Flow
+
+
+def test_allows_that_no_recorded_request_can_have_used() -> None:
+    policies = tree(
+        app=[
+            allow(id="used", **PLAIN, to=[{"paths": ["/orders"]}]),
+            allow(id="idle", **PLAIN, to=[{"paths": ["/refunds"]}]),
+            deny(id="quiet", **{"from": [WEB]}),
+            allow(id="maybe", **PLAIN, to=[{"paths": ["/orders"], "hosts": ["x.test"]}], when=ROLE_ADMIN),
+        ]
+    )
+    found = [item for item in lint(policies, NOW, flows=[flow(), flow()]) if item.code == "LM2119"]
+    assert [item.facts["rule"] for item in found] == ["idle"]
+    assert all(item.code != "LM2119" for item in lint(policies, NOW))

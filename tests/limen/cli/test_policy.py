@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from limen.cli.policy import policy
-from mesh.problems import Invalid, NotFound
+from mesh.problems import Invalid
 
 ROOT = pathlib.Path(__file__).parents[3]
 EXAMPLES = ROOT / "policies" / "examples"
@@ -106,39 +106,6 @@ def test_later_verbs_say_so(verb: str) -> None:
     done = run(verb, "--policies", "x", "FILE")
     assert isinstance(done.exception, Invalid)
     assert (done.exception.code, done.exception.exit_status) == ("LM0001", 2)
-
-
-def test_shipped_policies_lint_clean() -> None:
-    done = run("lint", "--policies", str(ROOT / "policies"), "--strict", "-o", "json")
-    assert done.exit_code == 0
-    assert json.loads(done.stdout) == {"findings": [], "errors": 0, "warnings": 0, "infos": 0}
-
-
-def test_lint_shows_all_errors_with_places(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "a.yaml").write_text(
-        "apiVersion: limen.dev/v1\nkind: Group\nmetadata: {name: g}\nspec: {members: [x, 5]}\n"
-    )
-    done = run("lint", "--policies", str(tmp_path))
-    assert done.exit_code == 1
-    assert "a.yaml:4:18: error LM2006" in done.stdout
-    assert "a.yaml:4:21: error LM2004" in done.stdout
-
-
-def test_lint_warnings_set_the_exit_status_only_when_strict(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "a.yaml").write_text(
-        'apiVersion: limen.dev/v1\nkind: Service\nmetadata: {name: s, owner: o}\nspec: {identities: ["spiffe://t/a"],'
-        " ports: [{port: 80, protocol: http}]}\n"
-    )
-    assert run("lint", "--policies", str(tmp_path)).exit_code == 0
-    done = run("lint", "--policies", str(tmp_path), "--strict", "-o", "json")
-    assert done.exit_code == 1
-    assert [item["code"] for item in json.loads(done.stdout)["findings"]] == ["LM2101"]
-
-
-def test_lint_of_nothing_is_unreadable_input(tmp_path: pathlib.Path) -> None:
-    done = run("lint", "--policies", str(tmp_path / "nowhere"))
-    assert isinstance(done.exception, NotFound)
-    assert done.exception.exit_status == 2
 
 
 def test_help_lists_the_verbs_without_importing_them() -> None:
