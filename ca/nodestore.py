@@ -44,6 +44,8 @@ PROOFS = sa.Table(
     sa.Column("expires", sa.String),
 )
 Facts = tuple[tuple[str, str], ...]
+MACHINE_FACTS = frozenset({"node:x509-public-key", "node:tpm-ek"})
+"""What a machine proves and cannot change about itself, whatever name it gives itself by what it can change."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,19 @@ def forget_node(connection: sa.Connection, name: str) -> None:
 def list_nodes(connection: sa.Connection) -> list[Node]:
     """All nodes by name."""
     return [_node(row) for row in connection.execute(sa.select(NODES).order_by(NODES.c.name))]
+
+
+def of_machine(connection: sa.Connection, facts: Facts, *, are_banned: bool = False) -> list[Node]:
+    """All nodes that proved to be the machine that proved these facts, by name; only banned ones when asked for."""
+    mine = MACHINE_FACTS.intersection(name for name, _ in facts)
+    proved = {(name, value) for name, value in facts if name in mine}
+    if not proved:
+        return []
+    query = sa.select(NODES).where(sa.or_(*(NODES.c.facts.contains(value, autoescape=True) for _, value in proved)))
+    if are_banned:
+        query = query.where(NODES.c.banned.is_not(None))
+    found = [_node(row) for row in connection.execute(query.order_by(NODES.c.name))]
+    return [node for node in found if not proved.isdisjoint(node.facts)]
 
 
 def set_ban(connection: sa.Connection, name: str, banned: dt.datetime | None, reason: str) -> None:

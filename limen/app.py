@@ -276,7 +276,8 @@ class App:
     def ban_node(self, node: str, *, reason: str, actor: str) -> Json:
         """Ban a node; its watches end now."""
         found = self.nodes.ban(node, reason=reason, actor=actor)
-        self._agents.dismiss(node)
+        for name in (node, *found["also"]):
+            self._agents.dismiss(name)
         self._changed()
         return found
 

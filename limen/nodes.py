@@ -140,7 +140,8 @@ class Nodes:
                 # each job is a node of its own, and none of them comes back
                 nodestore.forget_nodes(connection, attestor, now - JOBS_KEPT)
             known = nodestore.get_node(connection, node)
-            self._refuse_banned(known)
+            for found in (known, *nodestore.of_machine(connection, facts, are_banned=True)):
+                self._refuse_banned(found)
             if known is not None and known.attestor == DOWNSTREAM:
                 # no attestor takes the place of a server below that people allowed by name
                 raise Forbidden("LM1629", name=node)
@@ -301,14 +302,14 @@ class Nodes:
         ]
 
     def ban(self, node: str, *, reason: str, actor: str) -> Json:
-        """Ban a node: it renews nothing, does not come back, and gets no SVIDs.
+        """Ban a node: it renews nothing, does not come back, and gets no SVIDs; under every name of its machine.
 
         Raises NotFound LM1244.
         """
         return self._set_ban(node, self._clock.now(), reason, actor)
 
     def allow(self, node: str, *, actor: str) -> Json:
-        """Allow a node again; its agent comes back by itself.
+        """Allow a node again, under every name of its machine; its agent comes back by itself.
 
         Raises NotFound LM1244.
         """
@@ -316,11 +317,20 @@ class Nodes:
 
     def _set_ban(self, node: str, banned: dt.datetime | None, reason: str, actor: str) -> Json:
         with transaction(self._engine) as connection:
-            if nodestore.get_node(connection, node) is None:
+            known = nodestore.get_node(connection, node)
+            if known is None:
                 raise NotFound("LM1244", node=node[:80])
-            nodestore.set_ban(connection, node, banned, reason)
-        self._record("agent", actor, event="ban" if banned is not None else "allow", node=node, reason=reason)
-        return {"node": node, "banned": format_time(banned) if banned is not None else None, "reason": reason}
+            also = [found.name for found in nodestore.of_machine(connection, known.facts) if found.name != node]
+            for name in (node, *also):
+                nodestore.set_ban(connection, name, banned, reason)
+        for name in (node, *also):
+            self._record("agent", actor, event="ban" if banned is not None else "allow", node=name, reason=reason)
+        return {
+            "node": node,
+            "also": also,
+            "banned": format_time(banned) if banned is not None else None,
+            "reason": reason,
+        }
 
     def _refuse_banned(self, found: nodestore.Node | None) -> None:
         if found is not None and found.banned is not None:

@@ -6,6 +6,7 @@ import datetime as dt
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -93,6 +94,16 @@ def make(
     signer = issuer.key if issuer else key
     chosen = None if isinstance(signer, _OWN_HASH) else algorithm or hashes.SHA256()
     return Made(certificate=builder.sign(signer, chosen), key=key)
+
+
+def respelled(certificate: x509.Certificate) -> bytes:
+    """A certificate with the other signature that anybody can make of an ECDSA one, over P-256 and SHA-256: (r, -s)."""
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    r, s = decode_dss_signature(certificate.signature)
+    signature = b"\0" + encode_dss_signature(r, order - s)
+    algorithm = bytes.fromhex("300a06082a8648ce3d040302")
+    body = certificate.tbs_certificate_bytes + algorithm + b"\x03" + bytes([len(signature)]) + signature
+    return b"\x30\x82" + len(body).to_bytes(2, "big") + body
 
 
 class Pki:

@@ -15,7 +15,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
-from mesh.certpath import read_pem
+from mesh.certpath import ends_whole, read_pem
 from mesh.crl import UNREADABLE
 
 MAX_CHAIN = 6
@@ -44,7 +44,7 @@ def read_certificates(pem: bytes) -> tuple[bytes, ...]:
 def verify_path(chain: list[bytes], authorities: tuple[bytes, ...], now: dt.datetime) -> x509.Certificate:
     """Verify a chain, leaf first, up to one of the authorities; return the leaf.
 
-    1. It is short, and every certificate can be read.
+    1. It is short, and every certificate can be read, and ends in its signature.
     2. The path is valid now (RFC 5280 §6); EVERY certificate above the leaf is an authority that may sign others.
     3. The leaf is no authority, and holds nothing critical that nobody here understands.
 
@@ -60,6 +60,8 @@ def verify_path(chain: list[bytes], authorities: tuple[bytes, ...], now: dt.date
             leaf, *others = [x509.load_der_x509_certificate(der) for der in chain]
             roots = [x509.load_der_x509_certificate(der) for der in authorities]
             extensions = list(leaf.extensions)
+            if not all(ends_whole(der, found.signature) for der, found in zip(chain, [leaf, *others], strict=True)):
+                raise ValueError("bits that are not used are not counted right")
             # (2)
             verifier = (
                 PolicyBuilder()

@@ -1,4 +1,9 @@
-"""Node attestation by X.509 certificate: a machine that somebody else's CA certified proves that it holds the key."""
+"""Node attestation by X.509 certificate: a machine that somebody else's CA certified proves that it holds the key.
+
+The holder of a certificate can spell it in another way that verifies too: of an ECDSA signature (r, s), (r, -s) is one
+as well. So its fingerprint is no lasting name. The hash of its public key is: the CA signed it, and it is what the
+machine proves to hold (`ca.nodestore.MACHINE_FACTS`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import datetime as dt
 import hashlib
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ca.attestation.certificates import verify_path
@@ -15,7 +20,15 @@ from ca.attestation.evidence import Attested, collect
 from mesh import nodeproof
 from mesh.problems import Forbidden
 
-FIELDS = ("x509-cn", "x509-fingerprint", "x509-serial", "x509-issuer-cn", "x509-san-dns", "x509-san-uri")
+FIELDS = (
+    "x509-cn",
+    "x509-public-key",
+    "x509-fingerprint",
+    "x509-serial",
+    "x509-issuer-cn",
+    "x509-san-dns",
+    "x509-san-uri",
+)
 DEFAULT_NODE = "{x509-cn}"
 _CLIENT = frozenset({ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
 
@@ -69,6 +82,9 @@ def _facts(leaf: x509.Certificate) -> tuple[tuple[str, str], ...]:
             "x509-cn": [str(item.value) for item in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)],
             "x509-issuer-cn": [str(item.value) for item in leaf.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)],
             "x509-serial": f"{leaf.serial_number:x}",
+            "x509-public-key": hashlib.sha256(
+                leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            ).hexdigest(),
             "x509-fingerprint": hashlib.sha256(leaf.public_bytes(Encoding.DER)).hexdigest(),
             "x509-san-dns": names.get_values_for_type(x509.DNSName) if names is not None else [],
             "x509-san-uri": names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else [],

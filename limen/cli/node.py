@@ -43,12 +43,15 @@ def list_(output: str) -> None:
 @click.option("--reason", default="", help="Why, for the audit log and for whoever looks next.")
 @context.output_option("table", "json")
 def ban(name: str, reason: str, output: str) -> None:
-    """Ban a node: it renews nothing, does not come back, and gets no SVIDs."""
+    """Ban a node: it renews nothing, does not come back, and gets no SVIDs.
+
+    A machine that proved one key under several names is banned under all of them.
+    """
     found = client.call("POST", f"/v1/nodes/{urllib.parse.quote(name, safe='')}/ban", {"reason": reason})
     if output == "json":
         render.data(found)
     else:
-        render.line(f"banned {name}; its SVIDs end with their time")
+        render.line(f"banned {', '.join((name, *found['also']))}; its SVIDs end with their time")
         render.say(f"undo with `limen node allow {name}`")
 
 
@@ -61,7 +64,7 @@ def allow(name: str, output: str) -> None:
     if output == "json":
         render.data(found)
     else:
-        render.line(f"allowed {name}")
+        render.line(f"allowed {', '.join((name, *found['also']))}")
 
 
 @node.command()

@@ -109,3 +109,27 @@ def test_a_proof_belongs_to_the_first_key_until_it_expires(ready: sa.Engine, now
         assert bind(KEY, now)
         assert not bind(OTHER, now)
         assert bind(OTHER, now + HOUR)
+
+
+def test_a_machine_is_known_by_what_it_cannot_change_and_by_nothing_else(ready: sa.Engine, now: dt.datetime) -> None:
+    proved = {
+        "one": (("node:x509-public-key", KEY), ("node:x509-cn", "a")),
+        "two": (("node:x509-cn", "b"), ("node:x509-public-key", KEY)),
+        "three": (("node:x509-public-key", OTHER), ("node:x509-cn", "a")),
+        "chip": (("node:tpm-ek", KEY),),
+        "four": (("node:x509-cn", KEY),),
+    }
+    with transaction(ready) as connection:
+        for name, facts in proved.items():
+            nodestore.admit_node(connection, name, attestor="a", facts=facts, spki_sha256=name, now=now)
+
+        def names(facts: nodestore.Facts, *, are_banned: bool = False) -> list[str]:
+            return [found.name for found in nodestore.of_machine(connection, facts, are_banned=are_banned)]
+
+        assert names(proved["one"]) == names(proved["two"]) == ["one", "two"]
+        assert names(proved["three"]) == ["three"]
+        assert names(proved["chip"]) == ["chip"]
+        assert names(proved["four"]) == names(()) == []
+        assert names(proved["one"], are_banned=True) == []
+        nodestore.set_ban(connection, "two", now, "")
+        assert names(proved["one"], are_banned=True) == ["two"]

@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -19,7 +20,7 @@ from limen import attestation
 from mesh.problems import Forbidden, Problem, Unavailable
 from tests.ca.attestation.issuers import AUDIENCE, ISSUER, RSA_KEY, jwk, key_set, token
 from tests.doors import Doors
-from tests.pki import Made, make, usage
+from tests.pki import Made, make, respelled, usage
 from tests.world import World
 
 CA_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -150,6 +151,48 @@ def test_a_ban_holds_whatever_is_proved(world_now: World) -> None:
                 await let_in(doors, method)
 
     asyncio.run(run())
+
+
+def test_a_ban_holds_for_every_name_that_a_machine_gives_itself(world_now: World) -> None:
+    """Named by its fingerprint, it spells its certificate in another way, and is banned all the same."""
+    place = Place(world_now)
+    (place.folder / "attestors.yaml").write_text(FILE.replace("{x509-cn}", "{x509-fingerprint}"))
+    world_now.app.tick()
+
+    async def run() -> None:
+        async with Doors(world_now) as doors:
+            method = place.machine("web-1")
+            path = place.folder / "web-1.crt"
+            certificate = x509.load_pem_x509_certificate(path.read_bytes())
+            other = x509.load_der_x509_certificate(respelled(certificate)).public_bytes(Encoding.PEM)
+            first = name_of(await let_in(doors, method))
+            path.write_bytes(other)
+            second = name_of(await let_in(doors, method))
+            assert first != second
+            neighbour = name_of(await let_in(doors, place.machine("web-2")))
+            # both names are banned at once
+            banned = world_now.app.ban_node(first, reason="stolen", actor="test")
+            assert (banned["node"], banned["also"]) == (first, [second])
+            for spelling in (certificate.public_bytes(Encoding.PEM), other):
+                path.write_bytes(spelling)
+                with pytest.raises(Forbidden, match="LM1243"):
+                    await let_in(doors, method)
+            # a name that nobody has seen yet
+            (place.folder / "attestors.yaml").write_text(FILE.replace("{x509-cn}", "again-{x509-fingerprint}"))
+            world_now.app.tick()
+            with pytest.raises(Forbidden, match="LM1243"):
+                await let_in(doors, method)
+            listed = {row["node"]: row["banned"] is not None for row in world_now.app.nodes.list()}
+            assert listed == {first: True, second: True, neighbour: False}
+            # what is allowed again is allowed under every name
+            assert world_now.app.nodes.allow(second, actor="test")["also"] == [first]
+            await let_in(doors, method)
+
+    asyncio.run(run())
+
+
+def name_of(admission: Admission) -> str:
+    return admission.spiffe_id.rpartition("/")[2]
 
 
 def test_nothing_is_written_for_a_proof_that_does_not_hold(world_now: World, tmp_path: pathlib.Path) -> None:

@@ -28,6 +28,16 @@ def test_what_is_critical_and_unknown_is_refused() -> None:
     assert verify_path([make(issuer=ROOT, subject="leaf", extra=((strange, False),)).der], (ROOT.der,), NOW)
 
 
+def test_what_stands_outside_the_signature_is_as_it_was_signed() -> None:
+    # bits of the signature that are said not to be used: the library passes over the number
+    der, signature = LEAF.der, LEAF.certificate.signature
+    place = len(der) - len(signature) - 1
+    assert der[place] == 0
+    for bits in range(1, 8):
+        with pytest.raises(ValueError, match="its"):
+            verify_path([der[:place] + bytes([bits]) + signature], (ROOT.der,), NOW)
+
+
 @given(st.data())
 def test_no_bytes_are_a_bug(data: st.DataObject) -> None:
     found = bytearray(LEAF.der)

@@ -1,13 +1,15 @@
 import datetime as dt
+import hashlib
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca.attestation import x509pop
 from mesh.nodeproof import sign_statement
 from mesh.problems import Forbidden
-from tests.pki import Made, make, usage
+from tests.pki import Made, make, respelled, usage
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH,)
@@ -40,6 +42,20 @@ def test_a_certified_machine_that_holds_its_key_is_attested() -> None:
     assert dict(verify(machine(MIDDLE), MIDDLE).facts)["node:x509-issuer-cn"] == "middle"
     # a certificate without key usages and names restricts nothing
     assert verify(machine(key_usage=None, extended=None, dns=())).facts
+
+
+def test_a_certificate_in_another_spelling_verifies_too_and_has_the_same_key_and_another_fingerprint() -> None:
+    made = machine()
+    attestor = x509pop.X509Pop(name="vm", node="{x509-public-key}", authorities=(ROOT.der,))
+    signature = sign_statement(made.key, b"data")
+    one, other = (
+        dict(x509pop.verify(attestor, chain=[der], signature=signature, data=b"data", now=NOW).facts)
+        for der in (made.der, respelled(made.certificate))
+    )
+    assert one.pop("node:x509-fingerprint") != other.pop("node:x509-fingerprint")
+    assert one == other
+    spki = made.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert one["node:x509-public-key"] == hashlib.sha256(spki).hexdigest()
 
 
 HOUR = dt.timedelta(hours=1)
