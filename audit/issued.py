@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from mesh.certpath import read_pem
 from mesh.crl import UNREADABLE
+from mesh.der import wrap
 from mesh.problems import Invalid, NotFound
 
 MAX_CERTIFICATE_BYTES = 1 << 20
@@ -136,16 +137,7 @@ def _spellings(certificate: x509.Certificate, signer: x509.Certificate) -> Itera
         r, s = decode_dss_signature(certificate.signature)
         signatures.append(encode_dss_signature(r, key.curve.group_order - s))
     for signature in signatures:
-        yield _tagged(0x30, signed + algorithm + _tagged(0x03, b"\0" + signature))
-
-
-def _tagged(tag: int, content: bytes) -> bytes:
-    """DER of bounded length (X.690 §8.1.3)."""
-    size = len(content)
-    if size < 128:
-        return bytes([tag, size]) + content
-    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return bytes([tag, 0x80 | len(length)]) + length + content
+        yield wrap(0x30, signed + algorithm + wrap(0x03, b"\0" + signature))
 
 
 def read_certificates(data: bytes) -> Iterator[x509.Certificate]:

@@ -12,18 +12,24 @@ import datetime as dt
 import functools
 import hashlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 from cryptography import x509
 
 from ca.keys import SigningKey
 from ca.mint import Issuer, window_under
+from mesh.der import header, wrap
 from mesh.spiffe import SpiffeId
 
 _FIRST_YEAR, _YEAR_AFTER = 1950, 2050  # of UTCTime (RFC 5280 §4.1.2.5)
 _SERIALS = 1 << 159
 _MAX_NAMES = 100
+_SHA1_BYTES = 20
+_P256_BYTES = 91
+_TIMES_BYTES = 30
 # [0] version v3; the empty subject; the extensions of RFC 5280 §4.2.1 as `mint_svid` asks for them
 _VERSION = bytes.fromhex("a003020102")
+_VALIDITY = bytes.fromhex("301e")
 _NO_SUBJECT = bytes.fromhex("3000")
 _SUBJECT_KEY_ID = bytes.fromhex("301d0603551d0e04160414")
 _NAMES = bytes.fromhex("0603551d110101ff")
@@ -33,24 +39,6 @@ _USES = bytes.fromhex(
     "301d0603551d250416301406082b0601050507030106082b06010505070302"  # both server and client authentication
 )
 _AUTHORITY_KEY_ID = bytes.fromhex("0603551d23")
-
-
-def der(tag: int, content: bytes) -> bytes:
-    """One value: tag, length in its shortest form, content."""
-    size = len(content)
-    return _TAGS[tag] + (_SIZES[size] if size < _USUAL else _size(size)) + content
-
-
-def _size(size: int) -> bytes:
-    if size < 128:
-        return bytes((size,))
-    data = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return bytes((0x80 | len(data),)) + data
-
-
-_USUAL = 1024
-_SIZES = tuple(_size(size) for size in range(_USUAL))
-_TAGS = tuple(bytes((tag,)) for tag in range(256))
 
 
 def key_bits(spki: bytes) -> bytes | None:
@@ -81,6 +69,14 @@ def _content(data: bytes, at: int, tag: int) -> tuple[int, int] | None:
     return (begin, begin + size) if begin + size <= len(data) else None
 
 
+class _Frame(NamedTuple):
+    """What leaves with the same names have before the serial number, around the key's identifier, and after it."""
+
+    before: bytes
+    between: bytes
+    after: bytes
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LeafTemplate:
     """What all leaves of one issuer have in common, and when the issuer is valid."""
@@ -101,14 +97,14 @@ class LeafTemplate:
             algorithm = key.signature_algorithm
         except (x509.ExtensionNotFound, ValueError):
             return None
-        above = der(0x30, der(0x80, identifier))
+        above = wrap(0x30, wrap(0x80, identifier))
         return cls(
             since=certificate.not_valid_before_utc,
             until=certificate.not_valid_after_utc,
             _sign=key.signer(),
             _algorithm=algorithm,
-            _head=algorithm + certificate.subject.public_bytes(),
-            _tail=_USES + der(0x30, _AUTHORITY_KEY_ID + der(0x04, above)),
+            _head=algorithm + certificate.subject.public_bytes() + _VALIDITY,
+            _tail=_USES + wrap(0x30, _AUTHORITY_KEY_ID + wrap(0x04, above)),
         )
 
     def tbs(
@@ -127,41 +123,19 @@ class LeafTemplate:
         """
         if not spiffe_id.path:
             raise ValueError("a workload's SPIFFE ID has a path")
-        begin, end = window_under(self.since, self.until, now, life)
-        bits = spki[26:] if len(spki) == 91 else key_bits(spki)
-        fits = (
-            begin.year >= _FIRST_YEAR
-            and end.year < _YEAR_AFTER
-            and 0 < serial < _SERIALS
-            and len(dns_names) <= _MAX_NAMES
-        )
-        if not fits or bits is None:
-            return None
-        try:
-            names = der(0x86, str(spiffe_id).encode("ascii"))
-            for name in dns_names:
-                names += der(0x82, name.encode("ascii"))
-        except UnicodeEncodeError:
+        times = _times(self.since, self.until, now, life)
+        bits = spki[26:] if len(spki) == _P256_BYTES else key_bits(spki)
+        if times is None or bits is None or not 0 < serial < _SERIALS or len(dns_names) > _MAX_NAMES:
             return None
         # the first bit of a positive integer is 0 (X.690 §8.3)
         number = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
-        times = b"\x17\x0d" + _time(begin) + b"\x17\x0d" + _time(end)
-        extensions = (
-            _SUBJECT_KEY_ID
-            + hashlib.sha1(bits, usedforsecurity=False).digest()  # RFC 5280 §4.2.1.2 (1)
-            + der(0x30, _NAMES + der(0x04, der(0x30, names)))
-            + self._tail
-        )
-        return der(
-            0x30,
-            _VERSION
-            + der(0x02, number)
-            + self._head
-            + b"\x30\x1e"
-            + times
-            + _NO_SUBJECT
-            + spki
-            + der(0xA3, der(0x30, extensions)),
+        try:
+            frame = _frame(str(spiffe_id), dns_names, self._tail, len(number), len(self._head), len(spki))
+        except UnicodeEncodeError:
+            return None
+        identifier = hashlib.sha1(bits, usedforsecurity=False).digest()  # RFC 5280 §4.2.1.2 (1)
+        return b"".join(
+            (frame.before, number, self._head, times, _NO_SUBJECT, spki, frame.between, identifier, frame.after)
         )
 
     def mint(
@@ -182,17 +156,34 @@ class LeafTemplate:
 
     def certificate(self, tbs: bytes, signature: bytes) -> bytes:
         """The certificate of a signed part and its signature (RFC 5280 §4.1)."""
-        return der(0x30, tbs + self._algorithm + der(0x03, b"\x00" + signature))
+        content = b"".join((tbs, self._algorithm, header(0x03, 1 + len(signature)), b"\x00", signature))
+        return header(0x30, len(content)) + content
+
+
+# workloads come back under their names
+@functools.lru_cache(maxsize=4096)
+def _frame(uri: str, dns_names: tuple[str, ...], tail: bytes, number: int, above: int, spki: int) -> _Frame:
+    """The frame of leaves with these names, which end with ``tail``.
+
+    ``number``, ``above`` and ``spki`` are how many bytes the serial number, what stands between that and the times, and
+    the key have. Raises UnicodeEncodeError for a name that is not ASCII.
+    """
+    names = b"".join([wrap(0x86, uri.encode("ascii")), *[wrap(0x82, name.encode("ascii")) for name in dns_names]])
+    after = wrap(0x30, _NAMES + wrap(0x04, wrap(0x30, names))) + tail
+    extensions = len(_SUBJECT_KEY_ID) + _SHA1_BYTES + len(after)
+    between = header(0xA3, len(header(0x30, extensions)) + extensions) + header(0x30, extensions) + _SUBJECT_KEY_ID
+    before = _VERSION + header(0x02, number)
+    size = len(before) + number + above + _TIMES_BYTES + len(_NO_SUBJECT) + spki
+    return _Frame(header(0x30, size + len(between) + _SHA1_BYTES + len(after)) + before, between, after)
 
 
 @functools.lru_cache(maxsize=256)
-def _time(moment: dt.datetime) -> bytes:
-    """A moment as UTCTime in whole seconds."""
-    return b"%02d%02d%02d%02d%02d%02dZ" % (
-        moment.year % 100,
-        moment.month,
-        moment.day,
-        moment.hour,
-        moment.minute,
-        moment.second,
-    )
+def _times(since: dt.datetime, until: dt.datetime, now: dt.datetime, life: dt.timedelta) -> bytes | None:
+    """When a leaf begins and ends, as two UTCTimes in whole seconds; None when that cannot say it.
+
+    Raises what `window_under` raises.
+    """
+    begin, end = window_under(since, until, now, life)
+    if begin.year < _FIRST_YEAR or end.year >= _YEAR_AFTER:
+        return None
+    return b"".join([wrap(0x17, f"{moment:%y%m%d%H%M%S}Z".encode("ascii")) for moment in (begin, end)])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ca.keys import KeyAlgorithm, generate, hash_for, spki_der
-from ca.leaftemplate import LeafTemplate, der, key_bits
+from ca.leaftemplate import LeafTemplate, key_bits
 from ca.mint import Issuer, mint_intermediate, mint_root, mint_svid
 from mesh.problems import Problem
 from mesh.spiffe import SpiffeId, TrustDomain
@@ -151,11 +151,3 @@ def test_the_bits_of_a_key_are_what_its_identifier_is_the_hash_of(kind: KeyAlgor
 def test_other_bytes_have_no_bits(data: bytes) -> None:
     found = key_bits(data)
     assert found is None or data.endswith(b"\x00" + found)
-
-
-@pytest.mark.parametrize(
-    ("size", "head"),
-    [(0, "0400"), (127, "047f"), (128, "048180"), (255, "0481ff"), (256, "04820100"), (65536, "0483010000")],
-)
-def test_lengths_have_their_shortest_form(size: int, head: str) -> None:
-    assert der(0x04, bytes(size)) == bytes.fromhex(head) + bytes(size)
