@@ -1,9 +1,10 @@
 """Checks our own work before it leaves: every finished leaf, against what was meant, as strictly as a peer would.
 
 The first leaf under a chain goes through the verifier that peers run. A later one differs from it in serial number,
-times, key and names alone: its signature is verified, those are compared with what was meant, and EVERY other byte
-with the leaf that passed. What cannot be compared like that goes through the verifier itself, so this never accepts
-what the verifier does not (a property test shows it). It reads DER by itself and shares no code with what writes it.
+times, key and names alone: what it should say is put together from what was meant and from the leaf that passed, EVERY
+byte is compared with that, and its signature is verified. What cannot be compared like that goes through the verifier
+itself, so this never accepts what the verifier does not (a property test shows it). It reads and writes DER by itself
+and shares no code with what makes leaves.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -34,15 +36,24 @@ _HASHES = {
 _P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 _P256_BYTES = 91
 _IDENTIFIER = bytes.fromhex("301d0603551d0e04160414")
-_NAMES = bytes.fromhex("0603551d110101ff04")
+_NAMES = bytes.fromhex("0603551d110101ff")
+_SHA1_BYTES = 20
 _TIMES_BYTES = 32
+# of a Certificate and of its signed part: both are longer than 255 bytes
+_HEADER_BYTES = 4
+_LEAST_BYTES, _MOST_BYTES = _HEADER_BYTES + 256, 0xFFFF
+_MAX_NUMBER_BYTES = 20  # RFC 5280 §4.1.2.2
+_SHORT = 127
 _UTC_TIME = re.compile(rb"[0-9]{12}Z\Z")
 _MAX_KEPT = 8
+_MAX_FRAMES = 4096
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Meant:
-    """What a certificate is meant to say, from what was asked and entitled: never read from the certificate."""
+class Meant(NamedTuple):
+    """What a certificate is meant to say, from what was asked and entitled: never read from the certificate.
+
+    One for every leaf, as `Found` is: no other kind of value is made as quickly.
+    """
 
     spiffe_id: SpiffeId
     spki: bytes
@@ -50,8 +61,7 @@ class Meant:
     end: dt.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Found(NamedTuple):
     """What a checked certificate says."""
 
     not_after: dt.datetime
@@ -65,12 +75,26 @@ class WrongWorkError(AssertionError):
         super().__init__("the minted certificate says something else than what was meant")
 
 
+class _Frame(NamedTuple):
+    """What the signed part of a leaf with these names has before its serial number, around its key identifier, after.
+
+    ``number`` is where the serial number begins in the leaf, ``times`` where its validity does.
+    """
+
+    before: bytes
+    number: int
+    times: int
+    between: bytes
+    after: bytes
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Model:
     """A leaf that passed, and what of it every other leaf under the same chain has too.
 
     ``front`` stands before the serial number, ``above`` between that and the times, ``middle`` before the key, and
-    ``back`` from the extension after the names up to the signature. ``verify`` raises InvalidSignature.
+    ``back`` from the extension after the names up to the signature. ``verify`` raises InvalidSignature. ``frames`` are
+    by names and length of the serial number.
     """
 
     chain: tuple[bytes, ...]
@@ -81,6 +105,30 @@ class _Model:
     back: bytes
     algorithm: bytes
     verify: Callable[[bytes, bytes], None]
+    frames: dict[tuple[str, tuple[str, ...], int], _Frame] = dataclasses.field(default_factory=dict)
+
+    def frame(self, uri: str, dns_names: tuple[str, ...], number: int) -> _Frame:
+        """What a leaf with these names has around what is its own; ``number`` is its serial number's length.
+
+        Raises ValueError for a name or a length that no leaf can have.
+        """
+        found = self.frames.get((uri, dns_names, number))
+        if found is None:
+            if not 0 < number <= _MAX_NUMBER_BYTES:
+                raise ValueError("no serial number has this length")
+            names = b"".join([_name(0x86, uri), *[_name(0x82, name) for name in dns_names]])
+            after = _wrapped(0x30, _NAMES + _wrapped(0x04, _wrapped(0x30, names))) + self.back
+            inside = len(_IDENTIFIER) + _SHA1_BYTES + len(after)
+            between = _header(0xA3, len(_header(0x30, inside)) + inside) + _header(0x30, inside) + _IDENTIFIER
+            before = self.front + _header(0x02, number)
+            size = len(before) + number + len(self.above) + _TIMES_BYTES + len(self.middle) + _P256_BYTES
+            before = _header(0x30, size + len(between) + _SHA1_BYTES + len(after)) + before
+            begin = _HEADER_BYTES + len(before)
+            found = _Frame(before, begin, begin + number + len(self.above), between, after)
+            if len(self.frames) >= _MAX_FRAMES:
+                self.frames.clear()
+            self.frames[uri, dns_names, number] = found
+        return found
 
 
 class OwnCheck:
@@ -88,6 +136,7 @@ class OwnCheck:
 
     def __init__(self, trust_domain: TrustDomain) -> None:
         self._domain = trust_domain
+        self._workloads = f"{trust_domain.id}/"
         self._models: dict[tuple[bytes, ...], _Model] = {}
         # what was asked last, and passed: all leaves of a batch ask the same
         self._vouched: set[bytes] = set()
@@ -146,60 +195,49 @@ class OwnCheck:
 
     def _compare(self, leaf: bytes, model: _Model, meant: Meant, bundle: TrustBundle, now: dt.datetime) -> Found | None:
         """Steps 2 and 3 of `check`; None when it cannot be said here. EVERY byte of the leaf is looked at."""
-        spki, spiffe_id = meant.spki, meant.spiffe_id
-        if len(spki) != _P256_BYTES or not spki.startswith(_P256):
+        spki, uri = meant.spki, str(meant.spiffe_id)
+        if len(spki) != _P256_BYTES or not spki.startswith(_P256) or not uri.startswith(self._workloads):
             return None
-        if spiffe_id.trust_domain != self._domain or not spiffe_id.path:
+        if not _LEAST_BYTES <= len(leaf) <= _MOST_BYTES:
             return None
+        # (2) Certificate, TBSCertificate; version, serialNumber: its length is the first byte that is not known
+        size = leaf[2 * _HEADER_BYTES + len(model.front) + 1]
         try:
-            # Certificate, TBSCertificate; version, serialNumber
-            begin, end = _open(leaf, 0, 0x30)
-            at, tbs_end = _open(leaf, begin, 0x30)
-            number, number_end = _open(leaf, at + len(model.front), 0x02)
-            serial = int.from_bytes(leaf[number:number_end], "big", signed=True)
-            # signature, issuer; validity; subject; subjectPublicKeyInfo
-            times = number_end + len(model.above)
-            key = times + _TIMES_BYTES + len(model.middle)
-            # [3] extensions: the key's identifier, the names, and what is the same for all
-            outer, outer_end = _open(leaf, key + _P256_BYTES, 0xA3)
-            inside, inside_end = _open(leaf, outer, 0x30)
-            identifier = inside + len(_IDENTIFIER)
-            names, names_end = _open(leaf, identifier + 20, 0x30)
-            # signatureAlgorithm, signatureValue
-            signature, signature_end = _open(leaf, tbs_end + len(model.algorithm), 0x03)
-            is_same = (
-                end == len(leaf) == signature_end
-                and outer_end == inside_end == tbs_end == names_end + len(model.back)
-                and _is_shortest(leaf[number:number_end])
-                and leaf.startswith(model.front, at)
-                and leaf.startswith(model.above, number_end)
-                and leaf.startswith(model.middle, times + _TIMES_BYTES)
-                and leaf.startswith(_IDENTIFIER, inside)
-                and leaf.startswith(model.back, names_end)
-                and leaf.startswith(model.algorithm, tbs_end)
-                and leaf[signature] == 0
-                # what is this leaf's own
-                and serial > 0
-                and leaf.startswith(spki, key)
-                and leaf.startswith(hashlib.sha1(spki[26:], usedforsecurity=False).digest(), identifier)
-                and _are_names(leaf[names:names_end], str(spiffe_id), meant.dns_names)
-            )
-        except (IndexError, ValueError):
+            frame = model.frame(uri, meant.dns_names, size)
+        except ValueError:
             return None
-        window = _window(leaf[times : times + _TIMES_BYTES])
-        if not is_same or window is None or not window[0] <= now <= window[1] <= meant.end:
+        before, number_at, times_at, between, after = frame
+        number = leaf[number_at : times_at - len(model.above)]
+        times = leaf[times_at : times_at + _TIMES_BYTES]
+        identifier = hashlib.sha1(spki[26:], usedforsecurity=False).digest()
+        # signature, issuer; validity; subject; subjectPublicKeyInfo; [3] extensions: the key's identifier, the names,
+        # and what is the same for all
+        signed = b"".join((before, number, model.above, times, model.middle, spki, between, identifier, after))
+        # signatureAlgorithm, signatureValue
+        end = _HEADER_BYTES + len(signed)
+        signature_at = end + len(model.algorithm) + 3
+        signature = leaf[signature_at:]
+        is_same = (
+            len(signature) < _SHORT
+            and leaf.startswith(signed, _HEADER_BYTES)
+            and leaf[:_HEADER_BYTES] == b"\x30\x82" + (len(leaf) - _HEADER_BYTES).to_bytes(2, "big")
+            and leaf[end:signature_at] == model.algorithm + bytes((0x03, len(signature) + 1, 0))
+        )
+        # what is this leaf's own
+        serial, window = _serial(number), _window(times)
+        if not is_same or not serial or window is None or not window[0] <= now <= window[1] <= meant.end:
             return None
         # (3)
-        if any(is_listed(serial, crl, model.signer) for crl in bundle.crls):
+        if bundle.crls and any(is_listed(serial, crl, model.signer) for crl in bundle.crls):
             return None
         if leaf in self._vouched:
             self._vouched.discard(leaf)
-            return Found(not_after=window[1], serial=serial)
+            return Found(window[1], serial)
         try:
-            model.verify(leaf[signature + 1 : signature_end], leaf[begin:tbs_end])
+            model.verify(signature, signed)
         except InvalidSignature:
             return None
-        return Found(not_after=window[1], serial=serial)
+        return Found(window[1], serial)
 
 
 def check_in_full(
@@ -286,24 +324,31 @@ def _open(data: bytes, at: int, tag: int) -> tuple[int, int]:
     return begin, begin + size
 
 
-def _is_shortest(content: bytes) -> bool:
-    """Whether an integer is in its shortest form, and of at most 20 bytes (RFC 5280 §4.1.2.2)."""
-    return 0 < len(content) <= 20 and not (len(content) > 1 and content[0] == 0 and content[1] < 0x80)
+def _header(tag: int, size: int) -> bytes:
+    """The tag and the length, in its shortest form, of a value of fewer than 65536 bytes. Raises ValueError."""
+    if size < 0x80:
+        return bytes((tag, size))
+    if size < 0x100:
+        return bytes((tag, 0x81, size))
+    if size < 0x10000:
+        return bytes((tag, 0x82, size >> 8, size & 0xFF))
+    raise ValueError("a value of more than 65535 bytes")
 
 
-def _are_names(data: bytes, uri: str, dns_names: tuple[str, ...]) -> bool:
-    """Whether a critical extension has exactly these alternative names: the URI, then the others in this order."""
-    if not data.startswith(_NAMES):
-        return False
-    begin, octets_end = _open(data, len(_NAMES) - 1, 0x04)
-    at, end = _open(data, begin, 0x30)
-    if not end == octets_end == len(data):
-        return False
-    for tag, name in ((0x86, uri), *[(0x82, name) for name in dns_names]):
-        content, at = _open(data, at, tag)
-        if not name.isascii() or data[content:at] != name.encode():
-            return False
-    return at == end
+def _wrapped(tag: int, content: bytes) -> bytes:
+    return _header(tag, len(content)) + content
+
+
+def _name(tag: int, text: str) -> bytes:
+    """An alternative name. Raises ValueError for one that is not ASCII."""
+    return _wrapped(tag, text.encode("ascii"))
+
+
+def _serial(content: bytes) -> int:
+    """A serial number: positive, in its shortest form, of at most 20 bytes (RFC 5280 §4.1.2.2); 0 when it is none."""
+    if not content or content[0] >= 0x80 or (content[0] == 0 and content[1:2] < b"\x80"):
+        return 0
+    return int.from_bytes(content, "big")
 
 
 @functools.lru_cache(maxsize=256)
