@@ -6,10 +6,10 @@ certificate leaves the process, so that no crash can lead to issuing it twice.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -40,12 +40,13 @@ ISSUED = sa.Table(
     sa.Column("kind", sa.String),
     sa.Column("sha256", sa.String),
 )
+_COLUMNS = [column.name for column in ISSUED.columns]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Issuance:
-    """One SVID that was issued. ``serial`` is hexadecimal, a JWT's is its ``jti``; ``rule`` is empty for nodes.
+class Issuance(NamedTuple):
+    """One SVID that was issued, in the order of the table's columns. One for every SVID: nothing is made as quickly.
 
+    ``serial`` is hexadecimal, a JWT's is its ``jti``; ``rule`` is empty for nodes.
     ``authority`` is the slot that signed it, ``kind`` is ``x509`` or ``jwt``, ``sha256`` the hash of the DER or token.
     """
 
@@ -100,32 +101,30 @@ def record_issuances(connection: sa.Connection, issued: Sequence[Issuance]) -> N
     Raises Conflict LM1205 when a serial number was ever used.
     """
     # a batch has few moments
-    texts = {moment: format_time(moment) for found in issued for moment in (found.issued, found.not_after)}
+    moments = {found.issued for found in issued} | {found.not_after for found in issued}
+    texts = {moment: format_time(moment) for moment in moments}
     rows = [
-        (
-            found.serial,
-            found.spiffe_id,
-            found.node,
-            found.rule,
-            texts[found.issued],
-            texts[found.not_after],
-            found.authority,
-            found.kind,
-            found.sha256,
-        )
-        for found in issued
+        (serial, spiffe_id, node, rule, texts[begin], texts[end], authority, kind, sha256)
+        for serial, spiffe_id, node, rule, begin, end, authority, kind, sha256 in issued
     ]
-    insert = sa.insert(ISSUED).compile(dialect=connection.dialect)
-    names = [column.name for column in ISSUED.columns]
+    statement, is_positional = _insert(connection.dialect)
     try:
         # as the driver takes them: what the library does with each row costs as much as the row
-        if insert.positional:
-            assert insert.positiontup == names
-            connection.exec_driver_sql(str(insert), rows)
+        if is_positional:
+            connection.exec_driver_sql(statement, rows)
         else:
-            connection.exec_driver_sql(str(insert), [dict(zip(names, row, strict=True)) for row in rows])
+            connection.exec_driver_sql(statement, [dict(zip(_COLUMNS, row, strict=True)) for row in rows])
     except sa.exc.IntegrityError as err:
         raise Conflict("LM1205", serial=", ".join(found.serial for found in issued[:3])) from err
+
+
+@functools.lru_cache(maxsize=8)
+def _insert(dialect: sa.Dialect) -> tuple[str, bool]:
+    """The statement as the driver takes it, and whether its parameters have places or names."""
+    made = sa.insert(ISSUED).compile(dialect=dialect)
+    assert list(Issuance._fields) == _COLUMNS
+    assert not made.positional or made.positiontup == _COLUMNS
+    return str(made), made.positional
 
 
 def record_issuance(connection: sa.Connection, found: Issuance) -> None:

@@ -47,3 +47,22 @@ def test_what_is_valid_now_is_listed_newest_first(ready: sa.Engine, now: dt.date
         found = store.valid_issuances(connection, now + HOUR)
     assert [item.serial for item in found] == ["2", "1"]
     assert found[1] == issuance("1", now + HOUR)
+
+
+def test_a_names_svids_that_live_are_found_by_an_index_and_a_serial_numbers_whatever_their_age(
+    ready: sa.Engine, now: dt.datetime
+) -> None:
+    name = "spiffe://corp.test/a"
+    with transaction(ready) as connection:
+        store.record_issuances(
+            connection,
+            [issuance(f"{number}", now + number * HOUR) for number in range(3)]
+            + [issuance("9", now + 2 * HOUR)._replace(spiffe_id="spiffe://corp.test/b")],
+        )
+        assert [item.serial for item in store.find_issuances(connection, name, now + HOUR)] == ["2", "1"]
+        assert [item.serial for item in store.find_issuances(connection, "0", now + HOUR)] == ["0"]
+        plan = connection.execute(
+            sa.text("EXPLAIN QUERY PLAN SELECT * FROM ca_issued WHERE spiffe_id = :name AND not_after > :now"),
+            {"name": name, "now": "2026"},
+        ).all()
+    assert "ca_issued_live" in str(plan)
