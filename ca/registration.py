@@ -164,7 +164,7 @@ class RuleSet:
         1. A rule matches when ALL its selectors match.
         2. The most specific match wins: number of selectors, then exact before prefix; a tie refuses.
         3. Its template is filled with the facts; a missing, repeated or illegal value refuses, and nothing less
-           specific takes its place.
+           specific takes its place; so does an identity that is one of Limen's own.
         """
         # (1)
         candidates = [self.rules[place] for place in self._index.candidates(facts)]
@@ -184,6 +184,8 @@ class RuleSet:
             dns_names = tuple(fill(name, facts, is_path=False) for name in rule.dns_names)
         except (SpiffeIdError, ValueError) as err:
             return Refusal(code="LM1212", facts={"rule": rule.id, "reason": str(err)})
+        if is_reserved(spiffe_id.path):
+            return Refusal(code="LM1231", facts={"rule": rule.id, "spiffe_id": str(spiffe_id)})
         return Entitlement(
             spiffe_id=spiffe_id,
             rule=rule.id,

@@ -270,3 +270,8 @@ def test_the_same_facts_find_the_same_and_other_facts_their_own() -> None:
     for number in range(3 * 16_384):
         rules.entitle({"unix:uid": (str(number),)}, domain)
     assert len(rules._known) <= 16_384
+
+
+@pytest.mark.parametrize("template", ["/{unix:basename}", "/{unix:basename}/agent/n1"])
+def test_no_facts_give_one_of_limens_own_identities(template: str) -> None:
+    assert entitle(rule("a", template, unix_uid="1001"), facts={**PROCESS, "unix:basename": ("limen",)}) == "LM1231"
