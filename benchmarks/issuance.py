@@ -26,7 +26,7 @@ from audit.log import Log
 from audit.record import record, to_bytes
 from benchmarks.speed import Limit, openssl_speed, save
 from ca.authority import Authority, JwtOrder, open_authority
-from ca.issuance import IssuedSvid, WorkloadAsk, entitle, issue_workloads
+from ca.issuance import IssuedSvid, WorkloadAsk, issue_workloads
 from ca.keys import new_key, spki_der
 from ca.mint import mint_svid
 from ca.registration import Entitlement, IdentityRule, RuleSet, Selector
@@ -131,7 +131,7 @@ class Bench:
         for places, now in batches(self.count, self.moment):
             orders = []
             for ask in self.asks[places.start : places.stop]:
-                found = entitle(self.rules, ask.facts, DOMAIN)
+                found = self.rules.entitle(ask.facts, DOMAIN)
                 assert isinstance(found, Entitlement)
                 orders.append(
                     JwtOrder(

@@ -13,6 +13,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa
@@ -45,6 +46,7 @@ SERVER_LIFE = dt.timedelta(days=3650)
 SERVER = "server"
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
+_RANDOM_BYTES = 10
 
 
 def new_serial(random: Callable[[int], bytes]) -> int:
@@ -52,18 +54,22 @@ def new_serial(random: Callable[[int], bytes]) -> int:
     return int.from_bytes(random(16), "big") >> 1 or 1
 
 
-def svid_serial(now: dt.datetime, random: Callable[[int], bytes]) -> int:
-    """A positive serial number of an SVID: the time in milliseconds, then 80 random bits.
+def svid_serials(now: dt.datetime, random: Callable[[int], bytes], count: int) -> list[int]:
+    """Positive serial numbers of SVIDs: the time in milliseconds, then 80 random bits.
 
     What is issued together stands together in the table of serial numbers: a batch changes few of its pages.
     """
-    milliseconds = max((now - _EPOCH) // _MILLISECOND, 0)
-    return milliseconds << 80 | int.from_bytes(random(10), "big") or 1
+    moment = max((now - _EPOCH) // _MILLISECOND, 0) << 80
+    data = random(_RANDOM_BYTES * count)
+    places = range(0, _RANDOM_BYTES * count, _RANDOM_BYTES)
+    return [moment | int.from_bytes(data[at : at + _RANDOM_BYTES], "big") or 1 for at in places]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SvidOrder:
-    """A certificate to sign; ``spki`` is the public key in canonical DER, as `ca.keys.parse_leaf_key` took it."""
+class SvidOrder(NamedTuple):
+    """A certificate to sign; ``spki`` is the public key in canonical DER, as `ca.keys.parse_leaf_key` took it.
+
+    There is one for every SVID, and no other kind of value is made as quickly.
+    """
 
     spiffe_id: SpiffeId
     spki: bytes
@@ -73,8 +79,7 @@ class SvidOrder:
     dns_names: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class JwtOrder:
+class JwtOrder(NamedTuple):
     """A JWT-SVID to sign."""
 
     spiffe_id: SpiffeId
@@ -84,13 +89,17 @@ class JwtOrder:
     rule: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SignedJwt:
-    """A JWT-SVID, its id, and when it ends."""
+class SignedJwt(NamedTuple):
+    """A JWT-SVID, its id, when it ends, and its hash, hexadecimal."""
 
-    token: str = dataclasses.field(repr=False)
+    token: str
     jti: str
     not_after: dt.datetime
+    sha256: str
+
+    def __repr__(self) -> str:
+        """Whoever has the token is its subject: it is not shown."""
+        return f"SignedJwt(jti={self.jti!r}, not_after={self.not_after!r})"
 
 
 class Authority:
@@ -222,25 +231,26 @@ class Authority:
 
         Raises Invalid LM1204 and LM1214, Conflict LM1205.
         """
-        rows = []
-        authority, until = self.active(Kind.ISSUING).id, self._issuer.certificate.not_valid_after_utc
+        slot, until = self.active(Kind.ISSUING).id, self._issuer.certificate.not_valid_after_utc
         # (1)
-        serials = [svid_serial(now, self._random) for _ in orders]
+        serials = svid_serials(now, self._random, len(orders))
         # (2)
         leaves = self._mint_all(orders, serials, now)
-        for order, serial, leaf in zip(orders, serials, leaves, strict=True):
-            rows.append(
-                store.Issuance(
-                    serial=f"{serial:x}",
-                    spiffe_id=str(order.spiffe_id),
-                    node=order.node,
-                    rule=order.rule,
-                    issued=now,
-                    not_after=min(now + order.life, until),
-                    authority=authority,
-                    sha256=hashlib.sha256(leaf).hexdigest(),
-                )
+        ends = {life: min(now + life, until) for life in {order.life for order in orders}}
+        rows = [
+            store.Issuance(
+                f"{serial:x}",
+                str(order.spiffe_id),
+                order.node,
+                order.rule,
+                now,
+                ends[order.life],
+                slot,
+                "x509",
+                hashlib.sha256(leaf).hexdigest(),
             )
+            for order, serial, leaf in zip(orders, serials, leaves, strict=True)
+        ]
         # (3)
         if rows:
             with transaction(self._engine) as connection:
@@ -250,28 +260,29 @@ class Authority:
 
     def _mint_all(self, orders: Sequence[SvidOrder], serials: Sequence[int], now: dt.datetime) -> list[bytes]:
         """Leaves from the issuer's template, signed together; by the builder where the template does not fit."""
-        leaves: dict[int, bytes] = {}
-        parts: dict[int, bytes] = {}
-        for place, (order, serial) in enumerate(zip(orders, serials, strict=True)):
-            found = None
-            if self._template is not None:
-                found = self._template.tbs(
-                    order.spiffe_id, order.spki, serial=serial, now=now, life=order.life, dns_names=order.dns_names
-                )
-            if found is None:
-                leaves[place] = self._build(order, serial, now)
-            else:
-                parts[place] = found
-        vouched = []
-        if self._template is not None and parts:
-            signatures = self._signers.sign(list(parts.values()))
-            for (place, part), signature in zip(parts.items(), signatures, strict=True):
-                leaf = self._template.certificate(part, signature.value)
-                leaves[place] = leaf
-                if signature.is_verified:
-                    vouched.append(leaf)
+        template = self._template
+        if template is None:
+            return [self._build(order, serial, now) for order, serial in zip(orders, serials, strict=True)]
+        parts = [
+            template.tbs(
+                order.spiffe_id, order.spki, serial=serial, now=now, life=order.life, dns_names=order.dns_names
+            )
+            for order, serial in zip(orders, serials, strict=True)
+        ]
+        fitting = [part for part in parts if part is not None]
+        signatures = iter(self._signers.sign(fitting) if fitting else ())
+        leaves, vouched = [], []
+        for part, order, serial in zip(parts, orders, serials, strict=True):
+            if part is None:
+                leaves.append(self._build(order, serial, now))
+                continue
+            value, is_verified = next(signatures)
+            leaf = template.certificate(part, value)
+            leaves.append(leaf)
+            if is_verified:
+                vouched.append(leaf)
         self.own_check.vouch(vouched)
-        return [leaves[place] for place in range(len(orders))]
+        return leaves
 
     def _build(self, order: SvidOrder, serial: int, now: dt.datetime) -> bytes:
         return mint.mint_svid(
@@ -307,23 +318,16 @@ class Authority:
         Raises Invalid LM1204 and LM1270, Conflict LM1205.
         """
         made, rows = [], []
-        for order in orders:
-            jti = f"{svid_serial(now, self._random):032x}"
+        for order, serial in zip(orders, svid_serials(now, self._random, len(orders)), strict=True):
+            jti = f"{serial:032x}"
             token, end = mint_jwt_svid(
                 order.spiffe_id, order.audiences, self._jwt, now=now, life=order.life, jti=jti, issuer=self.jwt_issuer
             )
-            made.append(SignedJwt(token=token, jti=jti, not_after=end))
+            digest = hashlib.sha256(token.encode("ascii")).hexdigest()
+            made.append(SignedJwt(token, jti, end, digest))
             rows.append(
                 store.Issuance(
-                    serial=jti,
-                    spiffe_id=str(order.spiffe_id),
-                    node=order.node,
-                    rule=order.rule,
-                    issued=now,
-                    not_after=end,
-                    authority=self._jwt.kid,
-                    kind="jwt",
-                    sha256=hashlib.sha256(token.encode()).hexdigest(),
+                    jti, str(order.spiffe_id), order.node, order.rule, now, end, self._jwt.kid, "jwt", digest
                 )
             )
         if rows:

@@ -6,24 +6,24 @@ a profile shows here, at once, and not in a peer.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import re
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from ca import keys
 from ca.authority import NODE_LIFE, Authority, SvidOrder
 from ca.keys import LEAF_ALGORITHMS, KeyAlgorithm
 from ca.owncheck import Meant
-from ca.registration import Entitlement, Facts, Refusal, RuleSet, is_reserved
+from ca.registration import Entitlement, Facts, Refusal, RuleSet
 from mesh.problems import Invalid, Problem
 from mesh.spiffe import SpiffeId, TrustDomain
 
 _NODE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}\Z")
+_NOT_YET = Refusal(code="LM0002", facts={})
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class IssuedSvid:
+class IssuedSvid(NamedTuple):
     """A checked SVID: its chain, leaf first, and what it was given for."""
 
     spiffe_id: SpiffeId
@@ -69,8 +69,7 @@ def issue_workload(
     return found
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadAsk:
+class WorkloadAsk(NamedTuple):
     """What a workload's SVID is asked with: attested facts, and its public key, DER."""
 
     facts: Facts
@@ -93,47 +92,28 @@ def issue_workloads(
     answers: list[IssuedSvid | Refusal | Problem] = []
     orders: list[SvidOrder] = []
     meant: list[tuple[int, Entitlement, Meant]] = []
-    for ask in asks:
+    for facts, spki in asks:
         try:
             # (1)
-            keys.check_leaf_key(ask.spki, leaf_algorithms)
+            keys.check_leaf_key(spki, leaf_algorithms)
         except Problem as problem:
             answers.append(problem)
             continue
         # (2)
-        entitled = entitle(rules, ask.facts, authority.trust_domain)
+        entitled = rules.entitle(facts, authority.trust_domain)
+        answers.append(_NOT_YET)
         if isinstance(entitled, Refusal):
-            answers.append(entitled)
+            answers[-1] = entitled
             continue
-        orders.append(
-            SvidOrder(
-                spiffe_id=entitled.spiffe_id,
-                spki=ask.spki,
-                life=entitled.ttl,
-                node=node,
-                rule=entitled.rule,
-                dns_names=entitled.dns_names,
-            )
-        )
-        wanted = Meant(
-            spiffe_id=entitled.spiffe_id, spki=ask.spki, dns_names=entitled.dns_names, end=now + entitled.ttl
-        )
-        meant.append((len(answers), entitled, wanted))
-        answers.append(Refusal(code="LM0002", facts={}))
+        spiffe_id, life, dns_names = entitled.spiffe_id, entitled.ttl, entitled.dns_names
+        orders.append(SvidOrder(spiffe_id, spki, life, node, entitled.rule, dns_names))
+        meant.append((len(answers) - 1, entitled, Meant(spiffe_id, spki, dns_names, now + life)))
     # (3)
     chains = authority.sign_many(orders, now=now)
     # (4)
     for chain, (place, entitled, wanted) in zip(chains, meant, strict=True):
         answers[place] = _checked(authority, chain, wanted, entitled, now)
     return answers
-
-
-def entitle(rules: RuleSet, facts: Facts, trust_domain: TrustDomain) -> Entitlement | Refusal:
-    """The one identity that the rules give for attested facts; never one of Limen's own."""
-    entitled = rules.entitle(facts, trust_domain)
-    if isinstance(entitled, Entitlement) and is_reserved(entitled.spiffe_id.path):
-        return Refusal(code="LM1231", facts={"rule": entitled.rule, "spiffe_id": str(entitled.spiffe_id)})
-    return entitled
 
 
 def issue_node(authority: Authority, *, name: str, spki: bytes, now: dt.datetime) -> IssuedSvid:
@@ -176,10 +156,4 @@ def _checked(
     now: dt.datetime,
 ) -> IssuedSvid:
     found = authority.own_check.check(chain, meant, authority.bundle, now)
-    return IssuedSvid(
-        spiffe_id=meant.spiffe_id,
-        chain=chain,
-        entitlement=entitlement,
-        not_after=found.not_after,
-        serial=found.serial,
-    )
+    return IssuedSvid(meant.spiffe_id, chain, entitlement, found.not_after, found.serial)

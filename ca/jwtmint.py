@@ -6,16 +6,16 @@ Pure: the key, the token's id and the time are arguments. Who may have which tok
 
 from __future__ import annotations
 
-import base64
+import binascii
 import dataclasses
 import datetime as dt
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId
@@ -25,6 +25,8 @@ JwtKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 MIN_RSA_BITS = 2048
 _CURVES: dict[str, Algorithm] = {"secp256r1": "ES256", "secp384r1": "ES384"}
 _JSON = json.JSONEncoder(separators=(",", ":")).encode
+_TEXT = json.encoder.encode_basestring_ascii
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _SHA256, _SHA384 = ec.ECDSA(hashes.SHA256()), ec.ECDSA(hashes.SHA384())
 _CURVES_OF = {"ES256": (32, _SHA256), "ES384": (48, _SHA384)}
 _PKCS1 = padding.PKCS1v15()
@@ -53,11 +55,15 @@ class JwtSigner:
         if not fits or not self.kid:
             raise ValueError("a JWT authority has an id, and an algorithm that its key fits")
         head = {"alg": self.algorithm, "kid": self.kid, "typ": "JWT"}
-        object.__setattr__(self, "_head", _encoded(head) + b".")
+        object.__setattr__(self, "_head", _base64url(_JSON(head).encode("ascii")) + b".")
 
     def sign(self, claims: dict[str, object]) -> str:
         """A token that says these claims: the header has alg, kid and typ, and nothing else (J-3)."""
-        data = self._head + _encoded(claims)
+        return self.sign_text(_JSON(claims))
+
+    def sign_text(self, claims: str) -> str:
+        """The same for claims that are written already: a JSON object, ASCII."""
+        data = self._head + _base64url(claims.encode("ascii"))
         return (data + b"." + _base64url(self._signature(data))).decode("ascii")
 
     def _signature(self, data: bytes) -> bytes:
@@ -68,8 +74,7 @@ class JwtSigner:
         # RFC 7518 §3.4: both numbers, as long as the curve's order
         size, scheme = _CURVES_OF[self.algorithm]
         curve: Any = self.key
-        first, second = decode_dss_signature(curve.sign(data, scheme))
-        return first.to_bytes(size, "big") + second.to_bytes(size, "big")
+        return numbers(curve.sign(data, scheme), size)
 
 
 def jwt_signer(kid: str, key: JwtKey, *, not_after: dt.datetime | None = None) -> JwtSigner:
@@ -104,24 +109,42 @@ def mint_jwt_svid(
     # (1)
     if not spiffe_id.path:
         raise ValueError("a workload's SPIFFE ID has a path")
+    aud = _audience(tuple(audiences))
+    # (2)
+    times, end = _times(now, life, signer.not_after)
+    # (3)
+    iss = "" if issuer is None else f',"iss":{_TEXT(issuer)}'
+    claims = f'{{"sub":{_TEXT(str(spiffe_id))},"aud":{aud},{times},"jti":{_TEXT(jti)}{iss}}}'
+    return signer.sign_text(claims), end
+
+
+# a batch has few audiences and moments: what is said of them is written once
+@functools.lru_cache(maxsize=256)
+def _audience(audiences: tuple[str, ...]) -> str:
     named = list(dict.fromkeys(audiences))
     if not named or "" in named:
         raise Invalid("LM1270")
-    # (2)
-    end = now + life if signer.not_after is None else min(now + life, signer.not_after)
+    return _JSON(named)
+
+
+@functools.lru_cache(maxsize=256)
+def _times(now: dt.datetime, life: dt.timedelta, until: dt.datetime | None) -> tuple[str, dt.datetime]:
+    end = now + life if until is None else min(now + life, until)
     issued, expires = int(now.timestamp()), int(end.timestamp())
     if expires <= now.timestamp():
         raise Invalid("LM1204", end=end.isoformat())
-    claims: dict[str, object] = {"sub": str(spiffe_id), "aud": named, "exp": expires, "iat": issued, "jti": jti}
-    # (3)
-    if issuer is not None:
-        claims["iss"] = issuer
-    return signer.sign(claims), dt.datetime.fromtimestamp(expires, tz=dt.UTC)
+    return f'"exp":{expires},"iat":{issued}', dt.datetime.fromtimestamp(expires, tz=dt.UTC)
 
 
-def _encoded(found: object) -> bytes:
-    return _base64url(_JSON(found).encode())
+def numbers(signature: bytes, size: int) -> bytes:
+    """The two numbers of an ECDSA signature in DER (RFC 3279 §2.2.3) one after the other, of ``size`` bytes each.
+
+    The signature is our own library's: a sequence of two integers, each shorter than 128 bytes.
+    """
+    first = 4 + signature[3]
+    r, s = signature[4:first], signature[first + 2 :]
+    return r[-size:].rjust(size, b"\0") + s[-size:].rjust(size, b"\0")
 
 
 def _base64url(data: bytes) -> bytes:
-    return base64.urlsafe_b64encode(data).rstrip(b"=")
+    return binascii.b2a_base64(data, newline=False).translate(_URL_SAFE).rstrip(b"=")

@@ -7,11 +7,10 @@ one write for the whole batch; only then anything is answered. Works on the serv
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ca.authority import Authority, JwtOrder
-from ca.issuance import WorkloadAsk, entitle, issue_workloads
+from ca.issuance import WorkloadAsk, issue_workloads
 from ca.registration import Facts, Refusal, RuleSet
 from ca.trustmaking import fingerprint
 from limen.nodes import Nodes
@@ -88,7 +87,7 @@ class Issuing:
                 0 < len(name.encode()) <= MAX_AUDIENCE_BYTES for name in ask.audiences
             )
             # (2)
-            entitled = entitle(rules, _facts(of_node, ask.facts), self._authority.trust_domain)
+            entitled = rules.entitle(_facts(of_node, ask.facts), self._authority.trust_domain)
             if not fits:
                 answers.append(IssuedJwt(ref=ask.ref, code="LM1270"))
             elif isinstance(entitled, Refusal):
@@ -114,7 +113,7 @@ class Issuing:
                 {
                     "spiffe_id": str(order.spiffe_id),
                     "jti": made.jti,
-                    "sha256": hashlib.sha256(made.token.encode()).hexdigest(),
+                    "sha256": made.sha256,
                     "audience": list(order.audiences),
                     "rule": order.rule,
                     "not_after": format_time(made.not_after),

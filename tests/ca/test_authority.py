@@ -1,5 +1,6 @@
 import contextlib
 import datetime as dt
+import hashlib
 import pathlib
 import random
 import signal
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 from cryptography import x509
 
 from ca import store
-from ca.authority import Authority, new_serial, open_authority, svid_serial
+from ca.authority import Authority, new_serial, open_authority, svid_serials
 from ca.keys import key_to_der, new_key
 from mesh.database import open_database, sqlite_url, transaction
 from mesh.problems import Conflict, Invalid
@@ -102,21 +103,41 @@ def test_a_serial_number_is_positive_and_fits_20_bytes(data: bytes) -> None:
 @pytest.mark.parametrize("data", [b"\x00" * 10, b"\xff" * 10], ids=["zero", "ones"])
 @pytest.mark.parametrize("year", [1960, 1970, 2026, 9999])
 def test_an_svids_serial_number_is_positive_and_fits_20_bytes(data: bytes, year: int) -> None:
-    assert 0 < svid_serial(dt.datetime(year, 1, 1, tzinfo=dt.UTC), lambda size: data[:size]) < 1 << 128
+    (found,) = svid_serials(dt.datetime(year, 1, 1, tzinfo=dt.UTC), lambda size: data[:size], 1)
+    assert 0 < found < 1 << 128
 
 
 def test_serial_numbers_grow_with_time_and_have_80_random_bits(now: dt.datetime) -> None:
-    first = svid_serial(now, lambda size: b"\xff" * size)
-    second = svid_serial(now + dt.timedelta(milliseconds=1), lambda size: b"\x00" * size)
+    (least,) = svid_serials(now, lambda size: b"\x00" * size, 1)
+    (first,) = svid_serials(now, lambda size: b"\xff" * size, 1)
+    (second,) = svid_serials(now + dt.timedelta(milliseconds=1), lambda size: b"\x00" * size, 1)
     assert first < second
-    assert first - svid_serial(now, lambda size: b"\x00" * size) == (1 << 80) - 1
+    assert first - least == (1 << 80) - 1
     # as text they sort alike: they have the same length for centuries to come
     assert f"{first:x}" < f"{second:x}"
+
+
+def test_every_serial_number_of_a_batch_has_random_bits_of_its_own(now: dt.datetime) -> None:
+    (least,) = svid_serials(now, lambda size: b"\x00" * size, 1)
+    found = svid_serials(now, lambda size: bytes(range(size)), 3)
+    assert [item - least for item in found] == [int.from_bytes(bytes(range(at, at + 10)), "big") for at in (0, 10, 20)]
+    assert svid_serials(now, bytes, 0) == []
 
 
 def test_an_issuing_certificate_whose_time_is_over_signs_nothing(authority: Authority, now: dt.datetime) -> None:
     with pytest.raises(Invalid, match="LM1204"):
         authority.sign(WEB, new_key().public_key(), now=now + dt.timedelta(days=366), life=HOUR, node="n1")
+
+
+def test_a_token_is_recorded_with_its_hash_and_shows_nowhere(
+    authority: Authority, engine: sa.Engine, now: dt.datetime
+) -> None:
+    made = authority.sign_jwt(WEB, ("db",), now=now, life=HOUR, node="n1", rule="r1")
+    assert made.token not in repr(made)
+    assert made.jti in repr(made)
+    with transaction(engine) as connection:
+        (row,) = store.find_issuances(connection, made.jti, now)
+    assert (row.kind, row.sha256) == ("jwt", hashlib.sha256(made.token.encode()).hexdigest())
 
 
 _ISSUER = """

@@ -5,10 +5,11 @@ import json
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import given
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ca.jwtmint import JwtKey, JwtSigner, jwt_signer, mint_jwt_svid
+from ca.jwtmint import JwtKey, JwtSigner, jwt_signer, mint_jwt_svid, numbers
 from ca.keys import new_key
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, TrustDomain
@@ -76,6 +77,35 @@ def test_another_library_verifies_every_algorithm(key: JwtKey, algorithm: str) -
         options={"verify_exp": False, "verify_iat": False},
     )  # fmt: skip
     assert found["sub"] == str(WEB)
+
+
+ORDERS = {32: ec.SECP256R1().group_order, 48: ec.SECP384R1().group_order}
+NUMBERS = st.one_of(st.integers(1, 1 << 20), st.integers(1, (1 << 383) - 1))
+
+
+@given(NUMBERS, NUMBERS, st.sampled_from([32, 48]))
+@example(1, 1, 32)
+@example(ORDERS[32] - 1, 1 << 247, 32)
+@example(ORDERS[48] - 1, ORDERS[48] - 1, 48)
+def test_a_signature_is_its_two_numbers_in_their_full_length(first: int, second: int, size: int) -> None:
+    r, s = first % ORDERS[size] or 1, second % ORDERS[size] or 1
+    assert numbers(encode_dss_signature(r, s), size) == r.to_bytes(size, "big") + s.to_bytes(size, "big")
+
+
+@given(st.text(), st.lists(st.text(min_size=1), min_size=1, max_size=3), st.one_of(st.none(), st.text()))
+def test_a_token_says_its_claims_as_json_does(jti: str, audiences: list[str], issuer: str | None) -> None:
+    claims: dict[str, object] = {
+        "sub": str(WEB),
+        "aud": list(dict.fromkeys(audiences)),
+        "exp": int((NOW + MINUTE).timestamp()),
+        "iat": int(NOW.timestamp()),
+        "jti": jti,
+    }
+    if issuer is not None:
+        claims["iss"] = issuer
+    found = mint(audiences=tuple(audiences), jti=jti, issuer=issuer).split(".")
+    assert found[:2] == SIGNER.sign(claims).split(".")[:2]
+    assert part(".".join(found), 1) == json.loads(json.dumps(claims))
 
 
 @given(st.integers(), st.lists(st.text(min_size=1), min_size=1, max_size=5))
