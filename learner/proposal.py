@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
+from mesh.yamlio import needs_quotes
+
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
@@ -95,7 +97,7 @@ def _value(value: object) -> str:
 
 
 def _scalar(text: str) -> str:
-    return text if _PLAIN.match(text) and not text.replace(".", "").isdigit() else _quoted(text)
+    return text if _PLAIN.match(text) and not needs_quotes(text) else _quoted(text)
 
 
 def _quoted(text: str) -> str:

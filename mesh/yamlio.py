@@ -39,9 +39,11 @@ _AMBIGUOUS = re.compile(
     r"(?:yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF"
     r"|[-+]?0[0-9_]+|[-+]?0o[0-7]+|[-+]?0x[0-9a-fA-F_]+|[-+]?0b[01_]+"
     r"|[-+]?(?=[0-9]|\.[0-9])(?=[^_]*_)[0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?"
-    r"|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?"
+    r"|[-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
 )
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _OF_ONE_VALUE = frozenset({"LM5104", "LM5109", "LM5111"})
 """Findings about one value that leave the rest of the file readable."""
 _NUMBER_LIKE = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z")
@@ -175,6 +177,13 @@ def _of_event(event: yaml.NodeEvent, file: str, *, foreign: bool) -> Iterator[Di
         yield _finding("LM5111", _span(event, file), value=value)
 
 
+def needs_quotes(text: str) -> bool:
+    """Whether a text that is written plain would be refused (step 5) or would be no text, so that writers quote it."""
+    if text in _NULLS or text in _BOOLS:
+        return True
+    return _AMBIGUOUS.match(text) is not None or _NUMBER_LIKE.match(text) is not None
+
+
 def _is_kept(number: str) -> bool:
     """Whether every reader of JSON keeps a number as it stands."""
     if len(number) > _MAX_DIGITS:
@@ -231,12 +240,10 @@ def _resolve(node: yaml.ScalarNode) -> tuple[Kind, Scalar]:
     text = str(node.value)
     if node.style or len(text) > _MAX_DIGITS:
         return "text", text
-    if text in {"", "~", "null", "Null", "NULL"}:
+    if text in _NULLS:
         return "null", None
-    if text in {"true", "True", "TRUE"}:
-        return "bool", True
-    if text in {"false", "False", "FALSE"}:
-        return "bool", False
+    if text in _BOOLS:
+        return "bool", _BOOLS[text]
     if _INT.match(text):
         return "int", int(text)
     if _FLOAT.match(text) and not text.lstrip("+-").isdigit():

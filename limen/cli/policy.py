@@ -28,10 +28,11 @@ _ELSEWHERE = {
         "limen.cli.interchange",
         "Write policies for Istio, Kubernetes, Cilium, Consul, Linkerd, nftables or OPA.",
     ),
+    "fmt": ("limen.cli.policyfmt", "Format policy files and keep their comments."),
     "test": ("limen.cli.policytest", "Run the tests that stand beside the policies."),
     "push": ("limen.cli.opa", "Push policies into a running OPA."),
 }
-_LATER = ("fmt", "explain", "compile")
+_LATER = ("explain", "compile")
 
 
 class _Verbs(click.Group):

@@ -8,6 +8,7 @@ import json
 import yaml
 
 from mesh.problems import Diagnostic, Severity
+from mesh.yamlio import needs_quotes
 from policyengine import model
 from policyengine.importers.documents import Document
 from policyengine.importers.workloads import Workload
@@ -79,8 +80,15 @@ def _document(kind: str, item: dict[str, object]) -> dict[str, object]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes equal values twice: a policy file has no anchors."""
+    """Writes equal values twice, because a file has no anchors, and quotes what two readers would read as two."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  the library's signature
         """Never."""
         return True
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if needs_quotes(text) else None)
+
+
+_Dumper.add_representer(str, _represent_text)

@@ -1,8 +1,10 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.yamlio import MAX_DEPTH, MAX_FINDINGS, MAX_VALUES, compose_documents
+from mesh.yamlio import MAX_DEPTH, MAX_FINDINGS, MAX_VALUES, compose_documents, needs_quotes
 
 
 def codes(text: str) -> list[str]:
@@ -23,6 +25,7 @@ def plain(text: str) -> list[object]:
         ('"22:30"', "22:30"),
         ("2026-01-01", "2026-01-01"),
         ("nobody", "nobody"),
+        ("08:00", "08:00"),
         ("0", 0),
         ("10.0.0.0/8", "10.0.0.0/8"),
         ("a:1", "a:1"),
@@ -48,7 +51,7 @@ def test_A50_values_are_those_of_yaml_1_2_core_and_no_more(text: str, value: obj
 
 AMBIGUOUS = [
     "no", "No", "NO", "yes", "YES", "on", "Off", "0o17", "0x10", "0b1", "010", "080", "-012", "1_000", "1_0.5",
-    "22:30", "08:00", "1:2:3:4:5:6:7:8", "190:20:30.15", ".inf", "-.INF", ".nan", ".NaN",
+    "22:30", "1:2:3:4:5:6:7:8", "190:20:30.15", ".inf", "-.INF", ".nan", ".NaN",
 ]  # fmt: skip
 
 
@@ -64,6 +67,19 @@ def test_A50_what_yaml_1_1_reads_differently_is_quoted(text: str) -> None:
 def test_A50_numbers_that_not_every_reader_keeps_are_refused(text: str) -> None:
     assert codes(f"a: {text}\n") == ["LM5111"]
     assert codes(f"a: '{text}'\n") == []
+
+
+@given(
+    st.text(alphabet="0123456789_.:+-eExobaNnfyYsStrue~", max_size=8)
+    | st.sampled_from([*AMBIGUOUS, "true", "Null", "~", ""])
+)
+def test_a_text_that_needs_no_quotes_stays_the_text_that_it_is(text: str) -> None:
+    if needs_quotes(text) or text.strip(" :-") != text or text.startswith("-") or ": " in text:
+        assert plain(json.dumps([text])) == [[text]]
+        return
+    nodes, findings = compose_documents(f"- {text}\n", "f.yaml")
+    assert not findings
+    assert nodes[0].plain() == [text]
 
 
 def test_a_value_that_is_refused_leaves_the_rest_of_the_file_to_be_read() -> None:

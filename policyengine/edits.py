@@ -1,0 +1,242 @@
+"""Edits of policy files that leave everything else as it stands: add a rule, remove one, set a list of a rule.
+
+An edit changes the lines that it is about and no others, so that comments, order and form of the rest stay byte for
+byte. The places are those of the strict reader, named by policy and rule. What comes out is read again and must say
+exactly what was asked for; otherwise nothing is changed.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from mesh.problems import Invalid
+from mesh.yamlio import Node, compose_documents, needs_quotes
+from policyengine.yamltext import LOADER, comments_of, lines_of
+
+Where = Sequence[str | int]
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def add_rule(text: str, policy: str, rule: Mapping[str, object]) -> str:
+    """Add a rule behind the others of a policy.
+
+    Raises Invalid LM2712 when the policy is not in the file or has a rule of this id; LM5100 and others for a bad file.
+    """
+    rules = _rules(text, policy)
+    if any(_id(item) == rule.get("id") for item in rules.items):
+        raise Invalid("LM2712", what=f"rule `{rule.get('id')}` is in policy `{policy}` already")
+
+    def change(spec: dict[str, Any]) -> None:
+        spec["rules"].append(copy.deepcopy(dict(rule)))
+
+    lines = lines_of(text)
+    if _is_flow(text, rules):
+        last = rules.items[-1]
+        line, column = _end(text, last)
+        lines[line] = lines[line][:column] + ", " + _flow(rule) + lines[line][column:]
+    else:
+        indent = rules.items[-1].span.column - 3  # `- ` stands before the value
+        behind = _after(text, rules.items[-1], indent)
+        lines[behind:behind] = _block(rule, indent)
+    return _checked(text, lines, policy, change)
+
+
+def remove_rule(text: str, policy: str, rule: str) -> str:
+    """Remove a rule with the comments above it and in it.
+
+    Raises Invalid LM2712 when it is not there or is the only one: a policy has a rule, so remove the policy instead.
+    """
+    rules = _rules(text, policy)
+    place = _place(rules, policy, rule)
+    if len(rules.items) == 1:
+        raise Invalid("LM2712", what=f"rule `{rule}` is the only one of policy `{policy}`; remove the policy")
+
+    def change(spec: dict[str, Any]) -> None:
+        del spec["rules"][place]
+
+    lines = lines_of(text)
+    if _is_flow(text, rules):
+        raise Invalid("LM2712", what=f"the rules of policy `{policy}` stand on lines of their own")
+    item = rules.items[place]
+    first = item.span.line - 1
+    comments = {found.line for found in comments_of(text) if found.stands_alone}
+    while first - 1 in comments:
+        first -= 1
+    del lines[first : _after(text, item, item.span.column - 3)]
+    return _checked(text, lines, policy, change)
+
+
+def set_list(text: str, policy: str, rule: str, where: Where, values: Sequence[str | int | bool]) -> str:
+    """Give a list of a rule other values: ``where`` leads to it, as in `("to", 0, "paths")`.
+
+    Values that stay keep their lines, in a list of lines, and the comments with them; new ones follow the others.
+
+    Raises Invalid LM2712 when there is no such list, or for an empty one: no list of a file is empty.
+    """
+    rules = _rules(text, policy)
+    item = rules.items[_place(rules, policy, rule)]
+    found = _at(item, where)
+    if found is None or found.kind != "list" or not values:
+        raise Invalid("LM2712", what=f"rule `{rule}` has a list `{'.'.join(map(str, where))}`, and it stays one")
+    kept = [node.scalar for node in found.items if node.scalar in values]
+    wanted = [*kept, *(value for value in values if value not in kept)]
+
+    def change(spec: dict[str, Any]) -> None:
+        target = spec["rules"][_place(rules, policy, rule)]
+        for part in where[:-1]:
+            target = target[part]
+        target[where[-1]] = list(wanted)
+
+    lines = lines_of(text)
+    new = [value for value in wanted if value not in kept]
+    if _is_flow(text, found):
+        start, (line, column) = found.span, _end(text, found)
+        lines[start.line - 1 : line + 1] = [
+            lines[start.line - 1][: start.column - 1] + _flow(wanted) + lines[line][column:]
+        ]
+    else:
+        indent = found.items[0].span.column - 3
+        behind = _after(text, found.items[-1], indent)
+        lines[behind:behind] = [f"{' ' * indent}- {_scalar(value)}" for value in new]
+        comments = {note.line for note in comments_of(text) if note.stands_alone}
+        for node in reversed(found.items):
+            if node.scalar not in values:
+                first = node.span.line - 1
+                while first - 1 in comments:
+                    first -= 1
+                del lines[first : node.span.line]
+    return _checked(text, lines, policy, change)
+
+
+def _rules(text: str, policy: str) -> Node:
+    """The list of the rules of a policy."""
+    nodes, found = compose_documents(text, "edit")
+    if found:
+        raise Invalid(found[0].code, span=found[0].span, **found[0].facts)
+    for node in nodes:
+        if _is_policy(node, policy):
+            rules = _at(node, ("spec", "rules"))
+            if rules is not None and rules.kind == "list" and rules.items:
+                return rules
+    raise Invalid("LM2712", what=f"policy `{policy}` is in the file, with rules")
+
+
+def _is_policy(node: Node, name: str) -> bool:
+    kind, named = _at(node, ("kind",)), _at(node, ("metadata", "name"))
+    return kind is not None and named is not None and (kind.scalar, named.scalar) == ("Policy", name)
+
+
+def _at(node: Node, where: Where) -> Node | None:
+    found: Node | None = node
+    for part in where:
+        if found is None:
+            return None
+        if isinstance(part, int):
+            found = found.items[part] if found.kind == "list" and 0 <= part < len(found.items) else None
+        else:
+            found = found.get(part) if found.kind == "map" else None
+    return found
+
+
+def _id(rule: Node) -> object:
+    found = _at(rule, ("id",))
+    return None if found is None else found.scalar
+
+
+def _place(rules: Node, policy: str, rule: str) -> int:
+    places = [place for place, item in enumerate(rules.items) if _id(item) == rule]
+    if len(places) != 1:
+        raise Invalid("LM2712", what=f"policy `{policy}` has one rule `{rule}`")
+    return places[0]
+
+
+def _is_flow(text: str, node: Node) -> bool:
+    """Whether a list stands in brackets."""
+    return lines_of(text)[node.span.line - 1][node.span.column - 1] == "["
+
+
+def _end(text: str, node: Node) -> tuple[int, int]:
+    """Where a node in flow style ends: line and column, from 0, behind its bracket or its last character."""
+    starts: list[tuple[int, int]] = []
+    for event in yaml.parse(text, Loader=LOADER):
+        begin, end = event.start_mark, event.end_mark
+        assert begin is not None, "events have marks"
+        assert end is not None, "events have marks"
+        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            starts.append((begin.line + 1, begin.column + 1))
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            if starts.pop() == (node.span.line, node.span.column):
+                return end.line, end.column
+        elif isinstance(event, yaml.ScalarEvent) and (begin.line + 1, begin.column + 1) == (
+            node.span.line,
+            node.span.column,
+        ):
+            return end.line, end.column
+    raise AssertionError("a node of the text ends in it")
+
+
+def _after(text: str, item: Node, indent: int) -> int:
+    """The line behind an item of a block list: behind its last value and the comments that are indented into it."""
+    after = _last_line(text, item) + 1
+    inside = {found.line for found in comments_of(text) if found.stands_alone and found.column > indent}
+    while after in inside:
+        after += 1
+    return after
+
+
+def _last_line(text: str, node: Node) -> int:
+    """The line on which a node ends, from 0: of its last value, or of the bracket around it."""
+    while (node.items or node.pairs) and lines_of(text)[node.span.line - 1][node.span.column - 1] not in "[{":
+        node = node.items[-1] if node.items else node.pairs[-1][1]
+    line, column = _end(text, node)
+    return line if column else line - 1  # a block of text ends where the next line begins
+
+
+def _scalar(value: object) -> str:
+    """A value in the form that people write: plain where nothing else could be read, quoted otherwise."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    return value if _PLAIN.fullmatch(value) and not needs_quotes(value) else json.dumps(value, ensure_ascii=False)
+
+
+def _flow(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_scalar(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_flow(item) for item in value) + "]"
+    return _scalar(value)
+
+
+def _block(rule: Mapping[str, object], indent: int) -> list[str]:
+    """A rule as lines: a field a line, the entries of `to` each on its own."""
+    lines: list[str] = []
+    for name, value in rule.items():
+        if name == "to" and isinstance(value, list | tuple):
+            lines += [f"{name}:", *(f"- {_flow(entry)}" for entry in value)]
+        else:
+            lines.append(f"{_scalar(name)}: {_flow(value)}")
+    pad = " " * indent
+    return [f"{pad}{'- ' if place == 0 else '  '}{line}" for place, line in enumerate(lines)]
+
+
+def _checked(text: str, lines: list[str], policy: str, change: Any) -> str:  # noqa: ANN401  a function of plain values
+    """The edited text, when it says what was asked for and keeps what it did not ask about."""
+    result = "\n".join(lines) + "\n"
+    before, _ = compose_documents(text, "edit")
+    after, found = compose_documents(result, "edit")
+    wanted: list[object] = []
+    for node in before:
+        plain = node.plain()
+        if _is_policy(node, policy):
+            assert isinstance(plain, dict), "a policy is a mapping"
+            change(plain["spec"])
+        wanted.append(plain)
+    if found or [node.plain() for node in after] != wanted:
+        raise Invalid("LM2712", what="what it changes stands on lines of its own")
+    return result

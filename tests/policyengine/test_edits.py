@@ -1,0 +1,161 @@
+"""An edit changes what it is about and keeps every other byte."""
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from mesh.problems import Invalid
+from policyengine.edits import add_rule, remove_rule, set_list
+from policyengine.loader import load_text
+from policyengine.yamltext import comments_of
+from tests.examples import examples
+from tests.policyengine.test_loader import DB, HEAD
+from tests.policyengine.yamltexts import texts
+
+TEXT = (
+    DB
+    + HEAD
+    + """kind: Policy
+metadata: {name: p, owner: t}  # ours
+spec:
+  service: db
+  tier: app
+  rules:
+  # who reads
+  - id: read
+    effect: allow
+    from:
+    # the cart
+    - "spiffe://corp.test/ns/shop/sa/cart"  # since May
+    - "spiffe://corp.test/ns/shop/sa/web"
+    to:
+    - {methods: [GET],   paths: ["/a"]}   # odd spaces stay
+    # deep in read
+
+  # who writes
+  - {id: write, effect: allow, from: [
+      "spiffe://corp.test/ns/shop/sa/cart"
+    ]}
+  # at the end
+# below
+"""
+)
+NEW = {
+    "id": "new",
+    "effect": "allow",
+    "from": ["spiffe://corp.test/ns/shop/sa/new"],
+    "to": [{"ports": [8080], "methods": ["GET"], "paths": ["/x", "/y"]}],
+}
+
+
+def kept(before: str, after: str) -> tuple[list[str], list[str]]:
+    """The lines that went and the lines that came."""
+    old, new = before.split("\n"), after.split("\n")
+    return [line for line in old if line not in new], [line for line in new if line not in old]
+
+
+def test_a_rule_is_added_behind_the_others() -> None:
+    result = add_rule(TEXT, "p", NEW)
+    assert kept(TEXT, result) == (
+        [],
+        [
+            "  - id: new",
+            '    from: ["spiffe://corp.test/ns/shop/sa/new"]',
+            '    - {ports: [8080], methods: [GET], paths: ["/x", "/y"]}',
+        ],
+    )
+    assert result.index("id: new") < result.index("# at the end")
+    policies, found = load_text(result, "f.yaml")
+    assert [rule.id for rule in policies.policies[0].rules] == ["read", "write", "new"]
+    assert found == []
+
+
+def test_a_rule_goes_with_its_comments_and_no_others() -> None:
+    result = remove_rule(TEXT, "p", "read")
+    assert [item.text for item in comments_of(result)] == ["# ours", "# who writes", "# at the end", "# below"]
+    result = remove_rule(TEXT, "p", "write")
+    assert "# who writes" not in result
+    assert "# deep in read" in result
+    assert "# at the end" in result
+
+
+def test_a_list_of_lines_keeps_the_lines_of_what_stays() -> None:
+    new = ["spiffe://corp.test/ns/shop/sa/batch", "spiffe://corp.test/ns/shop/sa/cart"]
+    gone, came = kept(TEXT, set_list(TEXT, "p", "read", ("from",), new))
+    assert gone == ['    - "spiffe://corp.test/ns/shop/sa/web"']
+    assert came == ['    - "spiffe://corp.test/ns/shop/sa/batch"']
+    result = set_list(TEXT, "p", "read", ("from",), ["any"])
+    assert "# the cart" not in result
+    assert load_text(result, "f.yaml")[1] == []
+
+
+def test_a_list_in_brackets_is_replaced_alone() -> None:
+    gone, came = kept(TEXT, set_list(TEXT, "p", "read", ("to", 0, "paths"), ["/a", "/b/{x}", "/c"]))
+    assert gone == ['    - {methods: [GET],   paths: ["/a"]}   # odd spaces stay']
+    assert came == ['    - {methods: [GET],   paths: ["/a", "/b/{x}", "/c"]}   # odd spaces stay']
+    result = set_list(TEXT, "p", "write", ("from",), ["any"])
+    assert "  - {id: write, effect: allow, from: [any]}" in result
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda: add_rule(TEXT, "q", NEW),
+        lambda: add_rule(TEXT, "p", {**NEW, "id": "read"}),
+        lambda: remove_rule(TEXT, "p", "reed"),
+        lambda: remove_rule(remove_rule(TEXT, "p", "read"), "p", "write"),
+        lambda: set_list(TEXT, "p", "read", ("from",), []),
+        lambda: set_list(TEXT, "p", "read", ("effect",), ["deny"]),
+        lambda: set_list(TEXT, "p", "read", ("to", 1, "paths"), ["/a"]),
+        lambda: set_list(TEXT, "p", "read", ("when", "peer_ip"), ["10.0.0.0/8"]),
+        lambda: remove_rule(TEXT.replace("  - {id: write", "  - {id: read"), "p", "read"),
+    ],
+    ids=range(9),
+)
+def test_an_edit_without_a_place_is_refused(edit: object) -> None:
+    with pytest.raises(Invalid) as caught:
+        edit()  # type: ignore[operator]  # a list of calls
+    assert caught.value.code == "LM2712"
+
+
+def test_a_file_with_findings_is_not_edited() -> None:
+    with pytest.raises(Invalid) as caught:
+        remove_rule(TEXT.replace("tier: app", "tier: no"), "p", "read")
+    assert caught.value.code == "LM5109"
+
+
+@settings(max_examples=examples(25), deadline=None)
+@given(texts(), st.data())
+def test_edits_of_any_file_say_what_was_asked_and_keep_the_comments_of_the_rest(text: str, data: st.DataObject) -> None:
+    before = load_text(text, "f.yaml")[0]
+    if not before.policies:
+        return
+    policy = data.draw(st.sampled_from(before.policies))
+    rule = data.draw(st.sampled_from(policy.rules))
+    kind = data.draw(st.sampled_from(("add", "remove", "set")))
+    try:
+        if kind == "add":
+            result = add_rule(text, policy.name, {"id": "new", "effect": "deny", "from": ["any"]})
+        elif kind == "remove":
+            result = remove_rule(text, policy.name, rule.id)
+        else:
+            result = set_list(text, policy.name, rule.id, ("from",), ["any", "group:auditors"])
+    except Invalid as problem:
+        event(f"{kind} {problem.code}")
+        assert problem.code == "LM2712"
+        return
+    event(kind)
+    after = next(found for found in load_text(result, "f.yaml")[0].policies if found.name == policy.name)
+    ids = [found.id for found in policy.rules]
+    if kind == "add":
+        assert [found.id for found in after.rules] == [*ids, "new"]
+        assert [item.text for item in comments_of(result)] == [item.text for item in comments_of(text)]
+    elif kind == "remove":
+        assert [found.id for found in after.rules] == [found for found in ids if found != rule.id]
+    else:
+        assert {str(item) for found in after.rules if found.id == rule.id for item in found.from_} == {
+            "any",
+            "group:auditors",
+        }
+        others = [found for found in policy.rules if found.id != rule.id]
+        assert [found for found in after.rules if found.id != rule.id] == others
