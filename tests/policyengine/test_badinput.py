@@ -177,7 +177,7 @@ def test_findings_of_all_files_and_all_kinds_come_at_once(
     (tmp_path / "2.yaml").write_text(f"{HEAD}kind: Group\nmetadata: {{name: g}}\nspec: {{members: [x, 5]}}\n")
     (tmp_path / "3.yaml").write_text("a: [\n")
     (tmp_path / "4.yaml").write_bytes(b"\xff")
-    assert run(["policy", "lint", "--policies", str(tmp_path), "-o", "json"]) == 1
+    assert run(["policy", "lint", "--policies", str(tmp_path), "-o", "json"]) == 2
     rows = json.loads(capsys.readouterr().out)["findings"]
     assert [(pathlib.Path(row["file"]).name, row["line"], row["code"]) for row in rows] == [
         ("1.yaml", 3, "LM5109"),
