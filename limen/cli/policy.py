@@ -30,9 +30,10 @@ _ELSEWHERE = {
     ),
     "fmt": ("limen.cli.policyfmt", "Format policy files and keep their comments."),
     "test": ("limen.cli.policytest", "Run the tests that stand beside the policies."),
+    "compile": ("limen.cli.policycompile", "Compile a tree as publish would, without a server."),
     "push": ("limen.cli.opa", "Push policies into a running OPA."),
 }
-_LATER = ("explain", "compile")
+_LATER = ("explain",)
 
 
 class _Verbs(click.Group):
@@ -46,7 +47,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """One verb, imported when it lives elsewhere."""
         if cmd_name in _ELSEWHERE:
-            name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+            name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) or cmd_name == "compile" else cmd_name
             found = getattr(importlib.import_module(_ELSEWHERE[cmd_name][0]), name)
             assert isinstance(found, click.Command)
             return found

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import os
 import pathlib
-import tempfile
 
 import click
 
 from limen.cli import render
+from limen.files import replace_file
 from mesh.problems import Diagnostic, Invalid, NotFound, Span
 from mesh.yamlio import compose_documents
 from policyengine.formatting import formatted
@@ -34,19 +33,7 @@ def fmt(ctx: click.Context, tree: pathlib.Path, *, is_check: bool, is_diff: bool
     """
     if not tree.exists():
         raise NotFound("LM2022", file=str(tree), reason="it is not there")
-    files, found = read_files(tree)
-    results: list[tuple[pathlib.Path, str, str]] = []
-    for file in files:
-        if file.is_module:
-            continue
-        wrong = compose_documents(file.text, str(file.path))[1]
-        found.extend(wrong)
-        if not wrong:
-            try:
-                results.append((file.path, file.text, formatted(file.text, str(file.path))))
-            except Invalid as problem:
-                place = problem.span or Span(file=str(file.path), line=1, column=1)
-                found.append(Diagnostic(code=problem.code, span=place, facts=problem.facts))
+    results, found = _format(tree)
     # all or nothing: a tree that is half formatted helps nobody
     if found:
         render.diagnostics(found)
@@ -63,25 +50,29 @@ def fmt(ctx: click.Context, tree: pathlib.Path, *, is_check: bool, is_diff: bool
                 str(Diagnostic(code="LM2710", span=Span(file=str(path), line=1, column=1), facts={"file": str(path)}))
             )
         else:
-            _replace(path, after)
+            try:
+                replace_file(path, after.encode())
+            except OSError as err:
+                raise Invalid("LM2713", file=str(path), reason=err.strerror or "it cannot be written") from err
             render.line(str(path))
     done = "would change" if is_check or is_diff else "changed"
     render.say(f"{len(changed)} {done}, {len(results) - len(changed)} as they are")
     ctx.exit(1 if is_check and changed else 0)
 
 
-def _replace(path: pathlib.Path, text: str) -> None:
-    """Write a file at once, in place of the old one and with its rights; a link's target is replaced, not the link."""
-    target = path.resolve()
-    descriptor, name = tempfile.mkstemp(prefix=".limen-fmt-", dir=target.parent)
-    temporary = pathlib.Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(target.stat().st_mode & 0o777)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _format(tree: pathlib.Path) -> tuple[list[tuple[pathlib.Path, str, str]], list[Diagnostic]]:
+    """The files of a tree, each with its text and the text it should have, and all that stands against it."""
+    files, found = read_files(tree)
+    results: list[tuple[pathlib.Path, str, str]] = []
+    for file in files:
+        if file.is_module:
+            continue
+        wrong = compose_documents(file.text, str(file.path))[1]
+        found.extend(wrong)
+        if not wrong:
+            try:
+                results.append((file.path, file.text, formatted(file.text, str(file.path))))
+            except Invalid as problem:
+                place = problem.span or Span(file=str(file.path), line=1, column=1)
+                found.append(Diagnostic(code=problem.code, span=place, facts=problem.facts))
+    return results, found

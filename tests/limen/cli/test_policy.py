@@ -101,7 +101,7 @@ def test_rego_answers_as_the_index_does() -> None:
     assert found[1].exit_code == 0
 
 
-@pytest.mark.parametrize("verb", ["explain", "compile"])
+@pytest.mark.parametrize("verb", ["explain"])
 def test_later_verbs_say_so(verb: str) -> None:
     done = run(verb, "--policies", "x", "FILE")
     assert isinstance(done.exception, Invalid)
