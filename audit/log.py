@@ -1,37 +1,46 @@
 """The log: appends records to a tlog-tiles tree on disk and signs a checkpoint over each growth.
 
-One writer, held to by a lock. What `append` returned for is durable and under a signed checkpoint. The order of writes
-makes a crash harmless: tiles and bundles of the new size first, then the checkpoint, atomically. What stands beyond the
-checkpoint was never acknowledged and is written over. Nothing under a signed checkpoint is ever written again, so that
-no two checkpoints contradict each other. This module exports nothing.
+One writer, held to by a lock. A batch is durable, and acknowledged, once it stands in the journal (`audit.journal`),
+with one write. Tiles, bundles and then the checkpoint follow for readers: before `append` returns, or at once in the
+background, where batches that came meanwhile share them; a kill makes them follow at the next start. They become
+durable by themselves later: they are *settled*. What a crash or a loss of power left of them is made again from the
+journal, and the very same: the tree follows from its records. So no two checkpoints contradict each other.
+This module exports nothing. Longer than most: growing, showing and recovering are one another's mirror images.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.checkpoint import Checkpoint, VerifierKey, read_checkpoint, sign_checkpoint
-from audit.merkle import EMPTY_ROOT, fold, leaf_hash, root_hash
+from audit.journal import ROOM, Journal, Turn
+from audit.merkle import EMPTY_ROOT, fold, leaf_hash, node_hash, root_hash
 from audit.reader import CHECKPOINT, KEY, read_records
 from audit.record import check_record, read_record, to_bytes
+from audit.shelf import Note, Shelf, write
 from audit.tiles import (
     HEIGHT,
     WIDTH,
     TileReader,
     entries_path,
     hashes_of,
+    leftovers,
     pack_entries,
     read_from,
     stored,
     tile_path,
 )
-from mesh.problems import Conflict, Invalid, Unavailable
+from mesh.problems import Conflict, Invalid, Problem, Unavailable
+
+_SECRET = b"limen/audit/journal/1"
 
 # the process's locks by directory (device and inode), and which log may write there
 _locks: dict[tuple[int, int], int] = {}
@@ -41,15 +50,22 @@ _writers: dict[tuple[int, int], Log] = {}
 class Log:
     """A log that this process alone appends to."""
 
-    def __init__(self, directory: pathlib.Path, key: Ed25519PrivateKey, origin: str) -> None:
+    def __init__(
+        self, directory: pathlib.Path, key: Ed25519PrivateKey, origin: str, room: int, *, is_in_background: bool
+    ) -> None:
         self._directory, self._key = directory, key
         self._verifier = VerifierKey(name=origin, key=key.public_key())
         self._read = read_from(directory)
         self._lock = _lock(directory)
-        self._folders: set[pathlib.Path] = {directory}
-        self._is_behind = False
+        # until it was read, and after a write that failed, what is in memory is not what is on the disk
+        self._is_behind = True
+        self._shelf = Shelf(directory, is_in_background=is_in_background)
+        self._journal: Journal | None = None
+        self._is_in_background = is_in_background
         self._begin()
         _writers[self._lock] = self
+        # nobody else can make the signature: who can write to the disk alone puts nothing into the log
+        self._secret, self._room = hashlib.sha256(key.sign(_SECRET)).digest(), room
 
     def _begin(self) -> None:
         # what is in the log already, by leaf hash; an id alone could be taken by somebody who saw it early
@@ -57,62 +73,174 @@ class Log:
         # the right edge: the hashes of the unfinished tile of each level, and the unfinished bundle
         self._edge: list[list[bytes]] = []
         self._bundle: list[bytes] = []
+        # the hashes of the complete subtrees that the tree is made of, with their heights, the largest first
+        self._peaks: list[tuple[int, bytes]] = []
         self.size = 0
-        self.root = EMPTY_ROOT
 
     @classmethod
-    def open(cls, directory: pathlib.Path, *, key: Ed25519PrivateKey, origin: str) -> Log:
+    def open(
+        cls,
+        directory: pathlib.Path,
+        *,
+        key: Ed25519PrivateKey,
+        origin: str,
+        room: int = ROOM,
+        is_in_background: bool = False,
+    ) -> Log:
         """Open a log, or begin one.
+
+        ``room`` is that of each of the journal's two files, in bytes; ``is_in_background`` says when readers see what
+        was appended.
 
         Raises Conflict LM6022 when another process writes it, Invalid LM6024 when it has tiles and no checkpoint,
         LM6032 when the checkpoint is another key's, LM6020 or LM6021 when its tiles are not all there, LM6033 or LM6034
-        when they are not those that were signed.
+        when they are not those that were signed, Unavailable LM6023 when the disk refuses.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = cls(directory, key, origin)
+        log = cls(directory, key, origin, room, is_in_background=is_in_background)
         try:
+            log._journal = Journal(directory, log._secret, room)
             log._start()
+        except OSError as err:
+            log.close()
+            raise Unavailable("LM6023", path=directory, reason=err.strerror or str(err)) from err
         except BaseException:
             log.close()
             raise
         return log
 
     def _start(self) -> None:
+        assert self._journal is not None
         if self._read(CHECKPOINT) is not None:
             self._load()
-            self._sweep()
-        elif (self._directory / "tile").exists():
+        elif (self._directory / "tile").exists() or any(turn.batches for turn in self._journal.read()):
             # beginning anew would sign a second history under the same key
             raise Invalid("LM6024", path=self._directory)
         else:
-            _write(self._directory / KEY, f"{self._verifier}\n".encode())
-            self._sign()
-
-    def _sweep(self) -> None:
-        """Remove what a crash left beyond the checkpoint: nobody signed it."""
-        tiles = TileReader(self._read, self.size)
-        for path, level, index, width in list(stored(self._directory)):
-            if width > tiles.width(level or 0, index):
-                (self._directory / path).unlink()
+            write(self._directory / KEY, f"{self._verifier}\n".encode(), is_durable=True)
+            write(self._directory / CHECKPOINT, self._note()(), is_durable=True)
+            self._journal.begin(self._note()(), is_settled=True)
+        self._is_behind = False
 
     def close(self) -> None:
-        """Let another process write the log."""
+        """Settle everything, and let another process write the log."""
         if _writers.get(self._lock) is self:
+            if self._journal is not None and not self._is_behind:
+                # what the disk refuses now is in the journal
+                with contextlib.suppress(OSError):
+                    self._shelf.finish()
+                    self._journal.begin(self._note()(), is_settled=True)
             del _writers[self._lock]
             os.close(_locks.pop(self._lock))
+        self._shelf.close()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    # -- what is on the disk
 
     def _load(self) -> None:
-        """Take up the log where its checkpoint stands.
+        """Take up the log where it was left, whatever ended it.
 
-        1. The checkpoint is signed by this key; the tiles of the right edge hash to its root.
-        2. EVERY record has the hash that its tile says, and is known from then on.
+        1. The journal's turns, from the oldest one that counts, over the tree below its checkpoint (`_replay`); from
+           the next one when that tree is not whole any more.
+        2. Without a journal, or when the checkpoint on the disk is beyond all that it holds: the tree below that.
+        3. What was found is made durable, and the journal begins anew over it.
+
+        Raises Invalid as `open` does, OSError when the disk refuses.
         """
-        self._begin()
-        # (1)
+        assert self._journal is not None
+        # what is waiting there stands in the journal
+        self._shelf.close()
+        self._shelf = Shelf(self._directory, is_in_background=self._is_in_background)
         note = self._read(CHECKPOINT)
         if note is None:
             raise Invalid("LM6020", path=CHECKPOINT)
-        checkpoint = read_checkpoint(note, self._verifier)
+        signed, unread = self._signed(note)
+        # (1)
+        turns = self._journal.read()
+        writes, problem = self._replay_any(turns, signed)
+        # (2)
+        if writes is None:
+            if signed is None:
+                assert unread is not None
+                raise unread
+            if problem is not None and signed.size < self._claimed(turns):
+                raise problem
+            self._load_tree(signed)
+            writes = {}
+        # (3)
+        self._shelf.put(writes, None)
+        self._shelf.flush()
+        self._sweep(is_torn=bool(writes))
+        if signed is None or signed.size < self.size:
+            self._shelf.put({}, self._note())
+        self._shelf.finish()
+        self._journal.begin(self._note()(), is_settled=True)
+
+    def _signed(self, note: bytes) -> tuple[Checkpoint | None, Problem | None]:
+        """A checkpoint, or why it is none."""
+        try:
+            return read_checkpoint(note, self._verifier), None
+        except Invalid as problem:
+            return None, problem
+
+    def _claimed(self, turns: Sequence[Turn]) -> int:
+        """How many records a journal says that the log has."""
+        base, _ = self._signed(turns[-1].note)
+        return 0 if base is None else base.size + sum(map(len, turns[-1].batches))
+
+    def _replay_any(
+        self, turns: Sequence[Turn], signed: Checkpoint | None
+    ) -> tuple[dict[str, bytes] | None, Problem | None]:
+        """Step 1 of `_load`: what has to stand in which file, or why the journal does not tell."""
+        problem: Problem | None = None
+        for first in range(len(turns)):
+            try:
+                return self._replay(turns[first:], signed), None
+            except Invalid as found:
+                problem = found
+        return None, problem
+
+    def _replay(self, turns: Sequence[Turn], signed: Checkpoint | None) -> dict[str, bytes]:
+        """Grow the tree below a turn's checkpoint by everything that the journal holds; return what is to be written.
+
+        1. EVERY turn begins where the one before it ended, under the very root.
+        2. The checkpoint on the disk, whichever it is, is one of the same history.
+
+        Raises Invalid LM6033 for (1) and (2), and as `_load_tree` does.
+        """
+        writes: dict[str, bytes] = {}
+        for place, turn in enumerate(turns):
+            base = read_checkpoint(turn.note, self._verifier)
+            if place == 0:
+                self._load_tree(base)
+            # (1)
+            if (base.size, base.root) != (self.size, self.root):
+                raise Invalid("LM6033", reason="its journal is not all there")
+            for batch in turn.batches:
+                for found in batch:
+                    leaf = leaf_hash(found)
+                    self._known.add(leaf)
+                    self._grow(leaf, found, writes)
+        writes |= self._unfinished()
+        # (2)
+        if signed is not None:
+            tiles = TileReader(lambda path: writes.get(path) or self._read(path), self.size)
+            if signed.size > self.size or root_hash(tiles.subtree, signed.size) != signed.root:
+                raise Invalid("LM6033", reason="its journal tells another history")
+        return writes
+
+    def _load_tree(self, checkpoint: Checkpoint) -> None:
+        """Read the tree below a checkpoint.
+
+        1. The tiles of the right edge hash to its root.
+        2. EVERY record has the hash that its tile says, and is known from then on.
+
+        Raises Invalid LM6020 or LM6021 for a tile that is missing or broken, LM6033 for (1), LM6034 for (2).
+        """
+        self._begin()
+        # (1)
         size = checkpoint.size
         tiles = TileReader(self._read, size)
         if root_hash(tiles.subtree, size) != checkpoint.root:
@@ -131,7 +259,30 @@ class Log:
             self._known.update(hashes)
             if size % WIDTH and index == size // WIDTH:
                 self._bundle = entries
-        self.size, self.root = size, checkpoint.root
+        self.size = size
+        for level in reversed(range(size.bit_length())):
+            if size >> level & 1:
+                # the subtrees before it are twice as large, or more
+                self._peaks.append((level, self._subtree(level, (size >> level) - 1)))
+
+    def _sweep(self, *, is_torn: bool) -> None:
+        """Remove what a crash left: beyond the log, and narrower tiles that a loss of power may have torn."""
+        tiles = TileReader(self._read, self.size)
+        for path, level, index, width in list(stored(self._directory)):
+            if width > tiles.width(level or 0, index):
+                (self._directory / path).unlink()
+        for path, expected in list(leftovers(self._directory, tiles)) if is_torn else ():
+            if self._read(path) != expected():
+                (self._directory / path).unlink()
+
+    def _catch_up(self) -> None:
+        try:
+            self._load()
+        except OSError as err:
+            raise Unavailable("LM6023", path=self._directory, reason=err.strerror or str(err)) from err
+        self._is_behind = False
+
+    # -- growing
 
     def append(self, records: Sequence[bytes]) -> int:
         """Append records that are not in the log yet; durable and signed when it returns. Returns how many were new.
@@ -139,11 +290,13 @@ class Log:
         1. EVERY record is well-formed, or none is taken. One that is in the log, byte for byte, was delivered before,
            and is dropped. Another record under the same id is kept: nobody suppresses a record by using its id first.
         2. Every leaf goes into its bundle and its level 0 tile; a tile that fills puts its hash into the one above.
-        3. Full and partial tiles and bundles of the new size are on the disk.
-        4. The checkpoint of the new size replaces the old one.
-        5. When (3) or (4) fails, what counts is the checkpoint that stands on the disk.
+        3. The batch is durable in the journal. When that is full, the next turn begins over the checkpoint of now, and
+           what the last one holds is settled in the background; the turn before that one was settled by then.
+        4. Full and partial tiles and bundles of the new size are there for readers, or will be at once.
+        5. So is the checkpoint of the new size in the place of the old one.
+        6. When (3), (4) or (5) fails, what counts is what stands on the disk: the batch may be in the log.
 
-        Raises Invalid LM6002 for (1), Unavailable LM6023 for (5), Conflict LM6022 when the log was opened anew since.
+        Raises Invalid LM6002 for (1), Unavailable LM6023 for (6), Conflict LM6022 when the log was opened anew since.
         """
         # (1)
         for found in records:
@@ -160,8 +313,8 @@ class Log:
         return self._append([to_bytes(found) for found in records])
 
     def _append(self, records: Sequence[bytes]) -> int:
-        """Steps 1, but for the form, to 5 of `append`."""
-        if _writers.get(self._lock) is not self:
+        """Steps 1, but for the form, to 6 of `append`."""
+        if _writers.get(self._lock) is not self or self._journal is None:
             raise Conflict("LM6022", path=self._directory)
         if self._is_behind:
             self._catch_up()
@@ -177,29 +330,23 @@ class Log:
         try:
             # (2)
             writes: dict[str, bytes] = {}
+            before = self._note()
             for leaf, found in fresh.items():
                 self._grow(leaf, found, writes)
             # (3)
-            writes |= self._unfinished()
-            for path, data in writes.items():
-                _write(self._directory / path, data, replace=False)
-            self._sync_folders(writes)
-            # (4)
-            self._sign()
+            if self._journal.is_full:
+                self._shelf.wait()
+                self._shelf.settle()
+                self._journal.begin(before(), is_settled=False)
+            self._journal.add([*fresh.values()])
+            # (4), (5)
+            self._shelf.put(writes | self._unfinished(), self._note())
         except OSError as err:
-            # (5) the next append reads it back
+            # (6) the next append reads it back
             raise Unavailable("LM6023", path=self._directory, reason=err.strerror or str(err)) from err
         self._known.update(fresh)
         self._is_behind = False
-        self._drop_partials(writes)
         return len(fresh)
-
-    def _catch_up(self) -> None:
-        try:
-            self._load()
-        except OSError as err:
-            raise Unavailable("LM6023", path=self._directory, reason=err.strerror or str(err)) from err
-        self._is_behind = False
 
     def _grow(self, leaf: bytes, data: bytes, writes: dict[str, bytes]) -> None:
         """Step 2 of `append` for one leaf."""
@@ -220,6 +367,11 @@ class Log:
                 carry = fold(row)
                 self._edge[level] = []
                 level += 1
+        height, found = 0, leaf
+        while self._peaks and self._peaks[-1][0] == height:
+            found = node_hash(self._peaks.pop()[1], found)
+            height += 1
+        self._peaks.append((height, found))
         self.size += 1
 
     def _unfinished(self) -> dict[str, bytes]:
@@ -232,10 +384,20 @@ class Log:
             found[entries_path(self.size // WIDTH, len(self._bundle))] = pack_entries(self._bundle)
         return found
 
-    def _sign(self) -> None:
-        self.root = root_hash(self._subtree, self.size)
+    @property
+    def root(self) -> bytes:
+        """The root of the tree."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        found = self._peaks[-1][1]
+        for _, peak in reversed(self._peaks[:-1]):
+            found = node_hash(peak, found)
+        return found
+
+    def _note(self) -> Note:
+        """The signed checkpoint of now; signed when somebody asks, and then always the same (Ed25519)."""
         checkpoint = Checkpoint(origin=self._verifier.name, size=self.size, root=self.root)
-        _write(self._directory / CHECKPOINT, sign_checkpoint(checkpoint, self._key))
+        return functools.partial(sign_checkpoint, checkpoint, self._key)
 
     def _subtree(self, level: int, index: int) -> bytes:
         """Subtree hashes from the right edge in memory: it holds every one that the root is made of."""
@@ -244,32 +406,12 @@ class Log:
         assert first // WIDTH == self.size >> HEIGHT * (tile_level + 1)
         return fold(self._edge[tile_level][first % WIDTH : first % WIDTH + (1 << inner)])
 
-    def _sync_folders(self, paths: Iterable[str]) -> None:
-        """Make the new names durable: every folder that got one, and every new folder in its parent."""
-        folders: set[pathlib.Path] = set()
-        for path in paths:
-            folder = (self._directory / path).parent
-            folders.add(folder)
-            while folder not in self._folders:
-                self._folders.add(folder)
-                folder = folder.parent
-                folders.add(folder)
-        for folder in folders:
-            _sync(folder)
-
-    def _drop_partials(self, paths: Iterable[str]) -> None:
-        """Remove the partial tiles that a full one replaces: readers of an older checkpoint find the full one."""
-        for path in paths:
-            folder = self._directory / f"{path}.p"
-            if ".p/" not in path and folder.is_dir():
-                with contextlib.suppress(OSError):
-                    for left in folder.iterdir():
-                        left.unlink(missing_ok=True)
-                    folder.rmdir()
-                self._folders.discard(folder)
-
     def records(self, after: int = 0) -> Iterator[tuple[int, bytes]]:
-        """The records from an index on, with their indexes."""
+        """The records from an index on, with their indexes. Raises Unavailable LM6023."""
+        try:
+            self._shelf.flush()
+        except OSError as err:
+            raise Unavailable("LM6023", path=self._directory, reason=err.strerror or str(err)) from err
         yield from read_records(TileReader(self._read, self.size), after, self.size)
 
 
@@ -292,32 +434,3 @@ def _lock(directory: pathlib.Path) -> tuple[int, int]:
         raise Conflict("LM6022", path=directory) from err
     _locks[name] = handle
     return name
-
-
-def _write(path: pathlib.Path, data: bytes, *, replace: bool = True) -> None:
-    """Write a file durably under its name; a reader sees all of it or nothing.
-
-    A tile that is there with the same bytes is left alone; other bytes beyond the checkpoint are a crash's leavings.
-    """
-    if not replace and path.exists() and path.read_bytes() == data:
-        # a crash may have left it here and not yet on the disk
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.new")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    if replace:
-        _sync(path.parent)
-
-
-def _sync(folder: pathlib.Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

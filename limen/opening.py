@@ -48,8 +48,11 @@ def open_app(
     key_source: str = "database",
     key_algorithm: str = "p256",
     signers: int = 0,
+    is_serving: bool = False,
 ) -> App:
     """Open a server's state, or begin it: database, authority, reviewer set, log.
+
+    ``is_serving``: nobody waits for what readers of the log see; it follows at once.
 
     Raises Problems for a state that does not fit: another trust domain, another wrapping key, a damaged log.
     """
@@ -80,7 +83,7 @@ def open_app(
             ca_store.put_key(connection, "audit", sealed)
         bundle_key = _bundle_key(connection, wrapping)
     log_key = Ed25519PrivateKey.from_private_bytes(wrapping.unwrap("audit", sealed))
-    log = audit_log.Log.open(state / "audit", key=log_key, origin=f"{domain}/audit")
+    log = audit_log.Log.open(state / "audit", key=log_key, origin=f"{domain}/audit", is_in_background=is_serving)
     app = App(
         engine=engine,
         authority=authority,

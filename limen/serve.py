@@ -117,6 +117,7 @@ def run(
             key_source=key_source,
             key_algorithm=key_algorithm,
             signers=signers,
+            is_serving=True,
         )
         try:
             asyncio.run(_serve(app, state, listen, public, web))

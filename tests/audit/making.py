@@ -5,6 +5,7 @@ import pathlib
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from audit.journal import ROOM
 from audit.log import Log
 from audit.record import record, to_bytes
 
@@ -28,8 +29,8 @@ def id_of(number: int) -> str:
     )
 
 
-def open_log(directory: pathlib.Path) -> Log:
-    return Log.open(directory, key=KEY, origin=ORIGIN)
+def open_log(directory: pathlib.Path, room: int = ROOM) -> Log:
+    return Log.open(directory, key=KEY, origin=ORIGIN, room=room)
 
 
 def make_log(directory: pathlib.Path, *batches: int) -> str:

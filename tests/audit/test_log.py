@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from audit.checkpoint import VerifierKey, read_checkpoint
 from audit.log import Log
 from audit.merkle import consistency_proof, verify_consistency
 from audit.reader import Reader
+from audit.tiles import TileReader
 from audit.verify import verify_log
 from mesh.problems import Problem
+from tests.audit.losing import Disk
 from tests.audit.making import KEY, ORIGIN, OTHER_KEY, id_of, make, make_log, open_log
 from tests.examples import examples
 
@@ -180,7 +183,8 @@ def test_a_disk_that_refuses_loses_nothing_and_repeats_nothing(tmp_path: pathlib
     assert code_of(lambda: log.append([make(2), make(3)])) == "LM6023"
     (tmp_path / "tile" / "entries" / "000.p").unlink()
     (tmp_path / "aside").rename(tmp_path / "tile" / "entries" / "000.p")
-    assert log.append([make(2), make(3), make(4)]) == 3
+    # those two were durable before the tiles were refused: they are in the log already
+    assert log.append([make(2), make(3), make(4)]) == 1
     log.close()
     assert contents(tmp_path) == [make(1), make(2), make(3), make(4)]
     assert verify_log(tmp_path, (tmp_path / "key.pub").read_text()).is_good
@@ -250,6 +254,99 @@ def test_a_kill_at_a_moment_of_its_own_loses_no_acknowledged_record(tmp_path: pa
         assert acknowledged + 1 <= len(found) <= acknowledged + 2
         assert found == [make(number) for number in range(len(found))]
         assert verify_log(tmp_path, (tmp_path / "key.pub").read_text()).is_good
+
+
+def again_tiles(directory: pathlib.Path) -> TileReader:
+    return Reader(directory, (directory / "key.pub").read_text()).tiles
+
+
+@pytest.mark.parametrize("is_in_background", [False, True])
+@pytest.mark.parametrize("seed", range(examples(8)))
+def test_a_loss_of_power_loses_no_acknowledged_record(
+    tmp_path: pathlib.Path, seed: int, *, is_in_background: bool
+) -> None:
+    chance = random.Random(seed)
+    before, after = tmp_path / "before", tmp_path / "after"
+    after.mkdir()
+    with Disk(before) as disk:
+        # turns of a few batches: some are settled by then, or half
+        log = Log.open(before, key=KEY, origin=ORIGIN, room=30_000, is_in_background=is_in_background)
+        number = 0
+        for size in chance.choices([1, 1, 2, 40, 130], k=chance.randint(1, 14)):
+            log.append([make(index) for index in range(number, number + size)])
+            number += size
+        verifier = VerifierKey(name=ORIGIN, key=KEY.public_key())
+        seen = Reader(before, str(verifier)).checkpoint
+        disk.lose_power(after, chance.randrange)
+        log.close()
+    again = open_log(after)
+    assert (again.size, again.root) == (number, log.root)
+    # no reader saw what is not in it
+    proof = consistency_proof(again_tiles(after).subtree, seen.size, number) if seen.size else []
+    assert verify_consistency(seen.size, number, seen.root, again.root, proof)
+    # nothing that could not be settled is left, and the log goes on
+    assert verify_log(after, str(verifier)).findings == ()
+    assert again.append([make(0), make(number)]) == 1
+    again.close()
+    assert contents(after) == [make(index) for index in range(number + 1)]
+    assert verify_log(after, str(verifier)).findings == ()
+
+
+def test_in_the_background_readers_see_all_that_was_appended(tmp_path: pathlib.Path) -> None:
+    log = Log.open(tmp_path, key=KEY, origin=ORIGIN, room=20_000, is_in_background=True)
+    for number in range(300):
+        log.append([make(number)])
+        if number % 70 == 0:
+            assert [index for index, _ in log.records(number)] == [number]
+    log.close()
+    assert contents(tmp_path) == [make(number) for number in range(300)]
+    assert verify_log(tmp_path, (tmp_path / "key.pub").read_text()).findings == ()
+
+
+def test_without_its_journal_a_log_that_was_closed_is_whole(tmp_path: pathlib.Path) -> None:
+    log = open_log(tmp_path, room=4000)
+    for number in range(40):
+        log.append([make(number)])
+    log.close()
+    for path in tmp_path.glob("journal.*"):
+        path.unlink()
+    again = open_log(tmp_path)
+    assert again.size == 40
+    again.close()
+
+
+def test_a_copy_whose_journal_is_older_than_its_checkpoint_is_whole(tmp_path: pathlib.Path) -> None:
+    import shutil
+
+    log = open_log(tmp_path / "a")
+    log.append([make(0)])
+    shutil.copytree(tmp_path / "a", tmp_path / "b", ignore=shutil.ignore_patterns("tile", "checkpoint"))
+    log.append([make(1)])
+    shutil.copytree(tmp_path / "a" / "tile", tmp_path / "b" / "tile")
+    shutil.copy(tmp_path / "a" / "checkpoint", tmp_path / "b" / "checkpoint")
+    log.close()
+    again = open_log(tmp_path / "b")
+    assert again.size == 2
+    again.close()
+
+
+def test_a_journal_of_another_history_is_not_followed(tmp_path: pathlib.Path) -> None:
+    """Two logs of one key: neither's journal goes on with the other's tree."""
+    import shutil
+
+    for name, number in (("a", 1), ("b", 2)):
+        log = open_log(tmp_path / name)
+        log.append([make(number)])
+        shutil.copytree(tmp_path / name, tmp_path / f"{name}-killed")
+        log.close()
+    for path in (tmp_path / "a-killed").glob("journal.*"):
+        shutil.copy(path, tmp_path / "b-killed")
+    # as far as the checkpoint that is there goes, the log is whole
+    log = open_log(tmp_path / "b-killed")
+    assert contents(tmp_path / "b-killed") == [make(2)]
+    log.close()
+    (tmp_path / "b" / "checkpoint").write_bytes((tmp_path / "a" / "checkpoint").read_bytes())
+    assert code_of(lambda: open_log(tmp_path / "b")) == "LM6033"
 
 
 def test_records_that_are_made_here_are_the_same_records(tmp_path: pathlib.Path) -> None:

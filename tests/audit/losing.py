@@ -1,0 +1,64 @@
+"""A disk that loses power: of what was written since it was last made durable, anything may be there, torn or gone."""
+
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Self
+
+
+class Disk:
+    """Knows what of a directory is durable, by listening to fsync and fdatasync: contents by inode, names by folder."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._contents: dict[int, bytes] = {}
+        self._names: dict[pathlib.Path, dict[pathlib.Path, int]] = {}
+        self._real = os.fsync, os.fdatasync
+
+    def __enter__(self) -> Self:
+        os.fsync, os.fdatasync = self._listen(self._real[0]), self._listen(self._real[1])  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.fsync, os.fdatasync = self._real  # type: ignore[assignment]
+
+    def _listen(self, real: Callable[[int], None]) -> Callable[[int], None]:
+        def sync(handle: int) -> None:
+            path = pathlib.Path(os.readlink(f"/proc/self/fd/{handle}"))
+            with self._lock:
+                if path.is_dir():
+                    self._names[path] = {
+                        pathlib.Path(found.path): found.inode() for found in os.scandir(path) if found.is_file()
+                    }
+                else:
+                    self._contents[os.fstat(handle).st_ino] = path.read_bytes()
+            real(handle)
+
+        return sync
+
+    def lose_power(self, into: pathlib.Path, choose: Callable[[int], int]) -> None:
+        """Write what may be left into another directory; ``choose(n)`` is a number below n."""
+        with self._lock:
+            # a name may outlive what stood under it
+            durable = {
+                path: self._contents.get(ino, b"") for names in self._names.values() for path, ino in names.items()
+            }
+            now = {path: path.read_bytes() for path in self._directory.rglob("*") if path.is_file()}
+        for path in sorted({*durable, *now}):
+            found = list(_left(durable.get(path), now.get(path)))
+            data = found[choose(len(found))]
+            if data is not None:
+                target = into / path.relative_to(self._directory)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+
+
+def _left(durable: bytes | None, now: bytes | None) -> Iterator[bytes | None]:
+    yield durable
+    if now != durable:
+        yield now
+        if now is not None:
+            yield now[: len(now) // 2]
+            yield b""
