@@ -55,7 +55,12 @@ def read_recorded(state: pathlib.Path) -> Recorded | None:
 
 
 def flow_of(row: Json) -> Flow | None:
-    """The flow that a decision record is about, None where it lacks a side, as a refused handshake does."""
+    """The flow that a decision record is about.
+
+    None where it lacks a side, as a refused handshake does, and for what never left its own host.
+    """
+    if row.get("direction") == "outbound":
+        return None
     source, destination, port, protocol = (row.get(name) for name in ("caller", "destination", "port", "protocol"))
     if not isinstance(source, str) or not isinstance(destination, str) or type(port) is not int:
         return None

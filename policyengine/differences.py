@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from mesh.problems import Span
 from mesh.request import Request
@@ -23,10 +23,17 @@ from policyengine.attributes import (
     holds,
     hours_hold,
 )
+from policyengine.breadth import (
+    NOTHING,
+    callers_breadth,
+    conditions_cut,
+    operation_breadth,
+    operations_breadth,
+)
 from policyengine.canonical import CanonicalPath, HostPattern, PathPattern, canonical_path
 from policyengine.reference import is_among, operation_matches
 
-Edit = Callable[[model.Rule], model.Rule]
+Edit = Callable[[model.Rule], model.Rule | None]
 Ask = Callable[[Request], Request]
 
 
@@ -36,62 +43,104 @@ def _unchanged(request: Request) -> Request:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One gap between a rule and a request. ``weight`` orders gaps: small ones first."""
+    """One change that closes one gap: of a rule by ``edit`` (None takes it away), or of the request.
+
+    ``opens`` is how much the change newly allows (`policyengine.breadth`).
+    """
 
     field: str
-    weight: int
     policy: str
     rule: str
     span: Span | None
     fix: str
+    opens: float
     edit: Edit | None = None
-    new_rule: model.Rule | None = None
     on_request: Ask = _unchanged
     renews: bool = False
 
     @property
     def is_edit(self) -> bool:
         """Whether the rule has to change, not the request."""
-        return self.edit is not None or self.new_rule is not None
-
-
-def rule_differences(policies: model.PolicySet, policy: str, rule: model.Rule, facts: Facts) -> list[Difference]:
-    """All gaps between an allow and a request of a caller with an identity; none where it matches."""
-    found: list[Difference] = []
-
-    def gap(field: str, weight: int, fix: str, edit: Edit | None = None, on_request: Ask = _unchanged) -> None:
-        found.append(
-            Difference(
-                field=field, weight=weight, policy=policy, rule=rule.id, span=rule.span, fix=fix, edit=edit,
-                on_request=on_request,
-            )
-        )  # fmt: skip
-
-    if is_among(policies, rule.from_, facts) is not True:
-        caller = model.Principal.parse(str(facts.source))
-        gap("from", 4, f"add `{caller}` to `from`", lambda old: dataclasses.replace(old, from_=(*old.from_, caller)))
-    _operation_gaps(rule, facts, gap)
-    if rule.when is not None:
-        _condition_gaps(rule.when, facts, gap)
-    if rule.unless is not None and _is_exempt(policies, rule.unless, facts):
-        gap("unless", 3, "take the case out of `unless`", lambda old: dataclasses.replace(old, unless=None))
-    return found
+        return self.edit is not None
 
 
 Gap = Callable[..., None]
 
 
-def _operation_gaps(rule: model.Rule, facts: Facts, gap: Gap) -> None:
-    """The gaps of the entry of `to` that lacks least."""
-    if rule.to is None:
+def rule_differences(
+    policies: model.PolicySet, policy: str, rule: model.Rule, facts: Facts
+) -> Iterator[list[Difference]]:
+    """All gaps between an allow and a request of a caller with an identity; an empty list where it matches.
+
+    Each entry of `to` is a way of its own to close them, so there is one list for each.
+    """
+    found, gap = collector(policy, rule)
+    spoken = policies.expand(rule.from_)
+    width = callers_breadth(spoken)
+    if is_among(policies, rule.from_, facts) is not True:
+        caller = model.Principal.parse(str(facts.source))
+        gap(
+            "from",
+            f"add `{caller}` to `from`",
+            operations_breadth(rule),
+            lambda old: dataclasses.replace(old, from_=(*old.from_, caller)),
+        )
+    before = len(found)
+    if rule.when is not None:
+        condition_gaps(rule, rule.when, facts, gap)
+    if rule.unless is not None and _is_exempt(policies, rule.unless, facts):
+        _exempt_gap(policies, rule, facts, gap)
+    for entry in _operation_gaps(policy, rule, facts, width):
+        yield [*found[:before], *entry, *found[before:]]
+
+
+def collector(policy: str, rule: model.Rule) -> tuple[list[Difference], Gap]:
+    """A list, and what adds a gap of a rule to it."""
+    found: list[Difference] = []
+
+    def gap(field: str, fix: str, opens: float, edit: Edit | None = None, on_request: Ask = _unchanged) -> None:
+        found.append(
+            Difference(
+                field=field, policy=policy, rule=rule.id, span=rule.span, fix=fix, opens=opens, edit=edit,
+                on_request=on_request,
+            )
+        )  # fmt: skip
+
+    return found, gap
+
+
+def _exempt_gap(policies: model.PolicySet, rule: model.Rule, facts: Facts, gap: Gap) -> None:
+    """What takes the case out of `unless`: the caller, where it stands there by itself; else all of it."""
+    unless = rule.unless
+    assert unless is not None, "the caller checked it"
+    caller = model.Principal.parse(str(facts.source))
+    others = tuple(found for found in unless.from_ or () if found != caller)
+    if unless.from_ is not None and others != unless.from_ and not is_named(policies, others, facts):
+        left = dataclasses.replace(unless, from_=others) if others else None
+        fix = f"take `{caller}` out of `unless.from`"
+        gap("unless", fix, operations_breadth(rule), lambda old: dataclasses.replace(old, unless=left))
+    else:
+        spared = policies.expand(unless.from_ if unless.from_ is not None else rule.from_)
+        opens = callers_breadth(spared) + operations_breadth(rule)
+        gap("unless", "take the case out of `unless`", opens, lambda old: dataclasses.replace(old, unless=None))
+
+
+def is_named(policies: model.PolicySet, principals: tuple[model.Principal, ...], facts: Facts) -> bool:
+    """Whether the caller is, or may be, one of the principals."""
+    return bool(principals) and is_among(policies, principals, facts) is not False
+
+
+def _operation_gaps(policy: str, rule: model.Rule, facts: Facts, width: float) -> Iterator[list[Difference]]:
+    """The gaps of each entry of `to`; one empty list when an entry matches."""
+    if rule.to is None or any(operation_matches(entry, facts) is True for entry in rule.to):
+        yield []
         return
-    places = range(len(rule.to))
-    if any(operation_matches(rule.to[place], facts) is True for place in places):
-        return
-    lacking = {place: _lacks(rule.to[place], facts) for place in places}
-    place = min(places, key=lambda index: (sum(weight for _, weight, _, _ in lacking[index]), index))
-    for field, weight, fix, widened in lacking[place]:
-        gap(field, weight, fix, _widen(place, widened))
+    width -= conditions_cut(rule.when)
+    for place, operation in enumerate(rule.to):
+        found, gap = collector(policy, rule)
+        for field, fix, added, widened in _lacks(operation, facts):
+            gap(field, fix, width + operation_breadth(added), _widen(place, widened))
+        yield found
 
 
 Widened = Callable[[model.Operation], model.Operation]
@@ -108,33 +157,37 @@ def _widen(place: int, widened: Widened) -> Edit:
     return edit
 
 
-def _lacks(operation: model.Operation, facts: Facts) -> list[tuple[str, int, str, Widened]]:
-    """What one entry of `to` lacks: field, weight, fix, and the entry without the lack."""
-    found: list[tuple[str, int, str, Widened]] = []
+def _lacks(operation: model.Operation, facts: Facts) -> list[tuple[str, str, model.Operation, Widened]]:
+    """What one entry of `to` lacks: field, fix, what that adds, and the entry without the lack."""
+    found: list[tuple[str, str, model.Operation, Widened]] = []
     request = facts.request
 
-    def lack(field: str, weight: int, value: object, addition: object) -> None:
+    def lack(field: str, value: object, addition: object) -> None:
         def widened(old: model.Operation) -> model.Operation:
             return dataclasses.replace(old, **{field: (*(getattr(old, field) or ()), addition)})
 
-        found.append((field, weight, f"add `{value}` to `{field}`", widened))
+        # what is added is the same entry with the new value alone in that field
+        added = dataclasses.replace(operation, **{field: (addition,)})  # type: ignore[arg-type]  # a field of it
+        found.append((field, f"add `{value}` to `{field}`", added, widened))
 
     if operation.ports is not None and request.port not in operation.ports:
-        lack("ports", 2, request.port, request.port)
+        lack("ports", request.port, request.port)
     if operation.methods is not None and facts.method is not None and facts.method not in operation.methods:
-        lack("methods", 1, facts.method, facts.method)
+        lack("methods", facts.method, facts.method)
     if operation.hosts is not None and facts.host and not any(p.matches(facts.host) for p in operation.hosts):
-        lack("hosts", 2, facts.host, HostPattern(facts.host, wildcard=False))
+        lack("hosts", facts.host, HostPattern(facts.host, wildcard=False))
     if operation.paths is not None and facts.path is not None:
         path = facts.path
         if not any(pattern.matches(path) for pattern in operation.paths):
             canonical = canonical_path(request.path or "")
             assert isinstance(canonical, CanonicalPath), "a known path is canonical"
             literal = canonical.text.replace("*", "%2A").replace("{", "%7B").replace("}", "%7D")
-            lack("paths", 2, literal, PathPattern.parse(literal))
+            lack("paths", literal, PathPattern.parse(literal))
     for field, value in (("methods", facts.method), ("hosts", facts.host or None), ("paths", facts.path)):
         if getattr(operation, field) is not None and value is None:
-            found.append((field, 6, f"remove `{field}`, which this request does not have", _without(field)))
+            widened = _without(field)
+            fix = f"remove `{field}`, which this request does not have"
+            found.append((field, fix, widened(operation), widened))
     return found
 
 
@@ -142,28 +195,30 @@ def _without(field: str) -> Widened:
     return lambda old: dataclasses.replace(old, **{field: None})
 
 
-def _condition_gaps(when: model.Conditions, facts: Facts, gap: Gap) -> None:
-    """The gaps of `when`: what the caller would have to present, or when and from where to call."""
+def condition_gaps(rule: model.Rule, when: model.Conditions, facts: Facts, gap: Gap) -> None:
+    """The gaps of conditions: what the caller would have to present, or when and from where to call."""
     if when.claims is not None and claims_hold(when.claims, facts) is not True:
         claims: dict[str, object] = {"iss": when.claims.issuer}
         claims.update({name: allowed[0] for name, allowed in when.claims.values})
         shown = ", ".join(f"`{name}: {allowed[0]}`" for name, allowed in when.claims.values)
         fix = f"present a token of `{when.claims.issuer}`" + (f" with {shown}" if shown else "")
-        gap("claims", 3, fix, None, lambda old: _known(old, "claims", claims=claims))
+        gap("claims", fix, NOTHING, None, lambda old: known_in(old, "claims", claims=claims))
     for name, allowed in when.headers or ():
         if header_holds(name, allowed, facts) is not True:
-            gap(f"headers.{name}", 2, f"send the header `{name}: {allowed[0]}`", None, _with_header(name, allowed[0]))
+            fix = f"send the header `{name}: {allowed[0]}`"
+            gap(f"headers.{name}", fix, NOTHING, None, _with_header(name, allowed[0]))
     for field, networks in (("peer_ip", when.peer_ip), ("forwarded_ip", when.forwarded_ip)):
         if networks is not None and address_holds(getattr(facts.request, field), field, networks, facts) is not True:
             address = str(networks[0].network_address)
             shown = ", ".join(map(str, networks))
-            gap(field, 3, f"call from {shown}", None, _with_address(field, address))
+            gap(field, f"call from {shown}", NOTHING, None, _with_address(field, address))
     if when.hours is not None and hours_hold(when.hours, facts) is not True:
         hours = when.hours
         window = f"{hours.start:%H:%M} and {hours.end:%H:%M} {hours.tz}"
-        gap("hours", 2, f"call between {window}", None, lambda old: _at(old, hours))
+        gap("hours", f"call between {window}", NOTHING, None, lambda old: _at(old, hours))
     if when.rego is not None and (facts.custom is None or facts.custom(when.rego, facts.request) is not True):
-        gap("rego", 5, f"meet the custom rule `{when.rego}`, or remove it", _without_rego)
+        fix = f"meet the custom rule `{when.rego}`, or remove it"
+        gap("rego", fix, operations_breadth(rule) + 1.0, _without_rego)
 
 
 def _without_rego(rule: model.Rule) -> model.Rule:
@@ -173,7 +228,7 @@ def _without_rego(rule: model.Rule) -> model.Rule:
     return dataclasses.replace(rule, when=when)
 
 
-def _known(request: Request, attribute: str, **changes: object) -> Request:
+def known_in(request: Request, attribute: str, **changes: object) -> Request:
     """The request with an attribute that is known."""
     unknown = frozenset(name for name in request.unknown if name.partition(".")[0] != attribute)
     return dataclasses.replace(request, unknown=unknown, **changes)  # type: ignore[arg-type]  # fields of Request
@@ -182,13 +237,13 @@ def _known(request: Request, attribute: str, **changes: object) -> Request:
 def _with_header(name: str, value: str) -> Ask:
     def ask(request: Request) -> Request:
         headers = tuple(pair for pair in request.headers if pair[0].lower() != name)
-        return _known(request, "headers", headers=(*headers, (name, value)))
+        return known_in(request, "headers", headers=(*headers, (name, value)))
 
     return ask
 
 
 def _with_address(field: str, address: str) -> Ask:
-    return lambda request: _known(request, field, **{field: address})
+    return lambda request: known_in(request, field, **{field: address})
 
 
 def _at(request: Request, hours: model.Hours) -> Request:
@@ -198,7 +253,7 @@ def _at(request: Request, hours: model.Hours) -> Request:
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
         return request
     day = request.time.astimezone(zone).date() if request.time is not None else dt.date(2026, 1, 1)
-    return _known(request, "time", time=dt.datetime.combine(day, hours.start, tzinfo=zone))
+    return known_in(request, "time", time=dt.datetime.combine(day, hours.start, tzinfo=zone))
 
 
 def _is_exempt(policies: model.PolicySet, unless: model.Unless, facts: Facts) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from mesh.flow import Flow
 from mesh.spiffe import SpiffeId, SpiffePattern
 from policyengine.attributes import identity_of
-from policyengine.canonical import Ambiguous, canonical_path
+from policyengine.canonical import Ambiguous, PathCase, canonical_path
 from policyengine.ir import Grant, ServiceForm
 from policyengine.model import Operation
 from policyengine.patterntrie import PatternTrie
@@ -69,7 +69,7 @@ def unused(form: ServiceForm, asked: Iterable[Flow]) -> list[Grant]:
         source = identity_of(flow.source)
         if source is None:
             continue
-        for use in _candidates(exact, below, everybody, source, _segments(flow)):
+        for use in _candidates(exact, below, everybody, source, _segments(flow, form.service.path_case)):
             # (2)
             if use.rank not in used and _fits(use.operation, flow):
                 used.add(use.rank)
@@ -108,11 +108,11 @@ def _candidates(
         yield from trie.overlapping(None) if path is None else trie.matching(path)
 
 
-def _segments(flow: Flow) -> tuple[str, ...] | None:
+def _segments(flow: Flow, case: PathCase) -> tuple[str, ...] | None:
     """The segments of the recorded path, None when there is none that can be read."""
     if flow.path is None or flow.protocol not in {"http", "grpc"}:
         return None
-    found = canonical_path(flow.path)
+    found = canonical_path(flow.path, case)
     return None if isinstance(found, Ambiguous) else found.segments
 
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from mesh.request import Effect, Request
 from policyengine import reference
 from policyengine.explain import explain, nearest_miss
+from policyengine.loader import load_text
 from policyengine.model import PolicySet
 from tests.examples import examples
 from tests.policyengine.corners import (
@@ -48,7 +49,7 @@ ORDERS = {"methods": ["GET"], "paths": ["/orders"]}
         pytest.param(tree(app=[allow(when={"peer_ip": ["192.0.2.0/24"]})]), ask(), ("peer_ip",), "call from 192.0.2.0/24", id="address"),
         pytest.param(tree(app=[allow(when={"hours": {"tz": "UTC", "from": "01:00", "to": "02:00"}})]), ask(), ("hours",), "call between 01:00 and 02:00 UTC", id="hours"),
         pytest.param(tree(app=[allow(when={"rego": "data.shop.x"})]), ask(), ("rego",), "meet the custom rule `data.shop.x`, or remove it", id="rego"),
-        pytest.param(tree(app=[allow(unless={"from": [CART]})]), ask(), ("unless",), "take the case out of `unless`", id="unless"),
+        pytest.param(tree(app=[allow(unless={"from": [CART]})]), ask(), ("unless",), f"take `{CART}` out of `unless.from`", id="unless"),
         pytest.param(tree(app=[allow(), deny()]), ask(), ("unless",), f"add `{CART}` to `unless.from`", id="deny"),
         pytest.param(tree(app=[allow(), go_on()]), ask(), ("unless",), f"add `{CART}` to `unless.from`", id="pass"),
         pytest.param(tree(app=[deny(), allow(to=[ORDERS])]), ask(method="POST"), ("methods", "unless"), "add `POST` to `methods`", id="deny-and-allow"),
@@ -87,9 +88,12 @@ def test_observe_still_has_a_nearest_miss() -> None:
     assert nearest_miss(tree(observe=FUTURE), ask()) is not None
 
 
-def test_a_guardrail_deny_with_conditions_in_unless_offers_no_rule_that_cannot_work() -> None:
+def test_a_deny_that_asks_for_a_token_is_met_by_one() -> None:
     policies = tree(guardrail=[deny(unless={"when": CLAIM_ADMIN})], app=[allow()])
-    assert nearest_miss(policies, ask()) is None
+    found = nearest_miss(policies, ask())
+    assert found is not None
+    assert (found.policy, found.rule, found.differs) == ("guardrail-db", "r0", ("claims",))
+    assert found.fix == "present a token of `https://idp.test` with `roles: admin`"
 
 
 @pytest.mark.parametrize("corner", CORNERS, ids=lambda corner: corner.name)
@@ -113,7 +117,43 @@ def test_path_names_every_tier() -> None:
     ]
 
 
-# INVARIANT: adding exactly what a fix names makes the rules allow; shown for the fields a rule can be widened by.
+def test_a_step_names_all_that_matched_the_deciding_one_first() -> None:
+    policies = tree(app=[allow(id="a"), go_on(id="b"), deny(id="c"), allow(id="d", **{"from": [WEB]})])
+    step = explain(policies, ask(), snapshot="s").steps[1]
+    assert [(str(item.effect), item.rule) for item in step.matched] == [("deny", "c"), ("pass", "b"), ("allow", "a")]
+    assert (step.effect, step.rule) == (Effect.DENY, "c")
+
+
+def test_the_deciding_rule_and_the_nearest_have_their_places() -> None:
+    text = """\
+apiVersion: limen.dev/v1
+kind: Service
+metadata: {name: db, owner: o}
+spec: {identities: ["spiffe://corp.test/ns/shop/sa/db"], ports: [{port: 8080, protocol: http}]}
+---
+apiVersion: limen.dev/v1
+kind: Policy
+metadata: {name: p, owner: o}
+spec:
+  service: db
+  tier: app
+  rules:
+  - {id: closed, effect: deny, from: [any], to: [{paths: ["/admin"]}]}
+  - {id: orders, effect: allow, from: [any], to: [{paths: ["/orders"]}]}
+"""
+    policies, findings = load_text(text, "db.yaml")
+    assert findings == []
+    denied = explain(policies, ask(path="/admin"), snapshot="s")
+    assert denied.span is not None
+    assert (denied.span.file, denied.span.line) == ("db.yaml", 13)
+    missed = explain(policies, ask(path="/refunds"), snapshot="s")
+    assert missed.span is None
+    assert missed.fix is not None
+    assert missed.fix.span is not None
+    assert missed.fix.span.line == 14
+    assert missed.fix.miss.fix == "add `/refunds` to `paths` in rule `orders` of policy `p` at db.yaml:14"
+
+
 @pytest.mark.parametrize("corner", [c for c in CORNERS if c.effect == "deny"], ids=lambda corner: corner.name)
 def test_nearest_miss_of_a_denied_corner_is_an_answer_or_none(corner: Corner) -> None:
     found = nearest_miss(corner.policies, corner.request)

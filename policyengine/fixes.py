@@ -1,0 +1,288 @@
+"""The smallest change that would allow what the rules deny: the fewest changes, of those the one that opens least.
+
+Nothing is guessed: every change is made on a copy of the policy set (or of the request), and the reference evaluator
+has to allow the result before anybody hears of it. This module changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import itertools
+from collections.abc import Iterator, Sequence
+
+from mesh.problems import Span
+from mesh.request import Effect, NearestMiss, Request
+from policyengine import model, reference
+from policyengine.attributes import Facts, read
+from policyengine.breadth import NOTHING, operations_breadth
+from policyengine.differences import Difference, rule_differences
+from policyengine.exemptions import exemptions
+from policyengine.reading import did_you_mean
+
+_TRIED = 24
+"""How many candidates are tried out; those behind them change more, or open more."""
+_WAYS = 8
+"""How many ways round the denies and passes of a tier are combined with its allows."""
+
+_WEIGHTS = {"methods": 1, "from": 4, "unless": 5, "effect": 6}
+"""Of what opens equally much: whom a rule speaks of is changed after what it speaks of."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Fix:
+    """What would allow a request. ``changes`` is empty for what no existing rule is part of; ``miss`` says it all."""
+
+    miss: NearestMiss
+    changes: tuple[Difference, ...] = ()
+
+    @property
+    def span(self) -> Span | None:
+        """Where the nearest rule stands."""
+        return self.changes[0].span if self.changes else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Candidate:
+    """Changes that together may allow the request, by how much they change and open."""
+
+    count: int
+    opens: float
+    weight: int
+    policy: str
+    rule: str
+    changes: tuple[Difference, ...]
+
+    @property
+    def order(self) -> tuple[int, float, int, str, str]:
+        """What comes first is tried first."""
+        return (self.count, self.opens, self.weight, self.policy, self.rule)
+
+
+def _candidate(changes: Sequence[Difference]) -> _Candidate:
+    first = changes[0]
+    opens = max(change.opens for change in changes)
+    weight = sum(_WEIGHTS.get(change.field, 2) for change in changes)
+    return _Candidate(len(changes), opens, weight, first.policy, first.rule, tuple(changes))
+
+
+def facts_of(policies: model.PolicySet, request: Request) -> Facts | None:
+    """The request as the rules of its service read it; None without a service."""
+    service = policies.service_for(request.service)
+    if service is None:
+        return None
+    protocol = service.protocol_of(request.port) or request.protocol
+    facts = read(request, protocol, policies.headers_for(service.name), service.path_case)
+    facts.custom = policies.custom
+    return facts
+
+
+def smallest_fix(policies: model.PolicySet, request: Request) -> Fix | None:
+    """The smallest change that would allow what the rules deny; None when they allow it, or nothing helps.
+
+    1. What no rule can change comes first: the service, the caller's identity, an ambiguous request, the port.
+    2. For EVERY allow, each entry of `to` is a way: what it lacks, and a way round EVERY deny of its tier and the ones
+       before, and every pass of its tier.
+    3. Ways with fewer changes come first, of equally many those that open less; the first that works is the answer.
+    4. Otherwise a new rule.
+    """
+    service, facts = policies.service_for(request.service), facts_of(policies, request)
+    # (1)
+    if service is None or facts is None:
+        hint = did_you_mean(request.service, (found.name for found in policies.services))
+        return _outside(("service",), f"add a Service `{request.service}`{hint}")
+    part = _part(policies, service)
+    if reference.decide(part, request, snapshot="").policy_effect is Effect.ALLOW:
+        return None
+    if (outside := _unruled(service, facts)) is not None:
+        return outside
+    # (2), (3)
+    for found in heapq.nsmallest(_TRIED, _candidates(part, service, facts), key=lambda item: item.order):
+        if _allows(part, request, found.changes):
+            return _fix(found.changes)
+    # (4)
+    return _new_rule(part, service, facts, request)
+
+
+def _part(policies: model.PolicySet, service: model.Service) -> model.PolicySet:
+    """What concerns one service: nobody has to read the rest again for every change that is tried."""
+    return dataclasses.replace(
+        policies,
+        policies=policies.policies_for(service.name),
+        exceptions=tuple(found for found in policies.exceptions if found.service == service.name),
+    )
+
+
+def _outside(differs: tuple[str, ...], fix: str) -> Fix:
+    """A miss that no rule is part of."""
+    return Fix(miss=NearestMiss(policy="", rule="", differs=differs, fix=fix))
+
+
+def _unruled(service: model.Service, facts: Facts) -> Fix | None:
+    """What refuses a request whatever the rules say."""
+    if facts.source is None:
+        return _outside(("source",), "connect with an SVID whose single URI SAN is a workload's SPIFFE ID")
+    if facts.ambiguous:
+        reasons = "; ".join(reason for _, reason in sorted(facts.ambiguous.items()))
+        return _outside(tuple(sorted(facts.ambiguous)), f"send a request that can be read in one way only: {reasons}")
+    if service.protocol_of(facts.request.port) is None:
+        ports = ", ".join(str(port.port) for port in service.ports)
+        fix = f"call a port that `{service.name}` declares ({ports}), or declare port {facts.request.port}"
+        return _outside(("port",), fix)
+    return None
+
+
+def _candidates(policies: model.PolicySet, service: model.Service, facts: Facts) -> Iterator[_Candidate]:
+    """Step 2 of `smallest_fix`."""
+    rounds = _ways_round(policies, service, facts)
+    for tier, policy, rule, renewal in _allowing(policies, facts):
+        for lacks in rule_differences(policies, policy, rule, facts):
+            for way in rounds[tier]:
+                changes = [*([renewal] if renewal is not None else []), *lacks, *way]
+                if changes:
+                    yield _candidate(changes)
+
+
+def _allowing(
+    policies: model.PolicySet, facts: Facts
+) -> Iterator[tuple[model.Tier, str, model.Rule, Difference | None]]:
+    """Every allow with its tier; an exception that has ended comes with its renewal."""
+    for policy in policies.policies:
+        for rule in policy.rules:
+            if rule.effect is Effect.ALLOW:
+                yield policy.tier, policy.name, rule, None
+    for exception in policies.exceptions:
+        if exception.is_active(reference.time_of(facts.request)):
+            yield "app", exception.name, exception.as_rule(), None
+        elif facts.request.time is not None:
+            yield "app", exception.name, exception.as_rule(), _renewal(exception)
+
+
+def _ways_round(
+    policies: model.PolicySet, service: model.Service, facts: Facts
+) -> dict[model.Tier, list[tuple[Difference, ...]]]:
+    """For each tier, the ways round all that keeps an allow of it from deciding, the smallest first."""
+    found: dict[model.Tier, list[tuple[Difference, ...]]] = {}
+    before: list[list[list[Difference]]] = []
+    for tier in model.TIERS:
+        denies = _exempted(policies, service, facts, tier, Effect.DENY)
+        passes = _exempted(policies, service, facts, tier, Effect.PASS)
+        blocking = [*before, *denies, *passes]
+        ways = itertools.product(*(sorted(ways, key=_size)[:_WAYS] for ways in blocking))
+        together = (tuple(itertools.chain.from_iterable(way)) for way in itertools.islice(ways, 4 * _WAYS * _WAYS))
+        found[tier] = heapq.nsmallest(_WAYS, together, key=_size)
+        before += denies
+    return found
+
+
+def _exempted(
+    policies: model.PolicySet, service: model.Service, facts: Facts, tier: model.Tier, effect: Effect
+) -> list[list[list[Difference]]]:
+    """The ways round each rule of a tier with an effect that matches."""
+    matching = set(reference.matches(policies, service, facts, tier, effect))
+    return [
+        exemptions(policies, policy.name, rule, facts)
+        for policy in policies.policies
+        for rule in policy.rules
+        if (policy.name, rule.id) in matching
+    ]
+
+
+def _size(way: Sequence[Difference]) -> tuple[int, float]:
+    return (len(way), max((change.opens for change in way), default=NOTHING))
+
+
+def _renewal(exception: model.ExceptionGrant) -> Difference:
+    return Difference(
+        field="until",
+        policy=exception.name,
+        rule=model.EXCEPTION_RULE,
+        span=exception.span,
+        fix=f"renew exception `{exception.name}`, which has ended",
+        opens=operations_breadth(exception.as_rule()),
+        renews=True,
+    )
+
+
+def _allows(policies: model.PolicySet, request: Request, changes: Sequence[Difference]) -> bool:
+    """Whether a set of changes makes the rules allow the request (tried, not inferred)."""
+    changed, asked = policies, request
+    for change in changes:
+        asked = change.on_request(asked)
+        if change.renews:
+            changed = _renewed(changed, change.policy, request)
+    edits: dict[tuple[str, str], list[Difference]] = {}
+    for change in changes:
+        if change.edit is not None:
+            edits.setdefault((change.policy, change.rule), []).append(change)
+    changed = _edited(changed, edits)
+    return reference.decide(changed, asked, snapshot="").policy_effect is Effect.ALLOW
+
+
+def _renewed(policies: model.PolicySet, name: str, request: Request) -> model.PolicySet:
+    time = reference.time_of(request)
+    if time is None:
+        return policies
+    until = time.replace(year=time.year + 1, day=1)
+    renewed = tuple(
+        dataclasses.replace(item, until=until) if item.name == name else item for item in policies.exceptions
+    )
+    return dataclasses.replace(policies, exceptions=renewed)
+
+
+def _edited(policies: model.PolicySet, edits: dict[tuple[str, str], list[Difference]]) -> model.PolicySet:
+    """A policy set with rules and exceptions changed; a policy without rules is gone."""
+    kept = []
+    for policy in policies.policies:
+        rules = tuple(
+            rule for old in policy.rules if (rule := _changed(old, edits.get((policy.name, old.id), ()))) is not None
+        )
+        if rules:
+            kept.append(policy if rules == policy.rules else dataclasses.replace(policy, rules=rules))
+    exceptions = []
+    for exception in policies.exceptions:
+        new = _changed(exception.as_rule(), edits.get((exception.name, model.EXCEPTION_RULE), ()))
+        if new is not None:
+            exceptions.append(dataclasses.replace(exception, from_=new.from_, to=new.to))
+    return dataclasses.replace(policies, policies=tuple(kept), exceptions=tuple(exceptions))
+
+
+def _changed(rule: model.Rule, changes: Sequence[Difference]) -> model.Rule | None:
+    """A rule after changes, one after the other."""
+    found: model.Rule | None = rule
+    for change in changes:
+        assert change.edit is not None, "only edits come here"
+        found = change.edit(found) if found is not None else None
+    return found
+
+
+def _fix(changes: Sequence[Difference]) -> Fix:
+    """What is reported: the first change's rule, every field that differs, and what to do where."""
+    first = changes[0]
+    steps = []
+    for change in changes:
+        where = f" at {change.span.file}:{change.span.line}" if change.span is not None else ""
+        place = f" in rule `{change.rule}` of policy `{change.policy}`{where}" if change.is_edit else ""
+        steps.append(f"{change.fix}{place}")
+    miss = NearestMiss(
+        policy=first.policy,
+        rule=first.rule,
+        differs=tuple(change.field for change in changes),
+        fix=", and ".join(dict.fromkeys(steps)),
+    )
+    return Fix(miss=miss, changes=tuple(changes))
+
+
+def _new_rule(policies: model.PolicySet, service: model.Service, facts: Facts, request: Request) -> Fix | None:
+    """The rule that nobody wrote yet, when it would work."""
+    operation = model.Operation(ports=(request.port,))
+    rule = model.Rule(id="new", effect=Effect.ALLOW, from_=(model.Principal.parse(str(facts.source)),), to=(operation,))
+    tiers: tuple[model.Tier, ...] = ("app", "baseline")
+    for tier in tiers:
+        policy = model.Policy(name="new", owner="", service=service.name, tier=tier, rules=(rule,))
+        changed = dataclasses.replace(policies, policies=(*policies.policies, policy))
+        if reference.decide(changed, request, snapshot="").policy_effect is Effect.ALLOW:
+            what = f"{request.method} {request.path}" if request.method and request.path else f"port {request.port}"
+            fix = f"add a rule to the {tier} tier that allows `{facts.source}` {what} on `{service.name}`"
+            return Fix(miss=NearestMiss(policy="", rule="", differs=("rule",), fix=fix))
+    return None
