@@ -9,18 +9,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import urllib.parse
 from collections.abc import Mapping
 from typing import cast
 
 from audit.reader import KEY, Reader, read_key
+from audit.record import read_record
 from mesh.clock import parse_time
 from mesh.flow import Flow, FlowProtocol
-from mesh.problems import Problem
+from mesh.problems import Invalid, Problem, Unavailable
 from mesh.spiffe import SpiffeId, SpiffeIdError
+from policyengine.model import PolicySet, policy_set_from_json
 
 MAX_RECORDS = 500_000
 _PROTOCOLS = frozenset({"tcp", "http", "grpc"})
 Json = Mapping[str, object]
+_DATABASE = ("server", "limen.sqlite")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,51 @@ def flow_of(row: Json) -> Flow | None:
         method=method if isinstance(method, str) else None,
         path=path if isinstance(path, str) else None,
     )
+
+
+def find_decision(state: pathlib.Path, identifier: str) -> Json:
+    """The record of a decision.
+
+    Raises Invalid LM6053 or LM6020 without a log, NotFound LM6038 when no record has the id, Invalid LM2205 when it is
+    the record of something else.
+    """
+    folder = state / "audit"
+    _, data = Reader(folder, read_key(folder / KEY)).find(identifier)
+    row = read_record(data)
+    if row["kind"] != "decision":
+        raise Invalid("LM2205", id=identifier, kind=row["kind"])
+    return row
+
+
+def snapshot_policies(state: pathlib.Path, name: str) -> PolicySet:
+    """The policies of a snapshot, from the running server or, without one, from the database in the state directory.
+
+    Raises NotFound LM2425, Invalid LM2402, Unavailable LM5201 when there is neither.
+    """
+    from limen import client  # noqa: PLC0415  only what asks a server pays for it
+
+    try:
+        found = client.call("GET", f"/v1/snapshots/{name}")
+    except Unavailable:
+        file = state.joinpath(*_DATABASE)
+        if not file.is_file():
+            raise
+        return _stored(file, name)
+    return policy_set_from_json(found["snapshot"]["policies"])
+
+
+def _stored(file: pathlib.Path, name: str) -> PolicySet:
+    """The policies of a snapshot as a server that is not running keeps them; nothing is written."""
+    import sqlalchemy as sa  # noqa: PLC0415  a heavy import, for this way alone
+
+    from policyengine.store import get_snapshot  # noqa: PLC0415
+
+    engine = sa.create_engine(f"sqlite:///file:{urllib.parse.quote(str(file))}?mode=ro&uri=true")
+    try:
+        with engine.connect() as connection:
+            return get_snapshot(connection, name).policies
+    finally:
+        engine.dispose()
 
 
 def _identity(text: str) -> SpiffeId | None:

@@ -135,8 +135,11 @@ def _unruled(service: model.Service, facts: Facts) -> Fix | None:
 def _candidates(policies: model.PolicySet, service: model.Service, facts: Facts) -> Iterator[_Candidate]:
     """Step 2 of `smallest_fix`."""
     rounds = _ways_round(policies, service, facts)
+    excepted = {exception.name for exception in policies.exceptions}
     for tier, policy, rule, renewal in _allowing(policies, facts):
         for lacks in rule_differences(policies, policy, rule, facts):
+            if lacks and rule.id == model.EXCEPTION_RULE and policy in excepted:
+                continue  # an exception is for what it was made for: it is renewed, never widened
             for way in rounds[tier]:
                 changes = [*([renewal] if renewal is not None else []), *lacks, *way]
                 if changes:
@@ -261,7 +264,7 @@ def _fix(changes: Sequence[Difference]) -> Fix:
     first = changes[0]
     steps = []
     for change in changes:
-        where = f" at {change.span.file}:{change.span.line}" if change.span is not None else ""
+        where = f" at {change.span}" if change.span is not None else ""
         place = f" in rule `{change.rule}` of policy `{change.policy}`{where}" if change.is_edit else ""
         steps.append(f"{change.fix}{place}")
     miss = NearestMiss(

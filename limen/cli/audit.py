@@ -136,12 +136,7 @@ def _line(row: dict[str, Any]) -> tuple[str, str, str, str]:
             and value
         )
         what = " ".join(shown)
-    return str(row["time"]), _plain(str(row["kind"])), str(row["id"]), _plain(" ".join(what.split()))
-
-
-def _plain(text: str) -> str:
-    """A text that steers no terminal: what is not printable shows as its escape."""
-    return "".join(found if found.isprintable() else repr(found)[1:-1] for found in text)
+    return str(row["time"]), render.plain(str(row["kind"])), str(row["id"]), render.plain(" ".join(what.split()))
 
 
 @audit.command()
@@ -162,7 +157,7 @@ def show(*, record_id: str, folder: pathlib.Path | None, key: pathlib.Path | Non
         width = max(map(len, row))
         for name, value in row.items():
             shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            render.line(f"{_plain(name).ljust(width)}  {_plain(shown)}")
+            render.line(f"{render.plain(name).ljust(width)}  {render.plain(shown)}")
 
 
 @audit.command()
@@ -223,7 +218,7 @@ def prove_issuance(serial: str, folder: pathlib.Path | None, key: pathlib.Path |
         return
     path = proof["proof"]
     assert isinstance(path, list)
-    name = _plain(str(row.get("spiffe_id", row["actor"])))
+    name = render.plain(str(row.get("spiffe_id", row["actor"])))
     render.line(
         f"√ {name} ({serial}) was issued here: record {index} of {proof['size']}, {len(path)} hashes to the root"
     )
@@ -259,7 +254,7 @@ def watch_issuance(
         render.data([dataclasses.asdict(item) for item in found])
     else:
         rows = [
-            (item.standing, _plain(item.spiffe_id) or "-", item.serial, "-" if item.index is None else item.index)
+            (item.standing, render.plain(item.spiffe_id) or "-", item.serial, "-" if item.index is None else item.index)
             for item in found
         ]
         render.table(rows, ("standing", "identity", "serial", "record"))
@@ -267,7 +262,7 @@ def watch_issuance(
         [
             Diagnostic(
                 code="LM6058",
-                facts={"authority": item.authority, "serial": item.serial, "spiffe_id": _plain(item.spiffe_id)},
+                facts={"authority": item.authority, "serial": item.serial, "spiffe_id": render.plain(item.spiffe_id)},
             )
             for item in stolen
         ]

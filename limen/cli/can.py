@@ -4,22 +4,54 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
 
 from limen.cli import render
 from limen.cli.context import output_option
-from limen.decisions import decision_to_json, name_of
+from limen.cli.explanations import files_of, show
+from limen.decisions import name_of
+from limen.explained import explanation_to_json, located
 from mesh.clock import SystemClock
 from mesh.problems import Diagnostic, Invalid, Severity
-from mesh.request import Decision, Effect, Protocol, Request
+from mesh.request import Decision, Protocol, Request
 from policyengine import model
 from policyengine.customrules import PATIENT_S, check_custom_rules, with_custom_rules
 from policyengine.decide import Index
-from policyengine.explain import Explanation, explain
+from policyengine.explain import explain
 from policyengine.loader import load_tree
 from policyengine.reading import did_you_mean
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def question_options(command: F) -> F:
+    """Add what a question about a request may hold beside its four words."""
+    options = (
+        click.option(
+            "--header", "headers", multiple=True, metavar="K=V", help="A header of the request; may be repeated."
+        ),
+        click.option(
+            "--claims",
+            type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+            help="A JSON file with the claims of the caller's verified token.",
+        ),
+        click.option(
+            "--policies",
+            type=click.Path(exists=True, path_type=pathlib.Path),
+            help="A policy tree to ask instead of the active snapshot.",
+        ),
+        click.option(
+            "--files",
+            type=click.Path(exists=True, path_type=pathlib.Path),
+            help="The tree that the active snapshot was made of: rules are named with its files and lines.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command()
@@ -27,17 +59,7 @@ from policyengine.reading import did_you_mean
 @click.argument("target", metavar="SERVICE[:PORT]")
 @click.argument("method", required=False)
 @click.argument("path", required=False)
-@click.option("--header", "headers", multiple=True, metavar="K=V", help="A header of the request; may be repeated.")
-@click.option(
-    "--claims",
-    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
-    help="A JSON file with the claims of the caller's verified token.",
-)
-@click.option(
-    "--policies",
-    type=click.Path(exists=True, path_type=pathlib.Path),
-    help="A policy tree to ask instead of the active snapshot.",
-)
+@question_options
 @output_option("table", "json")
 @click.pass_context
 def can(
@@ -49,15 +71,32 @@ def can(
     headers: tuple[str, ...],
     claims: pathlib.Path | None,
     policies: pathlib.Path | None,
+    files: pathlib.Path | None,
     output: str,
 ) -> None:
     """Ask whether SOURCE may call SERVICE, and why.
 
     SOURCE is a SPIFFE ID or the name of a service. Exit status 0 is yes, 1 is no.
     """
-    if method is not None and path is None:
+    words = tuple(word for word in (source, target, method, path) if word is not None)
+    ctx.exit(answer(words, headers, claims, policies, files, output))
+
+
+def answer(
+    words: tuple[str, ...],
+    headers: tuple[str, ...],
+    claims: pathlib.Path | None,
+    policies: pathlib.Path | None,
+    files: pathlib.Path | None,
+    output: str,
+) -> int:
+    """Explain a request given by its words, SOURCE SERVICE[:PORT] [METHOD PATH]; the exit status is the answer."""
+    if len(words) not in {2, 4}:
         raise click.UsageError("METHOD stands with a PATH")
+    source, target = words[:2]
+    method, path = words[2:] if len(words) == 4 else (None, None)
     snapshot, found = _policies(policies)
+    found = located(found, files_of(files))
     service, port = _target(found, target, has_request=method is not None)
     request = Request(
         service=service.name,
@@ -74,11 +113,11 @@ def can(
         explained = explain(evaluated, request, snapshot=snapshot)
     if output == "json":
         candidate = _candidate(request) if policies is None else None
-        render.data(decision_to_json(explained.decision, nearest=explained.nearest, candidate=candidate))
+        render.data(explanation_to_json(explained, candidate=candidate))
     else:
         what = f"{method} {path}" if method else f"port {port}"
-        _show(explained, f"{source} → {target}   {what}", found)
-    ctx.exit(0 if explained.decision.is_allowed else 1)
+        show(explained, f"{source} → {target}   {what}")
+    return 0 if explained.decision.is_allowed else 1
 
 
 def _policies(tree: pathlib.Path | None) -> tuple[str, model.PolicySet]:
@@ -177,49 +216,3 @@ def _claims(file: pathlib.Path) -> Mapping[str, object]:
     if not isinstance(found, dict):
         raise Invalid("LM2204", what="a claims file", expected="a JSON object", value=str(file))
     return found
-
-
-def _show(explained: Explanation, question: str, policies: model.PolicySet) -> None:
-    """Write the answer for people: who decided, the path, the nearest miss and its fix."""
-    decision = explained.decision
-    mark = "√ allowed" if decision.is_allowed else "× denied "  # noqa: RUF001  the field's check marks
-    render.line(f"{mark}  {question}")
-    if decision.rule:
-        render.line(f"  by       {_rule(policies, decision.policy, decision.rule)}, tier {decision.tier}")
-    else:
-        render.line(f"  by       {_reasons(explained)}  {decision.code}")
-    if decision.effect is Effect.ALLOW and decision.policy_effect is Effect.DENY:
-        render.line("  mode     observe: the rules deny this, and it goes through until the service is enforced")
-    path = [f"{step.tier} {step.effect or 'no match'}" for step in explained.steps if step.is_reached]
-    if path:
-        render.line(f"  path     {' → '.join(path)}")
-    nearest = explained.nearest
-    if nearest is not None:
-        if nearest.rule:
-            differs = ", ".join(nearest.differs)
-            render.line(f"  nearest  {_rule(policies, nearest.policy, nearest.rule)}: {differs} differs")
-        render.line(f"  fix      {nearest.fix}")
-
-
-_REASONS = {
-    "LM2302": "the default deny: no rule allows it",
-    "LM2303": "the default deny: the caller has no verified identity",
-    "LM2305": "the default deny: no such service",
-    "LM2306": "the default deny: the service does not declare this port",
-}
-
-
-def _reasons(explained: Explanation) -> str:
-    if explained.ambiguous:
-        return "refused before any rule: " + "; ".join(reason for _, reason in explained.ambiguous)
-    return _REASONS.get(explained.decision.code, "the default deny")
-
-
-def _rule(policies: model.PolicySet, policy: str, rule: str) -> str:
-    """A rule as people find it: policy, id, and where it stands."""
-    for found in policies.policies:
-        if found.name == policy:
-            for item in found.rules:
-                if item.id == rule and item.span is not None:
-                    return f"{policy}, rule {rule} ({item.span.file}:{item.span.line})"
-    return f"{policy}, rule {rule}"

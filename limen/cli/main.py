@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "check": ("limen.cli.check", "check", "Check this installation and what it can guard."),
     "status": ("limen.cli.status", "status", "Show what runs and what it applies."),
     "can": ("limen.cli.can", "can", "Ask whether SOURCE may call SERVICE, and why."),
-    "explain": ("limen.cli.explain", "explain", "Explain a code such as LM2104."),
+    "explain": ("limen.cli.explain", "explain", "Explain a code such as LM2104, or a recorded decision."),
     "policy": ("limen.cli.policy", "policy", "Lint, evaluate, plan and publish policies."),
     "review": ("limen.cli.review", "review", "Propose, approve and activate changes."),
     "reviewer": ("limen.cli.reviewer", "reviewer", "Make reviewer keys."),

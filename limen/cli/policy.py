@@ -21,6 +21,7 @@ from mesh.request import Decision, Effect, NearestMiss, Request
 _HERE = {"eval": "Decide requests, one JSON object a line."}
 _ELSEWHERE = {
     "lint": ("limen.cli.lint", "Check a policy tree."),
+    "explain": ("limen.cli.policyexplain", "Explain a request, or a recorded decision."),
     "plan": ("limen.cli.plan", "Show what a change newly allows and denies."),
     "publish": ("limen.cli.plan", "Propose, approve with the local key, and activate."),
     "import": ("limen.cli.interchange", "Translate the policies of Istio, Consul or Kubernetes."),
@@ -33,7 +34,6 @@ _ELSEWHERE = {
     "compile": ("limen.cli.policycompile", "Compile a tree as publish would, without a server."),
     "push": ("limen.cli.opa", "Push policies into a running OPA."),
 }
-_LATER = ("explain",)
 
 
 class _Verbs(click.Group):
@@ -51,25 +51,13 @@ class _Verbs(click.Group):
             found = getattr(importlib.import_module(_ELSEWHERE[cmd_name][0]), name)
             assert isinstance(found, click.Command)
             return found
-        return _later(cmd_name) if cmd_name in _LATER else super().get_command(ctx, cmd_name)
+        return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing them."""
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([*_HERE.items(), *((name, text) for name, (_, text) in _ELSEWHERE.items())])
-
-
-def _later(name: str) -> click.Command:
-    """A verb of the public contract that a later version brings."""
-
-    @click.command(name, context_settings={"ignore_unknown_options": True})
-    @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
-    def command(rest: tuple[str, ...]) -> None:
-        del rest
-        raise Invalid("LM0001", command=f"limen policy {name}")
-
-    return command
 
 
 @click.group(cls=_Verbs)

@@ -31,6 +31,11 @@ def progress(text: str) -> None:
         say(text)
 
 
+def plain(text: str) -> str:
+    """A text that steers no terminal: what is not printable shows as its escape."""
+    return "".join(found if found.isprintable() else repr(found)[1:-1] for found in text)
+
+
 def data(obj: object) -> None:
     """Write one JSON document to stdout, indented for a terminal."""
     line(json.dumps(obj, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False, default=str))

@@ -151,7 +151,7 @@ spec:
     assert missed.fix is not None
     assert missed.fix.span is not None
     assert missed.fix.span.line == 14
-    assert missed.fix.miss.fix == "add `/refunds` to `paths` in rule `orders` of policy `p` at db.yaml:14"
+    assert missed.fix.miss.fix == "add `/refunds` to `paths` in rule `orders` of policy `p` at db.yaml:14:5"
 
 
 @pytest.mark.parametrize("corner", [c for c in CORNERS if c.effect == "deny"], ids=lambda corner: corner.name)

@@ -19,6 +19,7 @@ from tests.policyengine.corners import (
     ADMIN,
     CART,
     CLAIM_ADMIN,
+    FUTURE,
     NOW,
     PAST,
     ROLE_ADMIN,
@@ -70,6 +71,7 @@ def changes(policies: PolicySet, request: Request) -> list[tuple[str, str]]:
         pytest.param(tree(app=[allow(id="a"), deny(id="d", unless={"from": [ADMIN], "when": CLAIM_ADMIN})]), ask(), [("app-db/d", "effect")], id="a-deny-that-can-spare-nobody-goes"),
         pytest.param(tree(app=[allow(id="a"), deny(id="d", when=ROLE_ADMIN)]), ask(headers=(("x-role", "admin"),)), [("app-db/d", "headers.x-role")], id="a-header-that-may-be-left-out-opens-nothing"),
         pytest.param(tree(exceptions=[grant(PAST)]), ask(), [("fire/exception", "until")], id="an-exception-that-ended"),
+        pytest.param(tree(app=[allow(id="a", **by(SHOP), **to("GET", "/a"))], exceptions=[grant(FUTURE, **to("GET", "/b"))]), ask(), [("app-db/a", "paths")], id="an-exception-is-not-widened"),
     ],
 )  # fmt: skip
 def test_smallest_fix(policies: PolicySet, request_: Request, expected: list[tuple[str, str]]) -> None:

@@ -68,7 +68,14 @@ def test_allowed_exits_0_and_names_the_rule(tree: pathlib.Path) -> None:
     assert found["candidate"] is None
     assert set(found) == {
         "decision", "policy_decision", "mode", "snapshot", "tier", "policy", "rule", "code", "candidate", "nearest",
+        "file", "line", "column", "path", "ambiguous",
     }  # fmt: skip
+    assert (found["file"], found["line"]) == (str(tree / "db.yaml"), 22)
+    assert [(step["tier"], step["reached"], step["effect"], step["rule"]) for step in found["path"]] == [
+        ("guardrail", True, None, ""),
+        ("app", True, "allow", "orders"),
+        ("baseline", False, None, ""),
+    ]
 
 
 def test_denied_exits_1_with_the_nearest_miss(tree: pathlib.Path) -> None:
@@ -79,6 +86,11 @@ def test_denied_exits_1_with_the_nearest_miss(tree: pathlib.Path) -> None:
     assert found["nearest"]["rule"] == "orders"
     assert found["nearest"]["differs"] == ["methods"]
     assert "add `PUT` to `methods`" in found["nearest"]["fix"]
+    assert (found["nearest"]["file"], found["nearest"]["line"]) == (str(tree / "db.yaml"), 22)
+    (change,) = found["nearest"]["changes"]
+    assert (change["changes"], change["policy"], change["rule"], change["field"]) == (
+        "policy", "shop-db", "orders", "methods",
+    )  # fmt: skip
 
 
 def test_text_names_rule_place_and_fix(tree: pathlib.Path) -> None:
@@ -89,6 +101,7 @@ def test_text_names_rule_place_and_fix(tree: pathlib.Path) -> None:
     assert "shop-db, rule orders" in done.stdout
     assert "db.yaml:22" in done.stdout
     assert any(line.startswith("  fix") for line in lines)
+    assert "  path     guardrail no match → app no match → baseline no match" in lines
 
 
 def test_headers_and_claims_are_part_of_the_question(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:

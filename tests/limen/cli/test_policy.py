@@ -101,13 +101,6 @@ def test_rego_answers_as_the_index_does() -> None:
     assert found[1].exit_code == 0
 
 
-@pytest.mark.parametrize("verb", ["explain"])
-def test_later_verbs_say_so(verb: str) -> None:
-    done = run(verb, "--policies", "x", "FILE")
-    assert isinstance(done.exception, Invalid)
-    assert (done.exception.code, done.exception.exit_status) == ("LM0001", 2)
-
-
 def test_help_lists_the_verbs_without_importing_them() -> None:
     done = run("--help")
     assert done.exit_code == 0
