@@ -16,7 +16,7 @@ from limen import client
 from limen.cli import render
 from limen.cli.can import usable_tree
 from limen.cli.context import output_option
-from limen.cli.signing import approve_review, key_option, signing_key
+from limen.cli.signing import approve_review, has_local_key, key_option, signing_key
 from mesh.clock import SystemClock
 from mesh.flow import Flow, flow_from_json
 from mesh.problems import Conflict, Invalid
@@ -56,10 +56,11 @@ def plan(ctx: click.Context, tree: pathlib.Path, against: str, flows: pathlib.Pa
 def publish(tree: pathlib.Path, note: str, key: pathlib.Path | None, output: str) -> None:
     """Propose a tree, approve it with the local key, and activate it.
 
-    Exit status 4 when one approval is not enough.
+    Exit status 4 when that is not enough: more approvals are needed, or this host has no key to give one with.
     """
     policies = usable_tree(tree)
-    private = signing_key(key)
+    # a file that was named has to be there; without one, and without the local key, nobody approves here
+    private = signing_key(key) if key is not None or has_local_key() else None
     body = {"policies": policies.to_json(), "proposer": None, "predecessor": active_hash(), "note": note}
     try:
         review = client.call("POST", "/v1/reviews", body)
@@ -70,7 +71,10 @@ def publish(tree: pathlib.Path, note: str, key: pathlib.Path | None, output: str
         if output == "json":
             render.data({"review": None, "snapshot": active_hash(), "state": "active"})
         return
-    approve_review(str(review["id"]), private, show=show_short)
+    if private is None:
+        render.say(f"proposed as {review['id']}; this host has no reviewer's key, so nobody has approved it")
+    else:
+        approve_review(str(review["id"]), private, show=show_short)
     # when the approvals do not suffice the server says what is missing, and the exit status is 4
     client.call("POST", f"/v1/reviews/{review['id']}/activate", {})
     if output == "json":

@@ -37,6 +37,11 @@ def key_option(command: F) -> F:
     )(command)
 
 
+def has_local_key() -> bool:
+    """Whether the local installation has a reviewer's key."""
+    return os.path.lexists(context.state() / keyfile.LOCAL_KEY)
+
+
 def signing_key(file: pathlib.Path | None) -> Ed25519PrivateKey:
     """Read a reviewer's key, asking for its passphrase on a terminal.
 

@@ -199,6 +199,26 @@ def test_publish_says_what_is_missing_and_exits_4(service: Any, place: pathlib.P
     assert "LM2416" in capsys.readouterr().err
 
 
+def test_publish_without_a_key_on_this_host_is_not_allowed_and_stays_proposed(
+    service: Any, place: pathlib.Path, capsys: Any
+) -> None:
+    assert run(["policy", "publish", "--policies", tree(place)]) == 4
+    assert "LM2416" in capsys.readouterr().err
+    (review,) = ask(capsys, "review", "list")
+    assert (review["state"], review["approvals"]) == ("proposed", [])
+    # a key that was named and is not there is input that cannot be read
+    assert run(["policy", "publish", "--policies", tree(place), "--key", str(place / "gone.key")]) == 2
+    assert "LM2407" in capsys.readouterr().err
+    assert len(ask(capsys, "review", "list")) == 1
+
+
+def test_publish_without_a_key_and_without_a_server_says_that_there_is_no_server(
+    place: pathlib.Path, capsys: Any
+) -> None:
+    assert run(["policy", "publish", "--policies", tree(place)]) == 3
+    assert "LM2407" not in capsys.readouterr().err
+
+
 def test_publish_is_one_command_where_one_key_suffices(place: pathlib.Path, capsys: Any) -> None:
     assert run(["reviewer", "init", "--name", "local"]) == 0
     found = Service(place)
