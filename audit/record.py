@@ -13,13 +13,13 @@ import hmac
 import json
 import re
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from mesh import canonicaljson
 from mesh.clock import format_time
 from mesh.problems import Invalid
-from mesh.ulid import is_ulid, new_ulid
+from mesh.ulid import RANDOM_BYTES, is_ulid, new_ulid
 
 SCHEMA = 1
 # a record is an entry of a tlog-tiles bundle, and its length stands in two bytes
@@ -56,6 +56,28 @@ def record(kind: str, *, now: dt.datetime, random: bytes, source: str, **fields:
         "source": source,
         **fields,
     }
+
+
+def records(
+    kind: str,
+    rows: Sequence[Mapping[str, object]],
+    *,
+    now: dt.datetime,
+    random: bytes,
+    source: str,
+    **fields: object,
+) -> list[Record]:
+    """Make records of a kind, one for each row; ``random`` is 10 fresh bytes for each.
+
+    What all of them have is not for a row to say.
+    """
+    if len(random) != RANDOM_BYTES * len(rows):
+        raise ValueError("every record takes 10 random bytes")
+    common: Record = {"schema": SCHEMA, "id": "", "time": format_time(now), "kind": kind, "source": source, **fields}
+    return [
+        {**row, **common, "id": new_ulid(now, random[at : at + RANDOM_BYTES])}
+        for at, row in zip(range(0, len(random), RANDOM_BYTES), rows, strict=True)
+    ]
 
 
 def mask(value: object, key: bytes) -> object:

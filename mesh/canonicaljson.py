@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 
 _MORE = (dict, list, tuple)
+_TEXT = frozenset({str})
+_PLAIN = frozenset({str, int, bool, float, type(None)})
 # made once: `json.dumps` makes one for every call that is not the default's
 _ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
@@ -27,10 +29,11 @@ def _check_keys(obj: object) -> None:
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            for key, inner in value.items():
-                if not isinstance(key, str):
-                    raise ValueError("the keys of a JSON object are text")
-                if isinstance(inner, _MORE):
-                    waiting.append(inner)
-        elif isinstance(value, list | tuple):
+            # most keys are text and nothing else, and most values hold no other: that is seen at once
+            if not _TEXT.issuperset(map(type, value)) and not all(isinstance(key, str) for key in value):
+                raise ValueError("the keys of a JSON object are text")
+            value = value.values()
+        elif not isinstance(value, _MORE):
+            continue
+        if not _PLAIN.issuperset(map(type, value)):
             waiting.extend([inner for inner in value if isinstance(inner, _MORE)])

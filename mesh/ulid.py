@@ -6,12 +6,14 @@ They sort by time; the time and the random bytes are arguments. This module read
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import re
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 # ten bits at a time: every record has an id
 _PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
-_SHIFTS = tuple(range(120, -1, -10))
+_TIME_SHIFTS = tuple(range(40, -1, -10))
+_RANDOM_SHIFTS = tuple(range(70, -1, -10))
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\Z")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
@@ -25,11 +27,17 @@ def new_ulid(now: dt.datetime, random: bytes) -> str:
     """
     if len(random) != RANDOM_BYTES:
         raise ValueError("a ULID takes 10 random bytes")
+    value = int.from_bytes(random, "big")
+    return _time(now) + "".join([_PAIRS[value >> shift & 1023] for shift in _RANDOM_SHIFTS])
+
+
+# what happens at once is recorded at once
+@functools.lru_cache(maxsize=256)
+def _time(now: dt.datetime) -> str:
     milliseconds = (now - _EPOCH) // _MILLISECOND
     if not 0 <= milliseconds < 1 << 48:
         raise ValueError("a ULID holds a time of 48 bits in milliseconds")
-    value = milliseconds << 80 | int.from_bytes(random, "big")
-    return "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])
+    return "".join([_PAIRS[milliseconds >> shift & 1023] for shift in _TIME_SHIFTS])
 
 
 def is_ulid(text: str) -> bool:

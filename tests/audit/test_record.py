@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.record import MAX_RECORD_BYTES, REMOVED, mask, read_record, record, to_bytes
+from audit.record import MAX_RECORD_BYTES, REMOVED, mask, read_record, record, records, to_bytes
 from audit.spool import Spool
 from mesh import canonicaljson
 from mesh.problems import Problem
@@ -100,6 +100,24 @@ def test_a_record_is_canonical_and_reads_back() -> None:
     found = read_record(data)
     assert (found["n"], found["kind"], found["text"]) == (7, "decision", "é")
     assert canonicaljson.dumps(found) == data
+
+
+def test_records_of_a_batch_are_those_that_are_made_one_by_one() -> None:
+    random = bytes(range(20))
+    rows = [{"serial": "a", "rule": "r1"}, {"serial": "b", "nested": {"a": [1]}}]
+    found = records("issuance", rows, now=START, random=random, source="server:x", actor="n1")
+    for item, row, fresh in zip(found, rows, (random[:10], random[10:]), strict=True):
+        alone = record("issuance", now=START, random=fresh, source="server:x", actor="n1", **row)
+        assert to_bytes(item) == to_bytes(alone)
+    assert records("issuance", [], now=START, random=b"", source="server:x") == []
+    with pytest.raises(ValueError, match="random"):
+        records("issuance", rows, now=START, random=random[1:], source="server:x")
+
+
+def test_a_row_does_not_say_what_all_records_have() -> None:
+    row = {"kind": "decision", "id": "x", "source": "else", "time": "never", "schema": 9, "serial": "a"}
+    (found,) = records("issuance", [row], now=START, random=bytes(10), source="server:x")
+    assert found == record("issuance", now=START, random=bytes(10), source="server:x", serial="a")
 
 
 @pytest.mark.parametrize("spare", [0, 1], ids=["fits", "one byte more"])

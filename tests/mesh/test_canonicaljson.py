@@ -1,3 +1,4 @@
+import enum
 import json
 
 import pytest
@@ -24,7 +25,21 @@ def test_writes_one_form() -> None:
     assert dumps({"b": [1, None, True], "a": "é/\n"}) == '{"a":"é/\\n","b":[1,null,true]}'.encode()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1: 2}, [{None: 1}], "\ud800"], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), {1: 2}, [{None: 1}], {"a": {"b": {True: 1}}}, ({"a": ({2: 1},)},), "\ud800"],
+    ids=repr,
+)
 def test_refuses_what_json_cannot_say(value: object) -> None:
     with pytest.raises(ValueError):
         dumps(value)
+
+
+class Name(enum.StrEnum):
+    ONE = "one"
+
+
+def test_text_of_another_kind_is_text_all_the_same() -> None:
+    assert dumps({Name.ONE: Name.ONE, "a": [Name.ONE]}) == b'{"a":["one"],"one":"one"}'
+    with pytest.raises(ValueError, match="keys"):
+        dumps({Name.ONE: {Name.ONE: {1: 2}}})
