@@ -79,6 +79,13 @@ class SvidOrder(NamedTuple):
     dns_names: tuple[str, ...] = ()
 
 
+class SignedSvid(NamedTuple):
+    """An X.509-SVID's chain, leaf first, and the leaf's hash, hexadecimal."""
+
+    chain: tuple[bytes, ...]
+    sha256: str
+
+
 class JwtOrder(NamedTuple):
     """A JWT-SVID to sign."""
 
@@ -221,8 +228,8 @@ class Authority:
         signers.use(keys.SigningKey(self._issuer.key))
         self._signers = signers
 
-    def sign_many(self, orders: Sequence[SvidOrder], *, now: dt.datetime) -> list[tuple[bytes, ...]]:
-        """Sign X.509-SVIDs and record them; return their chains, leaf first.
+    def sign_many(self, orders: Sequence[SvidOrder], *, now: dt.datetime) -> list[SignedSvid]:
+        """Sign X.509-SVIDs and record them.
 
         1. A fresh serial number each.
         2. The certificates are minted, in memory.
@@ -256,7 +263,7 @@ class Authority:
             with transaction(self._engine) as connection:
                 store.record_issuances(connection, rows)
         # (4)
-        return [(leaf, *self._intermediates) for leaf in leaves]
+        return [SignedSvid((leaf, *self._intermediates), row.sha256) for leaf, row in zip(leaves, rows, strict=True)]
 
     def _mint_all(self, orders: Sequence[SvidOrder], serials: Sequence[int], now: dt.datetime) -> list[bytes]:
         """Leaves from the issuer's template, signed together; by the builder where the template does not fit."""
@@ -310,7 +317,7 @@ class Authority:
         order = SvidOrder(
             spiffe_id=spiffe_id, spki=keys.spki_der(public_key), life=life, node=node, rule=rule, dns_names=dns_names
         )
-        return self.sign_many([order], now=now)[0]
+        return self.sign_many([order], now=now)[0].chain
 
     def sign_jwts(self, orders: Sequence[JwtOrder], *, now: dt.datetime) -> list[SignedJwt]:
         """Sign JWT-SVIDs and record them, in the same steps.

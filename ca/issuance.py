@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ca import keys
-from ca.authority import NODE_LIFE, Authority, SvidOrder
+from ca.authority import NODE_LIFE, Authority, SignedSvid, SvidOrder
 from ca.keys import LEAF_ALGORITHMS, KeyAlgorithm
 from ca.owncheck import Meant
 from ca.registration import Entitlement, Facts, Refusal, RuleSet
@@ -24,13 +24,14 @@ _NOT_YET = Refusal(code="LM0002", facts={})
 
 
 class IssuedSvid(NamedTuple):
-    """A checked SVID: its chain, leaf first, and what it was given for."""
+    """A checked SVID: its chain, leaf first, what it was given for, and the hash of its leaf, hexadecimal."""
 
     spiffe_id: SpiffeId
     chain: tuple[bytes, ...]
     entitlement: Entitlement | None
     not_after: dt.datetime
     serial: int
+    sha256: str
 
 
 def node_id(trust_domain: TrustDomain, name: str) -> SpiffeId:
@@ -109,10 +110,10 @@ def issue_workloads(
         orders.append(SvidOrder(spiffe_id, spki, life, node, entitled.rule, dns_names))
         meant.append((len(answers) - 1, entitled, Meant(spiffe_id, spki, dns_names, now + life)))
     # (3)
-    chains = authority.sign_many(orders, now=now)
+    signed = authority.sign_many(orders, now=now)
     # (4)
-    for chain, (place, entitled, wanted) in zip(chains, meant, strict=True):
-        answers[place] = _checked(authority, chain, wanted, entitled, now)
+    for made, (place, entitled, wanted) in zip(signed, meant, strict=True):
+        answers[place] = _checked(authority, made, wanted, entitled, now)
     return answers
 
 
@@ -121,11 +122,10 @@ def issue_node(authority: Authority, *, name: str, spki: bytes, now: dt.datetime
 
     Raises Invalid LM1203, LM1204, LM1230, Conflict LM1205.
     """
-    public_key = keys.parse_spki(spki)
+    keys.parse_spki(spki)
     spiffe_id = node_id(authority.trust_domain, name)
-    chain = authority.sign(spiffe_id, public_key, now=now, life=NODE_LIFE, node=name)
-    meant = Meant(spiffe_id=spiffe_id, spki=spki, dns_names=(), end=now + NODE_LIFE)
-    return _checked(authority, chain, meant, None, now)
+    (made,) = authority.sign_many([SvidOrder(spiffe_id, spki, NODE_LIFE, name)], now=now)
+    return _checked(authority, made, Meant(spiffe_id, spki, (), now + NODE_LIFE), None, now)
 
 
 def issue_by_hand(
@@ -142,18 +142,18 @@ def issue_by_hand(
 
     Raises Invalid LM1203, LM1204, Conflict LM1205.
     """
-    public_key = keys.parse_leaf_key(spki, leaf_algorithms)
-    chain = authority.sign(spiffe_id, public_key, now=now, life=life, node="", rule="by hand", dns_names=dns_names)
-    meant = Meant(spiffe_id=spiffe_id, spki=spki, dns_names=dns_names, end=now + life)
-    return _checked(authority, chain, meant, None, now)
+    keys.check_leaf_key(spki, leaf_algorithms)
+    (made,) = authority.sign_many([SvidOrder(spiffe_id, spki, life, "", "by hand", dns_names)], now=now)
+    return _checked(authority, made, Meant(spiffe_id, spki, dns_names, now + life), None, now)
 
 
 def _checked(
     authority: Authority,
-    chain: tuple[bytes, ...],
+    made: SignedSvid,
     meant: Meant,
     entitlement: Entitlement | None,
     now: dt.datetime,
 ) -> IssuedSvid:
+    chain, sha256 = made
     found = authority.own_check.check(chain, meant, authority.bundle, now)
-    return IssuedSvid(meant.spiffe_id, chain, entitlement, found.not_after, found.serial)
+    return IssuedSvid(meant.spiffe_id, chain, entitlement, found.not_after, found.serial, sha256)

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from audit import log as audit_log
-from audit.record import read_record, record
+from audit.record import read_record, records
 from audit.spool import batch_digest, verify_batch
 from ca import store as ca_store
 from ca.acme.authority import AcmeAuthority
@@ -51,6 +51,7 @@ from mesh.bundle import TrustBundle
 from mesh.clock import Clock, format_time
 from mesh.database import transaction
 from mesh.problems import Conflict, Forbidden, NotFound
+from mesh.ulid import RANDOM_BYTES
 from policyengine import dsse, reviewing
 from policyengine import store as policy_store
 from policyengine.customrules import read_checked
@@ -214,10 +215,10 @@ class App:
 
     def _record_all(self, kind: str, actor: str, rows: Sequence[Mapping[str, object]]) -> None:
         """Put records into the log with one write; durable when it returns."""
-        now, source = self._clock.now(), f"server:{self._domain}"
-        made = [record(kind, now=now, random=self._random(10), source=source, actor=actor, **dict(row)) for row in rows]
-        if made:
-            self._log.append_made(made)
+        if rows:
+            now, random = self._clock.now(), self._random(RANDOM_BYTES * len(rows))
+            source = f"server:{self._domain}"
+            self._log.append_made(records(kind, rows, now=now, random=random, source=source, actor=actor))
 
     # -- identity
 

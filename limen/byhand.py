@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ca import issuance
 from ca.authority import Authority
 from ca.registration import is_host_name, is_reserved
-from ca.trustmaking import fingerprint
 from mesh.clock import Clock, format_time
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, SpiffeIdError
@@ -49,7 +48,7 @@ class ByHand:
             actor,
             spiffe_id=str(named),
             serial=f"{issued.serial:x}",
-            sha256=fingerprint(issued.chain[0]),
+            sha256=issued.sha256,
             rule="by hand",
             not_after=format_time(issued.not_after),
         )

@@ -10,9 +10,8 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ca.authority import Authority, JwtOrder
-from ca.issuance import WorkloadAsk, issue_workloads
+from ca.issuance import IssuedSvid, WorkloadAsk, issue_workloads
 from ca.registration import Facts, Refusal, RuleSet
-from ca.trustmaking import fingerprint
 from limen.nodes import Nodes
 from limen.values import Ask, Issued, IssuedJwt, JwtAsk
 from mesh.clock import Clock, format_time
@@ -34,23 +33,24 @@ class Issuing:
         """Certificates; an ask that is refused says why and harms no other."""
         now = self._clock.now()
         of_node = self._nodes.facts_of(node)
-        wanted = [WorkloadAsk(facts=_facts(of_node, ask.facts), spki=ask.spki) for ask in asks]
+        wanted = [WorkloadAsk(_facts(of_node, ask.facts), ask.spki) for ask in asks]
         try:
             found = issue_workloads(self._authority, rules, wanted, node=node, now=now)
         except Problem as problem:
             found = [problem for _ in asks]
         answers, rows = [], []
         for ask, item in zip(asks, found, strict=True):
-            if isinstance(item, Problem | Refusal):
+            if not isinstance(item, IssuedSvid):
                 answers.append(Issued(ref=ask.ref, code=item.code, facts=_texts(item.facts)))
                 continue
             entitled = item.entitlement
             assert entitled is not None
+            spiffe_id = str(item.spiffe_id)
             rows.append(
                 {
-                    "spiffe_id": str(item.spiffe_id),
+                    "spiffe_id": spiffe_id,
                     "serial": f"{item.serial:x}",
-                    "sha256": fingerprint(item.chain[0]),
+                    "sha256": item.sha256,
                     "rule": entitled.rule,
                     "not_after": format_time(item.not_after),
                 }
@@ -58,13 +58,13 @@ class Issuing:
             answers.append(
                 Issued(
                     ref=ask.ref,
-                    spiffe_id=str(item.spiffe_id),
+                    spiffe_id=spiffe_id,
                     chain=item.chain,
                     rule=entitled.rule,
                     direct=entitled.direct,
                     hint=entitled.hint,
                     container_bound=entitled.container_bound,
-                    federates_with=tuple(str(domain) for domain in entitled.federates_with),
+                    federates_with=tuple([str(domain) for domain in entitled.federates_with]),
                 )
             )
         self._record("issuance", node, rows)
@@ -134,7 +134,7 @@ def _facts(of_node: Iterable[tuple[str, str]], pairs: Sequence[tuple[str, str]])
     """What a node says of a process, and what its own attestation says of the node, whatever it says itself."""
     facts: dict[str, tuple[str, ...]] = {}
     for name, value in pairs:
-        if not name.startswith("node:"):
+        if name[:5] != "node:":
             facts[name] = (*facts[name], value) if name in facts else (value,)
     for name, value in of_node:
         facts[name] = (*facts.get(name, ()), value)

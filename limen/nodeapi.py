@@ -38,10 +38,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
     async def BatchNewX509Svid(self, request: pb.BatchRequest, context: grpc.aio.ServicerContext) -> pb.BatchResponse:
         """Issue SVIDs for what the node attested."""
         node = await self._door.node(context)
-        asks = [
-            Ask(ref=ask.ref, spki=bytes(ask.spki), facts=tuple((fact.key, fact.value) for fact in ask.facts))
-            for ask in request.asks
-        ]
+        asks = [Ask(ask.ref, ask.spki, tuple([(fact.key, fact.value) for fact in ask.facts])) for ask in request.asks]
         issued = await self._door.call(context, lambda: self._app.issue(node, asks))
         return pb.BatchResponse(svids=[_issued_pb(found) for found in issued])
 
@@ -159,12 +156,12 @@ class NodeService(node_pb2_grpc.NodeServicer):
 
 
 def _issued_pb(found: Issued) -> pb.IssuedSvid:
+    if found.code:
+        return pb.IssuedSvid(ref=found.ref, code=found.code, facts=dict(found.facts))
     return pb.IssuedSvid(
         ref=found.ref,
-        code=found.code,
-        facts=dict(found.facts),
         spiffe_id=found.spiffe_id,
-        chain=list(found.chain),
+        chain=found.chain,
         rule=found.rule,
         direct=found.direct,
         hint=found.hint,

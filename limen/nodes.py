@@ -24,7 +24,6 @@ from ca.attestation.nonce import RANDOM_BYTES, Nonces
 from ca.attestation.token import JoinToken, check_token, make_token
 from ca.authority import NODE_LIFE, Authority
 from ca.downstreams import ATTESTOR as DOWNSTREAM
-from ca.trustmaking import fingerprint
 from limen import store
 from mesh import nodeproof
 from mesh.clock import Clock, format_time
@@ -195,7 +194,7 @@ class Nodes:
             "agent",
             node,
             serial=f"{issued.serial:x}",
-            sha256=fingerprint(issued.chain[0]),
+            sha256=issued.sha256,
             not_after=format_time(issued.not_after),
             **fields,
         )
@@ -262,7 +261,7 @@ class Nodes:
             node,
             spiffe_id=str(issued.spiffe_id),
             serial=f"{issued.serial:x}",
-            sha256=fingerprint(issued.chain[0]),
+            sha256=issued.sha256,
         )
         return issued.chain
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,22 +24,23 @@ class Public:
     opa_readers: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """One workload that an agent attested: a reference, its public key, and the facts."""
+class Ask(NamedTuple):
+    """One workload that an agent attested: a reference, its public key, and the facts.
+
+    There is one for every SVID, and no other kind of value is made as quickly.
+    """
 
     ref: str
     spki: bytes
     facts: tuple[tuple[str, str], ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Issued:
+class Issued(NamedTuple):
     """The answer to an `Ask`: a chain, or the code that says why there is none."""
 
     ref: str
     code: str = ""
-    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, str] = MappingProxyType({})
     spiffe_id: str = ""
     chain: tuple[bytes, ...] = ()
     rule: str = ""
