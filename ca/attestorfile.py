@@ -14,8 +14,8 @@ from collections.abc import Callable
 from ca.attestation import k8s, oidc, tpm, x509pop
 from ca.attestation.certificates import read_certificates
 from ca.attestation.evidence import FIELD
-from ca.attestation.jwks import ALGORITHMS
-from ca.attestation.jwtproof import MAX_LIFE, JwtTrust
+from mesh.jwks import ALGORITHMS
+from mesh.jwtproof import MAX_LIFE, JwtTrust
 from mesh.problems import Diagnostic, Severity, Span
 from mesh.yamlio import Node, compose_documents
 

@@ -14,14 +14,14 @@ from typing import Any
 from ca import keys as ca_keys
 from ca.attestation import k8s, oidc, tpm, x509pop
 from ca.attestation.evidence import Attested, node_name
-from ca.attestation.jwks import JwtKey
-from ca.attestation.jwtproof import kid_of
 from ca.attestorfile import Attestor
 from limen.attestorsfile import AttestorsFile
-from limen.jwks import KeySets, Source
 from limen.nodes import Nodes
 from mesh import nodeproof
 from mesh.clock import Clock
+from mesh.jwks import JwtKey
+from mesh.jwtproof import kid_of
+from mesh.keysets import KeySets, Source
 from mesh.problems import Forbidden, NotFound
 
 Json = Any

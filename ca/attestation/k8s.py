@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ca.attestation.evidence import Attested, collect
-from ca.attestation.jwks import JwtKey
-from ca.attestation.jwtproof import JwtTrust, verify_jwt
+from mesh.jwks import JwtKey
+from mesh.jwtproof import JwtTrust, verify_jwt
 from mesh.problems import Forbidden
 
 FIELDS = ("k8s-cluster", "k8s-ns", "k8s-sa", "k8s-sa-uid", "k8s-pod", "k8s-pod-uid", "k8s-node", "k8s-node-uid")

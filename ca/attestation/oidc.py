@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ca.attestation.evidence import Attested, collect
-from ca.attestation.jwks import JwtKey
-from ca.attestation.jwtproof import LEEWAY_S, JwtTrust, verify_jwt
+from mesh.jwks import JwtKey
+from mesh.jwtproof import LEEWAY_S, JwtTrust, verify_jwt
 from mesh.problems import Forbidden
 
 DEFAULT_NODE = "{oidc-sub}"

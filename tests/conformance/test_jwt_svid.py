@@ -9,9 +9,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.jwtmint import jwt_signer, mint_jwt_svid
-from limen.jwks import Source, read_source
 from mesh.bundle import TrustBundle, parse_bundle
 from mesh.jwtsvid import ALGORITHMS, JwtSvidError, verify_jwt_svid
+from mesh.keysets import Source, read_source
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, TrustDomain
 from tests.mesh.test_jwtsvid import CLAIMS, GOOD, KEYS, TD, b64, bundle, private, token

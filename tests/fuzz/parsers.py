@@ -26,7 +26,6 @@ from ca.acme import csr, jws, names
 from ca.acme.nonces import Nonces as AcmeNonces
 from ca.attestation import certificates, jwks, k8s, oidc, tpm, tpmwire, x509pop
 from ca.attestation import token as join_token
-from ca.attestation.jwtproof import JwtTrust, kid_of
 from ca.attestation.nonce import Nonces
 from ca.keys import KeyAlgorithm, generate
 from ca.upstream import chain
@@ -38,6 +37,7 @@ from enforcer.native import wire
 from enforcer.sds import Subscription
 from limen.acme import dns
 from mesh import bundle, crl, jointoken, jwtsvid, nodeproof, truststate, x509svid
+from mesh.jwtproof import JwtTrust, kid_of
 from mesh.proto import node_pb2, workload_pb2
 from mesh.spiffe import SpiffeId, TrustDomain
 from tests.acmeclient import csr as new_csr

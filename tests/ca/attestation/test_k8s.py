@@ -4,8 +4,8 @@ import pytest
 
 from ca.attestation import k8s
 from ca.attestation.evidence import node_name
-from ca.attestation.jwks import parse_jwks
-from ca.attestation.jwtproof import JwtTrust
+from mesh.jwks import parse_jwks
+from mesh.jwtproof import JwtTrust
 from mesh.problems import Forbidden
 from tests.ca.attestation.issuers import AUDIENCE, ISSUER, NOW, key_set, token
 

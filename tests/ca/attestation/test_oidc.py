@@ -1,8 +1,8 @@
 import pytest
 
 from ca.attestation import oidc
-from ca.attestation.jwks import parse_jwks
-from ca.attestation.jwtproof import JwtTrust
+from mesh.jwks import parse_jwks
+from mesh.jwtproof import JwtTrust
 from mesh.problems import Forbidden
 from tests.ca.attestation.issuers import AUDIENCE, EC_KEY, ISSUER, NOW, key_set, token
 

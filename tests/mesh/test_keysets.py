@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from limen.jwks import AGAIN_S, KEEP_S, REFRESH_S, KeySets, Source, read_source
+from mesh.keysets import AGAIN_S, KEEP_S, REFRESH_S, KeySets, Source, read_source
 from mesh.problems import Unavailable
 from tests.ca.attestation.issuers import EC_KEY, RSA_KEY, jwk, key_set
 

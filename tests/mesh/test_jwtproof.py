@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ca.attestation.jwks import parse_jwks
-from ca.attestation.jwtproof import JwtTrust, kid_of, verify_jwt
+from mesh.jwks import parse_jwks
+from mesh.jwtproof import JwtTrust, kid_of, verify_jwt
 from tests.ca.attestation.issuers import AUDIENCE, EC_KEY, ISSUER, NOW, RSA_KEY, claims, jwk, key_set, raw, token
 
 KEYS = parse_jwks(key_set())

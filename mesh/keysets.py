@@ -15,7 +15,7 @@ import time
 import urllib.parse
 from collections.abc import Callable
 
-from ca.attestation.jwks import MAX_BYTES, JwtKey, parse_jwks
+from mesh.jwks import MAX_BYTES, JwtKey, parse_jwks
 from mesh.problems import Invalid, Unavailable
 
 REFRESH_S, KEEP_S = 300.0, 86_400.0

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ca.attestation.jwks import parse_jwks, strict_json
+from mesh.jwks import parse_jwks, strict_json
 from mesh.problems import Invalid
 from tests.ca.attestation.issuers import EC_KEY, RSA_KEY, jwk, key_set
 

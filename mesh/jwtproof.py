@@ -14,7 +14,7 @@ from typing import Any
 
 import jwt
 
-from ca.attestation.jwks import ALGORITHMS, JwtKey, strict_json
+from mesh.jwks import ALGORITHMS, JwtKey, strict_json
 
 MAX_TOKEN_BYTES = 16 * 1024
 LEEWAY_S = 30
