@@ -195,7 +195,7 @@ class _Reading:
             self.unfit("algorithms", "a list of " + ", ".join(ALGORITHMS))
         return JwtTrust(
             issuer=self.text("issuer") or "",
-            audience=self.text("audience") or "",
+            audiences=(self.text("audience") or "",),
             algorithms=tuple(algorithms),
             max_life=MAX_LIFE,
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jwt
@@ -20,16 +21,18 @@ MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 ALGORITHMS = (*_RSA, *_CURVES.values())
+_PUBLIC = ("kty", "kid", "use", "alg", "crv", "x", "y", "n", "e")
 Key = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JwtKey:
-    """One key and the algorithms that a token may name with it."""
+    """One key and the algorithms that a token may name with it. ``jwk`` are its public members, as JSON."""
 
     kid: str
     key: Key
     algorithms: tuple[str, ...]
+    jwk: str = dataclasses.field(default="", compare=False, repr=False)
 
 
 def parse_jwks(data: bytes) -> tuple[JwtKey, ...]:
@@ -78,7 +81,13 @@ def _key(entry: object) -> JwtKey | None:
         return None
     if named is not None:
         fitting = tuple(item for item in fitting if item == named)
-    return JwtKey(kid, key, fitting) if fitting else None
+    public = json.dumps({name: entry[name] for name in _PUBLIC if name in entry}, sort_keys=True)
+    return JwtKey(kid, key, fitting, public) if fitting else None
+
+
+def format_jwks(keys: Sequence[JwtKey]) -> bytes:
+    """A key set that `parse_jwks` reads as these keys."""
+    return b'{"keys": [%b]}' % ", ".join(key.jwk for key in keys).encode()
 
 
 def _reader(entry: dict[str, Any]) -> str:
@@ -100,8 +109,12 @@ def strict_json(data: bytes) -> Any:  # noqa: ANN401  JSON
         return found
 
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=_no_number)
     except json.JSONDecodeError as err:
         raise ValueError("it is no JSON") from err
     except (UnicodeDecodeError, RecursionError) as err:
         raise ValueError("it is no JSON in UTF-8") from err
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"JSON has no {text}")

@@ -9,6 +9,7 @@ import base64
 import binascii
 import dataclasses
 import datetime as dt
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,21 +18,31 @@ import jwt
 from mesh.jwks import ALGORITHMS, JwtKey, strict_json
 
 MAX_TOKEN_BYTES = 16 * 1024
-LEEWAY_S = 30
+LEEWAY_S, MAX_LEEWAY_S = 30, 60
 MAX_LIFE = dt.timedelta(hours=24)
 # headers by which a token would bring its own key or its own rules
 _FOREIGN = ("crit", "jwk", "jku", "x5u", "x5c", "b64", "zip", "enc")
+_PARTS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _TYPES = ("JWT", "JOSE", "AT+JWT")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JwtTrust:
-    """Whose tokens are taken, and for whom they must be meant."""
+    """Whose tokens are taken, and for whom they must be meant: ANY of the ``audiences``.
+
+    ``leeway_s`` is how far clocks may differ, in seconds. Where no begin is needed (`iat`), a token lives from now.
+    """
 
     issuer: str
-    audience: str
+    audiences: tuple[str, ...]
     algorithms: tuple[str, ...] = ALGORITHMS
     max_life: dt.timedelta = MAX_LIFE
+    leeway_s: int = LEEWAY_S
+    needs_begin: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.leeway_s <= MAX_LEEWAY_S:
+            raise ValueError(f"clocks differ by at most {MAX_LEEWAY_S} seconds")
 
 
 def kid_of(token: str) -> str:
@@ -54,7 +65,8 @@ def verify_jwt(token: str, keys: Sequence[JwtKey], trust: JwtTrust, now: dt.date
     3. The key is the one that `kid` names; a token without `kid` is taken only when there is just one key.
     4. The algorithm is one that fits that key, and the signature verifies.
     5. The issuer is exactly the one that is trusted, and we are in the audience.
-    6. It has an end and a begin, lives no longer than allowed, and holds now, give or take 30 seconds.
+    6. It has an end, and a begin where one is needed, lives no longer than allowed, and holds now, give or take the
+       leeway.
 
     Raises ValueError with a sentence.
     """
@@ -87,15 +99,17 @@ def verify_jwt(token: str, keys: Sequence[JwtKey], trust: JwtTrust, now: dt.date
     if found.get("iss") != trust.issuer:
         raise ValueError("it is of another issuer")
     audience = found.get("aud")
-    if trust.audience not in (audience if isinstance(audience, list) else [audience]):
-        raise ValueError(f"it is not meant for `{trust.audience}`")
+    meant = audience if isinstance(audience, list) else [audience]
+    if not any(own == item for own in trust.audiences for item in meant):
+        raise ValueError(f"it is not meant for `{'` or `'.join(trust.audiences)}`")
     # (6)
     _check_time(found, trust, now.timestamp())
     return found
 
 
 def _check_time(claims: Mapping[str, Any], trust: JwtTrust, moment: float) -> None:
-    end, begin, earliest = claims.get("exp"), claims.get("iat"), claims.get("nbf", 0)
+    begin = claims.get("iat") if trust.needs_begin or "iat" in claims else moment
+    end, earliest = claims.get("exp"), claims.get("nbf", 0)
     for value in (end, begin, earliest):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**40:
             raise ValueError("its times are missing or no numbers")
@@ -103,9 +117,9 @@ def _check_time(claims: Mapping[str, Any], trust: JwtTrust, moment: float) -> No
     assert isinstance(begin, int | float)
     if end - begin > trust.max_life.total_seconds():
         raise ValueError(f"it lives longer than {trust.max_life}")
-    if moment >= end + LEEWAY_S:
+    if moment >= end + trust.leeway_s:
         raise ValueError(f"it ended at {_time(end)}, and it is {_time(moment)}")
-    if moment < max(begin, earliest) - LEEWAY_S:
+    if moment < max(begin, earliest) - trust.leeway_s:
         raise ValueError(f"it begins at {_time(max(begin, earliest))}, and it is {_time(moment)}")
 
 
@@ -114,7 +128,7 @@ def _time(moment: float) -> str:
 
 
 def _header(token: str) -> dict[str, Any]:
-    if len(token) > MAX_TOKEN_BYTES or not token.isascii() or token.count(".") != 2:
+    if len(token) > MAX_TOKEN_BYTES or _PARTS.fullmatch(token) is None:
         raise ValueError("it is no compact JWT")
     text = token.partition(".")[0]
     try:

@@ -6,9 +6,11 @@ was read once serves for a day when its issuer is gone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.client
 import pathlib
+import socket
 import ssl
 import threading
 import time
@@ -33,6 +35,14 @@ class Source:
     token_path: str = ""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Held:
+    """Keys, and their age in seconds."""
+
+    keys: tuple[JwtKey, ...]
+    age_s: float
+
+
 Fetch = Callable[[Source], bytes]
 
 
@@ -46,7 +56,11 @@ class KeySets:
         self._locks: dict[Source, threading.Lock] = {}
 
     def get(self, source: Source, kid: str) -> tuple[JwtKey, ...]:
-        """The keys of a source.
+        """The keys of a source, as `held` has them."""
+        return self.held(source, kid).keys
+
+    def held(self, source: Source, kid: str = "") -> Held:
+        """The keys of a source, and how long ago they were read.
 
         1. What is kept and fresh, and holds the key that is asked for, is given.
         2. Otherwise the source is asked, if that was not done just now.
@@ -60,7 +74,7 @@ class KeySets:
             # (1)
             keys, then = self._kept.get(source, ((), float("-inf")))
             if now - then < REFRESH_S and (not kid or any(key.kid == kid for key in keys)):
-                return keys
+                return Held(keys, now - then)
             # (2)
             reason = "it was asked just now"
             if now - self._tried.get(source, float("-inf")) >= AGAIN_S:
@@ -75,11 +89,11 @@ class KeySets:
             # (3)
             if now - then >= KEEP_S:
                 raise Unavailable("LM1249", source=source.place, reason=reason)
-            return keys
+            return Held(keys, now - then)
 
 
 def read_source(source: Source) -> bytes:
-    """Read a key set from a file, or fetch it: no redirects, a bounded size, a bounded time.
+    """Read a key set from a file, or fetch it: no redirects, a bounded size, a bounded time for all of it.
 
     Raises OSError, ValueError or HTTPException.
     """
@@ -87,7 +101,6 @@ def read_source(source: Source) -> bytes:
         with pathlib.Path(source.place).open("rb") as file:
             return file.read(MAX_BYTES + 1)
     parts = urllib.parse.urlsplit(source.place)
-    end = time.monotonic() + FETCH_WITHIN_S
     if parts.scheme == "https":
         context = ssl.create_default_context(cadata=source.ca.decode("ascii") if source.ca else None)
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
@@ -98,6 +111,10 @@ def read_source(source: Source) -> bytes:
     headers = {"accept": "application/jwk-set+json, application/json"}
     if source.token_path:
         headers["authorization"] = f"Bearer {pathlib.Path(source.token_path).read_text('ascii').strip()}"
+    # a timeout of the socket is for each read: whoever sends a byte now and then could hold us for hours
+    alarm = threading.Timer(FETCH_WITHIN_S, _cut, (connection,))
+    alarm.daemon = True
+    alarm.start()
     try:
         connection.request("GET", f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}", headers=headers)
         response = connection.getresponse()
@@ -106,8 +123,17 @@ def read_source(source: Source) -> bytes:
         found = b""
         while len(found) <= MAX_BYTES and (part := response.read1(16_384)):
             found += part
-            if time.monotonic() > end:
-                raise TimeoutError("it took too long")
+        if not alarm.is_alive() and len(found) <= MAX_BYTES:
+            raise TimeoutError("it took too long")
         return found
     finally:
+        alarm.cancel()
         connection.close()
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    """End a connection, whatever it waits for."""
+    sock = connection.sock
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -24,7 +24,7 @@ from audit import issued
 from ca import federation, keys, mint, revocation
 from ca.acme import csr, jws, names
 from ca.acme.nonces import Nonces as AcmeNonces
-from ca.attestation import certificates, jwks, k8s, oidc, tpm, tpmwire, x509pop
+from ca.attestation import certificates, k8s, oidc, tpm, tpmwire, x509pop
 from ca.attestation import token as join_token
 from ca.attestation.nonce import Nonces
 from ca.keys import KeyAlgorithm, generate
@@ -36,7 +36,7 @@ from enforcer.jwtsvids import read_issued_jwt
 from enforcer.native import wire
 from enforcer.sds import Subscription
 from limen.acme import dns
-from mesh import bundle, crl, jointoken, jwtsvid, nodeproof, truststate, x509svid
+from mesh import bundle, crl, jointoken, jwks, jwtsvid, nodeproof, truststate, x509svid
 from mesh.jwtproof import JwtTrust, kid_of
 from mesh.proto import node_pb2, workload_pb2
 from mesh.spiffe import SpiffeId, TrustDomain
@@ -108,7 +108,7 @@ CLAIMS = _json(
 )
 TRUSTED = {DOMAIN: BUNDLE}
 ISSUER_KEYS = jwks.parse_jwks(_json({"keys": [{**jwk_of(KEY), "kid": "k"}]}))
-TRUST = JwtTrust(issuer=issuers.ISSUER, audience=issuers.AUDIENCE)
+TRUST = JwtTrust(issuer=issuers.ISSUER, audiences=(issuers.AUDIENCE,))
 CLUSTER = k8s.K8s(name="c", node="{k8s-node}", trust=TRUST, keys="k", cluster="c", service_accounts=("n/s",))
 JOBS = oidc.Oidc(name="o", node="{oidc-sub}", trust=TRUST, keys="k", claims=(("sub", "s*"),), facts=("n",))
 POD = issuers.claims(

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.jwks import parse_jwks, strict_json
+from mesh.jwks import format_jwks, parse_jwks, strict_json
 from mesh.problems import Invalid
 from tests.ca.attestation.issuers import EC_KEY, RSA_KEY, jwk, key_set
 
@@ -85,3 +85,11 @@ def test_no_bytes_are_a_bug(data: bytes) -> None:
         parse_jwks(data)
     with contextlib.suppress(ValueError):
         strict_json(data)
+
+
+def test_a_key_set_is_written_without_what_is_private_or_strange() -> None:
+    keys = parse_jwks(key_set(jwk(RSA_KEY, "r1", x5u="https://evil"), jwk(EC_KEY, "e1", use="sig")))
+    written = format_jwks(keys)
+    assert b"evil" not in written
+    assert parse_jwks(written) == keys
+    assert parse_jwks(format_jwks(())) == ()

@@ -13,7 +13,7 @@ from mesh.jwtproof import JwtTrust, kid_of, verify_jwt
 from tests.ca.attestation.issuers import AUDIENCE, EC_KEY, ISSUER, NOW, RSA_KEY, claims, jwk, key_set, raw, token
 
 KEYS = parse_jwks(key_set())
-TRUST = JwtTrust(issuer=ISSUER, audience=AUDIENCE)
+TRUST = JwtTrust(issuer=ISSUER, audiences=(AUDIENCE,))
 AT = int(NOW.timestamp())
 PEM = RSA_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
@@ -106,7 +106,7 @@ def test_claims_in_which_a_key_stands_twice_are_refused() -> None:
 
 
 def test_an_algorithm_that_is_not_configured_is_refused() -> None:
-    only = JwtTrust(issuer=ISSUER, audience=AUDIENCE, algorithms=("ES256",))
+    only = JwtTrust(issuer=ISSUER, audiences=(AUDIENCE,), algorithms=("ES256",))
     with pytest.raises(ValueError, match="algorithm"):
         verify_jwt(token(), KEYS, only, NOW)
     assert verify_jwt(token(EC_KEY, "ES256"), KEYS, only, NOW)
@@ -140,3 +140,40 @@ def test_no_bytes_are_a_bug_and_none_verify(data: st.DataObject) -> None:
     # the last character of base64 has bits that say nothing: what was signed is the same
     assert text.rpartition(".")[0] == GOOD.rpartition(".")[0]
     assert got["sub"] == "s"
+
+
+def test_any_of_several_audiences_will_do() -> None:
+    both = JwtTrust(issuer=ISSUER, audiences=("https://other.test", AUDIENCE))
+    assert verify_jwt(token(), KEYS, both, NOW)
+    with pytest.raises(ValueError, match="not meant"):
+        verify_jwt(token(aud=["x"]), KEYS, both, NOW)
+
+
+@pytest.mark.parametrize("leeway", [0, 60])
+def test_the_leeway_is_what_is_declared(leeway: int) -> None:
+    trust = JwtTrust(issuer=ISSUER, audiences=(AUDIENCE,), leeway_s=leeway)
+    assert verify_jwt(token(exp=AT + 1 - leeway), KEYS, trust, NOW)
+    for broken in (token(exp=AT - leeway), token(nbf=AT + leeway + 1)):
+        with pytest.raises(ValueError, match="it"):
+            verify_jwt(broken, KEYS, trust, NOW)
+
+
+@pytest.mark.parametrize("leeway", [-1, 61])
+def test_the_leeway_is_bounded(leeway: int) -> None:
+    with pytest.raises(ValueError, match="60 seconds"):
+        JwtTrust(issuer=ISSUER, audiences=(AUDIENCE,), leeway_s=leeway)
+
+
+def test_a_token_without_begin_is_taken_where_none_is_needed_and_lives_from_now() -> None:
+    trust = JwtTrust(issuer=ISSUER, audiences=(AUDIENCE,), needs_begin=False)
+    assert verify_jwt(token(iat=None), KEYS, trust, NOW)
+    for broken in (token(iat=None, exp=AT + 86_401), token(iat=AT + 31), token(iat="1")):
+        with pytest.raises(ValueError, match="it"):
+            verify_jwt(broken, KEYS, trust, NOW)
+
+
+def test_claims_with_numbers_that_json_does_not_have_are_refused() -> None:
+    text = json.dumps(claims())[:-1] + ', "n": NaN}'
+    signed = jwt.api_jws.encode(text.encode(), RSA_KEY, algorithm="RS256", headers={"kid": "r1"})
+    with pytest.raises(ValueError, match="NaN"):
+        verify_jwt(signed, KEYS, TRUST, NOW)

@@ -1,5 +1,8 @@
+import contextlib
+import http.client
 import http.server
 import pathlib
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -106,3 +109,30 @@ def test_a_source_is_fetched_with_bounds(url: str, tmp_path: pathlib.Path) -> No
     assert read_source(Source(place=str(tmp_path / "keys"))) == key_set()
     with pytest.raises(OSError, match="refused"):
         read_source(Source(place="http://127.0.0.1:1/"))
+
+
+def test_an_issuer_that_drips_does_not_hold_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.keysets.FETCH_WITHIN_S", 0.3)
+    over = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        sock, _ = listener.accept()
+        with sock, contextlib.suppress(OSError):
+            sock.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not over.wait(0.05):
+                sock.sendall(b"x-a: b\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        with pytest.raises((OSError, http.client.HTTPException)):
+            read_source(Source(place=f"http://127.0.0.1:{listener.getsockname()[1]}/"))
+        over.set()
+        thread.join()
+
+
+def test_what_is_held_says_how_old_it_is() -> None:
+    issuer = Issuer()
+    issuer.kids()
+    issuer.now += 100
+    assert issuer.sets.held(issuer.source).age_s == 100

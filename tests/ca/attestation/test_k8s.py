@@ -13,7 +13,7 @@ KEYS = parse_jwks(key_set())
 ATTESTOR = k8s.K8s(
     name="prod",
     node=k8s.DEFAULT_NODE,
-    trust=JwtTrust(issuer=ISSUER, audience=AUDIENCE),
+    trust=JwtTrust(issuer=ISSUER, audiences=(AUDIENCE,)),
     keys="keys.json",
     cluster="prod-eu",
     service_accounts=("limen/agent",),

@@ -10,7 +10,7 @@ KEYS = parse_jwks(key_set())
 ATTESTOR = oidc.Oidc(
     name="ci",
     node="{oidc-run_id}",
-    trust=JwtTrust(issuer=ISSUER, audience=AUDIENCE),
+    trust=JwtTrust(issuer=ISSUER, audiences=(AUDIENCE,)),
     keys="keys.json",
     claims=(("repository", "corp/shop"), ("ref", "refs/heads/*")),
     facts=("repository", "run_id", "protected"),
