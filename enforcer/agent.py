@@ -26,6 +26,7 @@ from enforcer.delivery import Delivery
 from enforcer.federated import Federated
 from enforcer.holders import is_complete
 from enforcer.identity import Identity, new_ask, read_issued
+from enforcer.issuerkeys import IssuerKeys
 from enforcer.kept import KeptWorkloads
 from enforcer.membership import Attest, Membership
 from enforcer.node import Node, pause
@@ -97,6 +98,8 @@ class Agent:
             self._diag,
             House(reissue=self._reissue, write_guard=self._write_guard, ended=self._workload_ended),
         )
+        self._issuers = IssuerKeys(clock, self._tell)
+        self._issuers.want(self._releases.policies())
         self._stop = asyncio.Event()
         self._guard_reason = guard.left_out()
         self._guard_name = guard.table_name(folder)
@@ -141,6 +144,7 @@ class Agent:
                         self._deliver(),
                         self._report(),
                         self._disown_guard(),
+                        self._issuers.run(),
                     )
                 ]
                 await stop.wait()
@@ -206,6 +210,7 @@ class Agent:
         candidate = self._releases.candidate
         self._releases.take_candidate(bytes(update.candidate))
         if before is not self._releases.active or candidate != self._releases.candidate:
+            self._issuers.want(self._releases.policies())
             self._tell(self._releases.message())
         await self._take_trust(bytes(update.trust))
         if self._federated.take({name: bytes(data) for name, data in update.federated.items()}) or (
@@ -536,5 +541,7 @@ class Agent:
             trust=lambda: self._trusted.sequence,
             records=self._delivery.take,
             flows=self._delivery.take_flows,
+            keys=self._issuers.message,
+            missed=self._issuers.missed,
             back=str(self._folder / "sidecars.sock"),
         )

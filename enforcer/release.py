@@ -11,6 +11,7 @@ from enforcer.nodestate import NodeState
 from mesh.problems import Problem
 from mesh.wrapping import WrappingKey
 from policyengine import dsse
+from policyengine.model import PolicySet
 from policyengine.review import activation_from_json, verify_activation
 from policyengine.snapshot import Snapshot
 
@@ -82,6 +83,11 @@ class Releases:
         except Problem as problem:
             self.candidate = None
             self.refusals = [(problem.code, str(problem)), *self.refusals][:10]
+
+    def policies(self) -> tuple[PolicySet | None, PolicySet | None]:
+        """The policies that decide, and those that are decided beside them."""
+        active, candidate = self.active, self.candidate
+        return None if active is None else active.policies, None if candidate is None else candidate.policies
 
     def heard(self, now: dt.datetime) -> None:
         """Remember when the server last said that what is active is current."""

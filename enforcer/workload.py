@@ -73,6 +73,8 @@ class Feed:
     trust: Callable[[], int]
     records: Callable[[Sequence[Mapping[str, object]]], Awaitable[None]]
     flows: Callable[[Sequence[Mapping[str, object]]], None]
+    keys: Callable[[], Message]
+    missed: Callable[[Sequence[object]], None]
     back: str
 
 
@@ -257,6 +259,7 @@ class Workload:
             if is_new:
                 self.tell(self.ports.message())
             self._tell_program()
+            self.tell(self._feed.keys())
             self.tell(self._feed.policy())
             self.tell(self._feed.endpoints())
             if self.identity is not None:
@@ -305,14 +308,23 @@ class Workload:
                 rows = message.get("flows")
                 assert isinstance(rows, list)
                 self._feed.flows(rows)
+            case "keys_missed":
+                sources = message.get("sources")
+                self._feed.missed(sources if isinstance(sources, list) else [])
+            case "counts" | "applied" | "trusts":
+                self._note(message)
+            case other:
+                raise Invalid("LM3002", reason=f"`{other}` is not spoken here")
+
+    def _note(self, message: Message) -> None:
+        """Know how far the sidecar is."""
+        match message["type"]:
             case "counts":
                 self.handshakes = int(str(message["handshakes"]))
             case "applied":
                 self.applied = int(str(message["epoch"])), str(message["snapshot"])
             case "trusts":
                 self.trusts = int(str(message["trust"]))
-            case other:
-                raise Invalid("LM3002", reason=f"`{other}` is not spoken here")
 
     async def _attest(self, message: Message) -> None:
         """Answer who is behind a held connection; it stays held until the workload has its SVID."""

@@ -57,6 +57,19 @@ def kid_of(token: str) -> str:
     return found if isinstance(found, str) else ""
 
 
+def issuer_of(token: str) -> str:
+    """The issuer that a token names, without a check of anything; empty when it names none or cannot be read.
+
+    For choosing whose keys have to verify it.
+    """
+    try:
+        _header(token)
+        found = _object(token.split(".")[1], "claims").get("iss", "")
+    except ValueError:
+        return ""
+    return found if isinstance(found, str) else ""
+
+
 def verify_jwt(token: str, keys: Sequence[JwtKey], trust: JwtTrust, now: dt.datetime) -> Mapping[str, Any]:
     """Verify a token and return its claims.
 
@@ -103,11 +116,15 @@ def verify_jwt(token: str, keys: Sequence[JwtKey], trust: JwtTrust, now: dt.date
     if not any(own == item for own in trust.audiences for item in meant):
         raise ValueError(f"it is not meant for `{'` or `'.join(trust.audiences)}`")
     # (6)
-    _check_time(found, trust, now.timestamp())
+    check_times(found, trust, now.timestamp())
     return found
 
 
-def _check_time(claims: Mapping[str, Any], trust: JwtTrust, moment: float) -> None:
+def check_times(claims: Mapping[str, Any], trust: JwtTrust, moment: float) -> None:
+    """Check that verified claims hold at a moment, in seconds since 1970 (step 6 of `verify_jwt`).
+
+    Raises ValueError with a sentence.
+    """
     begin = claims.get("iat") if trust.needs_begin or "iat" in claims else moment
     end, earliest = claims.get("exp"), claims.get("nbf", 0)
     for value in (end, begin, earliest):
@@ -130,12 +147,15 @@ def _time(moment: float) -> str:
 def _header(token: str) -> dict[str, Any]:
     if len(token) > MAX_TOKEN_BYTES or _PARTS.fullmatch(token) is None:
         raise ValueError("it is no compact JWT")
-    text = token.partition(".")[0]
+    return _object(token.partition(".")[0], "header")
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as err:
         raise ValueError("it is no compact JWT") from err
     found = strict_json(data)
     if not isinstance(found, dict):
-        raise ValueError("its header is no object")
+        raise ValueError(f"its {what} is no object")
     return found

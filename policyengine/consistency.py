@@ -35,6 +35,7 @@ def check(found: model.PolicySet) -> list[Finding]:
         *_check_cycles(found),
         *_check_rules(found),
         *_check_case(found),
+        *_check_issuers(found),
         *_check_modules(found),
     ]
 
@@ -47,6 +48,7 @@ def _check_names(found: model.PolicySet) -> Iterator[Finding]:
         ("groups", tuple(item.name for item in found.groups)),
         ("invariants", tuple(item.name for item in found.invariants)),
         ("exceptions", tuple(item.name for item in found.exceptions)),
+        ("issuers", tuple(item.name for item in found.issuers)),
     )
     for kind, names in kinds:
         seen: set[str] = {item.name for item in found.policies} if kind == "exceptions" else set()
@@ -174,6 +176,15 @@ def _check_case(found: model.PolicySet) -> Iterator[Finding]:
                 if isinstance(pattern.folded(), Ambiguous):
                     facts = {"value": str(pattern), "service": service}
                     yield Finding((*path, "to", index, "paths", position), "LM2045", facts)
+
+
+def _check_issuers(found: model.PolicySet) -> Iterator[Finding]:
+    """(1), issuers: two declarations of one issuer would be two answers to whose word counts."""
+    seen: set[str] = set()
+    for place, item in enumerate(found.issuers):
+        if item.issuer in seen:
+            yield Finding(("issuers", place, "issuer"), "LM2061", {"issuer": item.issuer})
+        seen.add(item.issuer)
 
 
 def _check_modules(found: model.PolicySet) -> Iterator[Finding]:

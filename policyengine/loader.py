@@ -15,6 +15,8 @@ from mesh.problems import Diagnostic, Invalid, Severity, Span
 from mesh.yamlio import Node, compose_documents
 from policyengine import model
 from policyengine.consistency import check
+from policyengine.issuer import Issuer
+from policyengine.issuerreading import read_issuer
 from policyengine.reading import MISSING, Finding, Path, Reader, did_you_mean
 from policyengine.suite import PolicyTest, check_tests
 from policyengine.suitereading import read_test
@@ -28,6 +30,7 @@ _KINDS = {
     "Group": "groups",
     "Invariant": "invariants",
     "Exception": "exceptions",
+    "Issuer": "issuers",
     "PolicyTest": "tests",
 }
 _LATER_KINDS = {"TrafficRoute": "the Envoy data plane"}
@@ -193,6 +196,7 @@ _READERS: dict[str, Callable[[Reader, str, str, object], object]] = {
     "groups": lambda reader, name, owner, spec: reader.group(name, owner, spec, ("spec",)),
     "invariants": lambda reader, name, owner, spec: reader.invariant(name, owner, spec, ("spec",)),
     "exceptions": lambda reader, name, owner, spec: reader.exception(name, owner, spec, ("spec",)),
+    "issuers": lambda reader, name, owner, spec: read_issuer(reader, name, owner, spec, ("spec",)),
     "tests": lambda reader, name, owner, spec: read_test(reader, name, owner, spec, ("spec",)),
 }
 
@@ -212,7 +216,7 @@ def _with_places(found: object, document: _Document) -> object:
             for place, case in enumerate(found.cases)
         )
         return dataclasses.replace(found, cases=cases, span=span)
-    assert isinstance(found, model.Service | model.Group | model.Invariant | model.ExceptionGrant)
+    assert isinstance(found, model.Service | model.Group | model.Invariant | model.ExceptionGrant | Issuer)
     return dataclasses.replace(found, span=span)
 
 
@@ -225,6 +229,7 @@ def _policy_set(tree: _Tree) -> model.PolicySet:
         invariants=tuple(item for item in objects["invariants"] if isinstance(item, model.Invariant)),
         exceptions=tuple(item for item in objects["exceptions"] if isinstance(item, model.ExceptionGrant)),
         rego=tuple(tree.modules),
+        issuers=tuple(item for item in objects["issuers"] if isinstance(item, Issuer)),
         suppressions=tuple(tree.suppressions),
     )
 

@@ -17,6 +17,7 @@ from mesh.problems import Span
 from mesh.request import Effect, Mode, Protocol, Request
 from mesh.spiffe import SpiffeId, SpiffePattern
 from policyengine.canonical import HostPattern, PathCase, PathPattern
+from policyengine.issuer import Issuer
 
 Tier = Literal["guardrail", "app", "baseline"]
 TIERS: tuple[Tier, ...] = ("guardrail", "app", "baseline")
@@ -24,6 +25,7 @@ PROTOCOLS: tuple[Protocol, ...] = ("http", "grpc", "tcp")
 DataPlane = Literal["auto", "native", "envoy"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 ClaimValue = str | int | bool
+TOKEN_HEADERS = frozenset(("authorization",))
 
 
 def _refuse_empty(owner: object, *names: str) -> None:
@@ -221,6 +223,12 @@ class Rule:
         reads = self.reads_request_outside_operations or (operation is not None and operation.reads_request)
         return protocol != "tcp" or not reads
 
+    @property
+    def reads_claims(self) -> bool:
+        """Whether `when` or `unless` looks at the claims of a token."""
+        conditions = [self.when, self.unless.when if self.unless else None]
+        return any(found is not None and found.claims is not None for found in conditions)
+
     def custom_rules(self) -> tuple[str, ...]:
         """The custom rules that the rule names."""
         conditions = [self.when, self.unless.when if self.unless else None]
@@ -342,6 +350,7 @@ class PolicySet:
     invariants: tuple[Invariant, ...] = ()
     exceptions: tuple[ExceptionGrant, ...] = ()
     rego: tuple[RegoModule, ...] = ()
+    issuers: tuple[Issuer, ...] = ()
     custom: CustomRules | None = dataclasses.field(default=None, compare=False, repr=False)
     suppressions: tuple[Suppression, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
@@ -367,10 +376,13 @@ class PolicySet:
         return tuple(found for found in self.policies if found.service == service)
 
     def headers_for(self, service: str) -> frozenset[str]:
-        """The names of all headers that some rule about a service reads, lower case."""
-        return frozenset(
-            name for policy in self.policies_for(service) for rule in policy.rules for name in rule.headers()
-        )
+        """The names of all headers that some rule about a service reads, lower case.
+
+        Who reads claims reads the header that brings the token: two of them, or a list, are no token.
+        """
+        rules = [rule for policy in self.policies_for(service) for rule in policy.rules]
+        found = frozenset(name for rule in rules for name in rule.headers())
+        return found | TOKEN_HEADERS if any(rule.reads_claims for rule in rules) else found
 
     def expand(self, principals: tuple[Principal, ...]) -> Principals:
         """Resolve groups and services to patterns.

@@ -115,7 +115,8 @@ def _named(rule: Rule) -> tuple[Principal, ...]:
 
 
 def _who_is_who(snapshot: Snapshot) -> tuple[object, ...]:
-    return (snapshot.trust_domain, snapshot.identity_rules, snapshot.federation, snapshot.jwt_issuers)
+    issuers = frozenset(snapshot.policies.issuers)
+    return (snapshot.trust_domain, snapshot.identity_rules, snapshot.federation, snapshot.jwt_issuers, issuers)
 
 
 def _overlap(one: Service, other: Service) -> bool:

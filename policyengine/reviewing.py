@@ -139,7 +139,7 @@ def propose(
         policies=policies,
         identity_rules=identity_rules,
         federation=tuple(sorted(federation)),
-        jwt_issuers=tuple(sorted(jwt_issuers)),
+        jwt_issuers=tuple(sorted({**dict(jwt_issuers), **_issuers(policies)}.items())),
         reviewer_set=judges.hash,
     )
     # (1)
@@ -162,6 +162,11 @@ def propose(
     )
     store.put_review(connection, review)
     return review
+
+
+def _issuers(policies: PolicySet) -> dict[str, str]:
+    """The issuers of a policy set with where their keys come from, for who reads the review."""
+    return {item.issuer: item.jwks_uri or "keys in the policy tree" for item in policies.issuers}
 
 
 def approve(connection: sa.Connection, review_id: str, envelope: dsse.Envelope, *, now: dt.datetime) -> Review:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from mesh.jwks import ALGORITHMS
 from policyengine import model
+from policyengine.issuer import BINDINGS
 from policyengine.loader import API_VERSION
 from policyengine.reading import NAME, RULE_ID
 
@@ -121,6 +123,17 @@ def _specs() -> dict[str, dict[str, object]]:
         "Policy": _object({"service": _ref("name"), "tier": {"enum": list(model.TIERS)}, "rules": _some(_ref("rule"))}),
         "Group": _object({"members": _some(_ref("principal"))}),
         "Invariant": _object({"forbid": _ref("grant")}),
+        "Issuer": _object(
+            {"issuer": _TEXT, "audiences": _some(_TEXT)},
+            {
+                "jwks_uri": _matching("^https?://"),
+                "ca": _matching("^\\s*-----BEGIN CERTIFICATE-----"),
+                "keys": {"type": "object", "required": ["keys"], "properties": {"keys": _some({"type": "object"})}},
+                "algorithms": _some({"enum": list(ALGORITHMS)}),
+                "leeway": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 60}, _matching("^[0-9]{1,3}s$")]},
+                "bind": _some({"enum": list(BINDINGS)}),
+            },
+        ),
         "Exception": _object({"rule": _ref("grant"), "until": _ref("moment"), "reason": _TEXT}),
     }
 

@@ -7,6 +7,7 @@ module reads no YAML and no files: a sidecar builds its index from it.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -15,6 +16,8 @@ from mesh.clock import format_time
 from mesh.problems import Invalid
 from policyengine import model
 from policyengine.consistency import check
+from policyengine.issuer import Issuer
+from policyengine.issuerreading import issuer_to_json, read_issuer
 from policyengine.reading import Path, Reader
 
 SCHEMA = 1
@@ -39,10 +42,12 @@ def policy_set_to_json(found: model.PolicySet) -> dict[str, object]:
     }
     if found.rego:
         out["rego"] = [{"path": item.path, "source": item.source} for item in sorted(found.rego)]
+    if found.issuers:
+        out["issuers"] = [{**_head(item), **issuer_to_json(item)} for item in sorted(found.issuers, key=_by_name)]
     return out
 
 
-_Named = model.Service | model.Policy | model.Group | model.Invariant | model.ExceptionGrant
+_Named = model.Service | model.Policy | model.Group | model.Invariant | model.ExceptionGrant | Issuer
 
 
 def _by_name(item: _Named) -> str:
@@ -157,7 +162,7 @@ def read_policy_set(obj: object) -> model.PolicySet:
     # (1)
     reader = Reader()
     kinds = ("services", "policies", "groups", "invariants", "exceptions")
-    fields = reader.mapping(obj, (), ("schema", *kinds), ("rego",))
+    fields = reader.mapping(obj, (), ("schema", *kinds), ("rego", "issuers"))
     if fields is not None and (fields["schema"] != SCHEMA or isinstance(fields["schema"], bool)):
         reader.refuse(("schema",), "LM2009", field="schema", value=fields["schema"], known=str(SCHEMA), hint="")
     if fields is None or reader.findings:
@@ -169,6 +174,7 @@ def read_policy_set(obj: object) -> model.PolicySet:
         invariants=_read(reader, fields, "invariants", reader.invariant),
         exceptions=_read(reader, fields, "exceptions", reader.exception),
         rego=reader.modules(fields["rego"], ("rego",)) if "rego" in fields else (),
+        issuers=_read(reader, fields, "issuers", functools.partial(read_issuer, reader)) if "issuers" in fields else (),
     )
     # (2)
     reader.findings.extend(finding for finding in check(found) if finding.code not in WARNINGS)

@@ -10,10 +10,12 @@ import dataclasses
 import datetime as dt
 
 from enforcer.native.http1 import RequestHead
+from enforcer.native.tokens import Tokens, UnknownClaims
 from mesh.request import Decision, Effect, Mode, Request
 from policyengine.canonical import CanonicalPath, canonical_path
 from policyengine.decide import Index
-from policyengine.model import PolicySet
+from policyengine.issuer import Issuer
+from policyengine.model import TOKEN_HEADERS, PolicySet
 from policyengine.tiers import PortTier, choose_tiers, combine
 from policyengine.wire import read_policy_set
 
@@ -21,7 +23,6 @@ NO_POLICY = "LM3200"
 BROKEN = "LM3201"
 NEEDS_ENVOY = "LM3202"
 
-_NO_UNKNOWN: frozenset[str] = frozenset()
 _UNKNOWN_CLAIMS = frozenset(("claims",))
 
 
@@ -60,8 +61,9 @@ class Judgement:
 class Judge:
     """Decides for one workload."""
 
-    def __init__(self, own: str, active: Rules | None, candidate: Rules | None) -> None:
+    def __init__(self, own: str, active: Rules | None, candidate: Rules | None, tokens: Tokens | None = None) -> None:
         self._own, self._active, self._candidate = own, active, candidate
+        self._tokens = tokens or Tokens()
         self._tiers: dict[int, PortTier] = {}
         self._headers: frozenset[str] = frozenset()
         self._needs_all = False
@@ -71,13 +73,15 @@ class Judge:
             service = rules.policies.service_for(own) if rules is not None else None
             if rules is not None and service is not None:
                 self._headers |= rules.policies.headers_for(service.name)
+        # a custom rule may look at claims too
+        self._reads_claims = self._needs_all or not self._headers.isdisjoint(TOKEN_HEADERS)
         if active is not None and (service := active.policies.service_for(own)) is not None:
             beside = choose_tiers(candidate.policies) if candidate is not None else None
             self._tiers = combine(choose_tiers(active.policies), beside)[service.name]
 
     def of(self, own: str) -> Judge:
         """The same rules for another name of the workload."""
-        return Judge(own, self._active, self._candidate)
+        return Judge(own, self._active, self._candidate, self._tokens)
 
     @property
     def snapshot(self) -> str:
@@ -107,21 +111,27 @@ class Judge:
             return Judgement(denied(NEEDS_ENVOY, self.snapshot), None, "", "")
         return self._judge(request, "", "")
 
-    def request(self, head: RequestHead, *, source: str, port: int, peer_ip: str, now: dt.datetime | None) -> Judgement:
+    def request(
+        self,
+        head: RequestHead,
+        *,
+        source: str,
+        port: int,
+        peer_ip: str,
+        now: dt.datetime | None,
+        certificate: str = "",
+    ) -> Judgement:
         """Decide about a request.
 
         1. Policies see what will be sent on: the end-to-end fields without the identity fields, the raw target.
-        2. A token that nothing here verifies makes claims unknown, never absent.
+        2. Where a rule may look at claims, the token is verified, by the issuers of the snapshot that decides; one that
+           does not verify makes claims unknown, never absent.
         3. The canonical target is sent on; an ambiguous one, which only `observe` lets through, as it came.
         """
         # (1)
         headers: tuple[tuple[str, str], ...] = ()
-        unknown = _NO_UNKNOWN
         if self._headers or self._needs_all:
             headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.fields)
-        # (2)
-        if any(name.lower() == b"authorization" for name, _ in head.fields):
-            unknown = _UNKNOWN_CLAIMS
         request = Request(
             service=self._own,
             port=port,
@@ -133,18 +143,55 @@ class Judge:
             headers=headers,
             peer_ip=peer_ip,
             time=now,
-            unknown=unknown,
         )
+        # (2)
+        caller = _Caller(source, certificate, now)
+        asked = self._with_claims(request, head, self._active, caller)
+        beside = asked
+        if self._candidate is not None and _issuers(self._candidate) != _issuers(self._active):
+            beside = self._with_claims(request, head, self._candidate, caller)
         # (3)
         path = canonical_path(head.target)
         if isinstance(path, CanonicalPath):
-            return self._judge(request, path.target, path.text)
-        return self._judge(request, head.target, head.target.partition("?")[0])
+            return self._judge(asked, path.target, path.text, beside)
+        return self._judge(asked, head.target, head.target.partition("?")[0], beside)
 
-    def _judge(self, request: Request, target: str, path: str) -> Judgement:
+    def _with_claims(self, request: Request, head: RequestHead, rules: Rules | None, caller: _Caller) -> Request:
+        """The request with what its token says by the issuers of a snapshot."""
+        if not self._reads_claims:
+            if any(name.lower() == b"authorization" for name, _ in head.fields):
+                return dataclasses.replace(request, unknown=_UNKNOWN_CLAIMS)
+            return request
+        try:
+            claims = self._tokens.claims(
+                head.fields,
+                head.target,
+                _issuers(rules),
+                source=caller.source,
+                certificate=caller.certificate,
+                now=caller.now,
+            )
+        except UnknownClaims:
+            return dataclasses.replace(request, unknown=_UNKNOWN_CLAIMS)
+        return request if claims is None else dataclasses.replace(request, claims=claims)
+
+    def _judge(self, request: Request, target: str, path: str, beside: Request | None = None) -> Judgement:
         active = _decide(self._active, request)
-        candidate = _decide(self._candidate, request) if self._candidate is not None else None
+        candidate = _decide(self._candidate, beside or request) if self._candidate is not None else None
         return Judgement(active, candidate, target, path)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who presents a token, with which certificate, and when."""
+
+    source: str
+    certificate: str
+    now: dt.datetime | None
+
+
+def _issuers(rules: Rules | None) -> tuple[Issuer, ...]:
+    return () if rules is None else rules.policies.issuers
 
 
 def denied(code: str, snapshot: str = "") -> Decision:

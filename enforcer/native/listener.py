@@ -18,6 +18,7 @@ from enforcer.native.judge import Judgement, denied
 from enforcer.native.l4 import Splice
 from enforcer.native.records import Contact
 from enforcer.native.stream import PlainStream, SecureStream
+from enforcer.native.tokens import thumbprint
 from enforcer.native.workload import Chain, Workload
 from mesh.problems import Invalid
 from mesh.x509svid import VerifiedSvid
@@ -193,6 +194,7 @@ class Inbound:
             caller=caller,
             destination=self._workload.name,
             facts=facts,
+            certificate=thumbprint(stream.chain[0]) if caller is not None and stream.chain else "",
         )
 
     # -- the workload
@@ -240,6 +242,7 @@ class Inbound:
             port=self.port,
             peer_ip=contact.peer_ip,
             now=self._workload.decision_time(),
+            certificate=contact.certificate,
         )
         record = self._workload.recorder.decision(
             contact, judgement, now=self._workload.now(), protocol="http", method=head.method, host=head.host_name

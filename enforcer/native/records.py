@@ -22,7 +22,10 @@ MAX_BATCH = 2_000
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
-    """Who spoke to which port: the part that all decisions about one connection share."""
+    """Who spoke to which port: the part that all decisions about one connection share.
+
+    ``certificate`` is the thumbprint of the caller's, for tokens that are bound to it.
+    """
 
     direction: str
     port: int
@@ -30,6 +33,7 @@ class Contact:
     caller: str | None = None
     destination: str | None = None
     facts: dict[str, object] | None = None
+    certificate: str = ""
 
 
 @dataclasses.dataclass(slots=True)

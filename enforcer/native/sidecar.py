@@ -20,6 +20,7 @@ from enforcer.native.judge import Judge, Rules
 from enforcer.native.listener import Inbound
 from enforcer.native.outbound import Endpoint, Endpoints, Held, Outbound
 from enforcer.native.records import Recorder
+from enforcer.native.tokens import Tokens
 from enforcer.native.workload import Identity, Workload
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock, parse_time
@@ -50,6 +51,7 @@ class Sidecar(asyncio.Protocol):
         self._decoder = wire.Decoder()
         self._endpoints = Endpoints()
         self._custom = CustomEngines()
+        self._tokens = Tokens()
         self._released: tuple[tuple[str, PolicySet] | None, tuple[str, PolicySet] | None] = (None, None)
         self._inbound: list[Inbound] = []
         self._outbound: list[Outbound] = []
@@ -63,6 +65,7 @@ class Sidecar(asyncio.Protocol):
         self._handlers: Mapping[str, Callable[[wire.Message], None]] = {
             "listeners": self._take_listeners,
             "identity": self._take_identity,
+            "keys": self._take_keys,
             "policy": self._take_policy,
             "endpoints": self._take_endpoints,
             "attested": self._take_attested,
@@ -227,6 +230,17 @@ class Sidecar(asyncio.Protocol):
         self._trust = _number(message, "trust")
         self.send({"type": "trusts", "trust": self._trust})
 
+    def _take_keys(self, message: wire.Message) -> None:
+        """Verify tokens by other keys from the next request on."""
+        try:
+            found = [
+                (_text(row, "source"), _text(row, "jwks").encode(), parse_time(_text(row, "until")))
+                for row in _rows(message, "sets")
+            ]
+        except ValueError as err:
+            raise Invalid("LM3002", reason="a key set has a source, keys and an end") from err
+        self._tokens.learn(found)
+
     def _take_policy(self, message: wire.Message) -> None:
         """Decide by another snapshot from the next request on; live connections that it denies are closed.
 
@@ -247,7 +261,7 @@ class Sidecar(asyncio.Protocol):
     def _judge_anew(self) -> None:
         """Decide by what was released, for the workload as it is called now."""
         active, candidate = (None if found is None else self._rules(*found) for found in self._released)
-        self._workload.judge = Judge(self._workload.name, active, candidate)
+        self._workload.judge = Judge(self._workload.name, active, candidate, self._tokens)
         self._custom.settle()
 
     def _rules(self, snapshot: str, policies: PolicySet) -> Rules:
@@ -347,6 +361,8 @@ class Sidecar(asyncio.Protocol):
             if batch is None:
                 break
             self.send({"type": "records", "sequence": batch[0], "records": batch[1]})
+        if missed := self._tokens.take_missed():
+            self.send({"type": "keys_missed", "sources": missed})
         if flows and (found := self._recorder.take_flows()):
             self.send({"type": "flows", "flows": found})
         handshakes = sum(inbound.handshakes for inbound in self._inbound)

@@ -29,6 +29,8 @@ FEED = Feed(
     trust=lambda: 0,
     records=take,
     flows=lambda rows: None,
+    keys=lambda: {"type": "keys", "sets": []},
+    missed=lambda sources: None,
     back="/nonexistent/sidecars.sock",
 )
 
