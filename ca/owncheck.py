@@ -145,7 +145,7 @@ class OwnCheck:
     def vouch(self, leaves: Iterable[bytes]) -> None:
         """Take it as known that the signatures of these leaves verify, in place of all that was known before.
 
-        Only for leaves whose signatures a signing process has verified with the issuing key; for one `check` each.
+        Only for leaves whose signatures were verified with the issuing key where they were made; for one `check` each.
         """
         self._vouched = set(leaves)
 

@@ -53,6 +53,8 @@ class SignerPool:
         self._secret: bytes | None = None
         self._signers: list[_Signer] = []
         self._started = float("-inf")
+        self.helped = 0
+        """How many parts the signers have signed so far."""
 
     @property
     def pids(self) -> list[int]:
@@ -84,7 +86,8 @@ class SignerPool:
 
         1. A small batch, or a key that stays in its token: signed here.
         2. Signers that are missing are started; one that is not ready yet is not waited for.
-        3. Every free signer has its next pieces; while they sign, this process takes a piece itself.
+        3. Every free signer has its next pieces; while they sign and verify, this process takes a piece itself and does
+           the same: a piece costs everybody the same, and whoever is free takes the next one.
         4. What a signer does not answer within 5 s, or not at all, is signed here.
         """
         # (1)
@@ -112,7 +115,7 @@ class SignerPool:
             self._hear(parts, found, waiting, wait_s=0 if waiting else ANSWER_WITHIN_S)
             if waiting:
                 begin = waiting.popleft()
-                found[begin] = self._own.sign(parts[begin : begin + PIECE])
+                found[begin] = self._own.sign_and_verify(parts[begin : begin + PIECE])
         signed = [signature for begin in sorted(found) for signature in found[begin]]
         if len(signed) != len(parts):
             raise AssertionError("every part is signed once")
@@ -158,6 +161,7 @@ class SignerPool:
                 continue
             signer.taken.popleft()
             found[begin] = [Signature(value, is_verified=True) for value in values]
+            self.helped += len(values)
 
     def _start_missing(self) -> None:
         now = time.monotonic()

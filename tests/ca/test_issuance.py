@@ -9,10 +9,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authority import NODE_LIFE, Authority, SvidOrder
-from ca.issuance import IssuedSvid, issue_node, issue_workload, node_id
-from ca.keys import KeyAlgorithm, generate, new_key, spki_der
+from ca.issuance import IssuedSvid, WorkloadAsk, issue_node, issue_workload, issue_workloads, node_id
+from ca.keys import KeyAlgorithm, SigningKey, generate, new_key, spki_der
 from ca.mint import BACKDATING
 from ca.registration import IdentityRule, Refusal, RuleSet, Selector
+from ca.signing import OwnSigner, Signature
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, TrustDomain
 from mesh.x509svid import verify_x509_svid
@@ -143,6 +144,48 @@ def test_a_certificate_that_says_something_else_is_never_given_out(
         issue(authority, now, rules())
     with pytest.raises(AssertionError, match="something else"):
         issue_node(authority, name="n1", spki=SPKI, now=now)
+
+
+class Faulty:
+    """Signs in batches with faults: at some places of a batch a bit is wrong, or with a key that memory has changed."""
+
+    def __init__(self, places: frozenset[int], *, key: SigningKey | None = None) -> None:
+        self._own, self._places, self._key = OwnSigner(), places, key
+
+    def use(self, key: SigningKey) -> None:
+        self._own.use(self._key or key)
+
+    def sign(self, parts: Sequence[bytes]) -> list[Signature]:
+        found = self._own.sign(parts)
+        for place in self._places & set(range(len(found))):
+            data = bytearray(found[place].value)
+            data[-1] ^= 1
+            found[place] = Signature(bytes(data), is_verified=False)
+        return found
+
+
+@pytest.mark.parametrize(
+    "faulty",
+    [
+        pytest.param(Faulty(frozenset({0})), id="the-first"),
+        pytest.param(Faulty(frozenset({17})), id="one-in-the-middle"),
+        pytest.param(Faulty(frozenset({39})), id="the-last"),
+        pytest.param(Faulty(frozenset(range(40))), id="every-one"),
+        pytest.param(Faulty(frozenset(), key=generate(KeyAlgorithm.P256)), id="another-key"),
+    ],
+)
+def test_nothing_of_a_batch_with_a_wrong_signature_is_given_out(
+    authority: Authority, now: dt.datetime, faulty: Faulty
+) -> None:
+    """ALL signatures are verified, whatever is wrong with one of them, by a fresh authority and by a warm one."""
+    asks = [WorkloadAsk(FACTS, SPKI) for _ in range(40)]
+    for _ in range(2):
+        authority.sign_by(faulty)
+        with pytest.raises(Invalid, match="LM1019"):
+            issue_workloads(authority, rules(), asks, node="n1", now=now)
+        authority.sign_by(OwnSigner())
+        found = issue_workloads(authority, rules(), asks, node="n1", now=now)
+        assert all(isinstance(item, IssuedSvid) for item in found)
 
 
 def test_a_certificate_that_signs_is_no_identity(authority: Authority, now: dt.datetime) -> None:

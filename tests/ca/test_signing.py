@@ -20,3 +20,24 @@ def test_the_key_of_now_signs() -> None:
     signer.use(first)
     signer.use(second)
     second.verifier()(signer.sign([b"x"])[0].value, b"x")
+
+
+@pytest.mark.parametrize("kind", [KeyAlgorithm.P256, KeyAlgorithm.P384, KeyAlgorithm.RSA_2048, KeyAlgorithm.ML_DSA_65])
+def test_what_was_verified_at_once_says_so(kind: KeyAlgorithm) -> None:
+    signer, key = OwnSigner(), generate(kind)
+    signer.use(key)
+    parts = [b"one", b"", b"three"]
+    found = signer.sign_and_verify(parts)
+    assert [item.is_verified for item in found] == [True] * 3
+    for item, part in zip(found, parts, strict=True):
+        key.verifier()(item.value, part)
+
+
+def test_a_signature_that_does_not_verify_is_no_verified_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    signer, key = OwnSigner(), generate(KeyAlgorithm.P256)
+    other = generate(KeyAlgorithm.P256)
+    signer.use(key)
+    made = iter([key.sign(b"one"), other.sign(b"two"), key.sign(b"three")])
+    monkeypatch.setattr(signer, "_sign", lambda part: next(made))
+    found = signer.sign_and_verify([b"one", b"two", b"three"])
+    assert [item.is_verified for item in found] == [True, False, True]
