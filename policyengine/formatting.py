@@ -183,9 +183,9 @@ def _tidied(text: str) -> list[str]:
     2. A comment on a line of its own is indented as the value below it; below the last value it stays, but not deeper
        than that value.
     """
-    lines = [line if number in _scalar_lines(text) else line.rstrip() for number, line in enumerate(lines_of(text))]
-    comments = {item.line: item for item in comments_of(text)}
     inside = _scalar_lines(text)
+    lines = [line if number in inside else line.rstrip() for number, line in enumerate(lines_of(text))]
+    comments = {item.line: item for item in comments_of(text)}
     for number, item in comments.items():
         if not item.stands_alone:
             # (1)
