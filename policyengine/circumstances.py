@@ -1,7 +1,9 @@
-"""Circumstances: values of headers, claims, addresses and hours under which conditions hold.
+"""What conditions test, and the classes of values that their tests cannot tell apart.
 
-A plan cannot ask about every header there could be; it asks about requests without any, and about requests that meet
-each condition that a rule has, alone and two together. Rows found so are true; that they are all is not claimed.
+A condition is a conjunction of tests, each of one attribute: a header, the token, a claim, an address, the moment, a
+custom rule. Of every attribute there are finitely many classes of values that matter, the unknown among them, each with
+a value to bring. That makes conditions decidable: a diagram branches on the classes (`policyengine.diagram`). A custom
+rule is opaque: true, false or unknown of any request. Nothing here decides.
 """
 
 from __future__ import annotations
@@ -11,141 +13,316 @@ import datetime as dt
 import ipaddress
 import itertools
 import zoneinfo
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Mapping
+from typing import cast
 
-from policyengine.model import ClaimValue, Conditions, Hours
+from policyengine.attributes import Truth, address_of
+from policyengine.model import Conditions, Hours, Network
 
-T = TypeVar("T", str, ClaimValue)
-MAX_CIRCUMSTANCES = 64
-_OUTSIDE = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "100.64.0.1", "10.255.255.254", "2001:db8::1")
+TIME, TOKEN, PEER, FORWARDED, HEADER, CLAIM, REGO = (
+    "time", "claims", "peer_ip", "forwarded_ip", "headers.", "claims.", "rego.",
+)  # fmt: skip
+_ORDER = (TIME, PEER, FORWARDED, HEADER, TOKEN, CLAIM, REGO)
+_NO_HEADER_VALUE = "\x01"
+_NETWORKS = (ipaddress.IPv4Network, ipaddress.IPv6Network)
+_YEAR = dt.timedelta(days=366)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Test:
+    """One test of one attribute. What is ``wanted`` depends on the attribute: values, networks, hours or an end."""
+
+    __test__ = False
+
+    attribute: str
+    wanted: tuple[object, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Circumstance:
-    """What a request brings beside caller and operation; None is nothing."""
+class Value:
+    """A class of values. ``truths`` says how tests come out; a test that it does not name is still open.
 
-    headers: tuple[tuple[str, str], ...] = ()
-    claims: tuple[tuple[str, ClaimValue], ...] | None = None
-    peer_ip: str | None = None
-    forwarded_ip: str | None = None
-    hours: Hours | None = None
+    ``said`` is what words are made of; ``bring`` what a request of the class has, by attribute.
+    """
 
-    def to_json(self) -> dict[str, object]:
-        """The circumstance as `when` would say it."""
-        out: dict[str, object] = {}
-        if self.headers:
-            out["headers"] = {name: [value] for name, value in self.headers}
-        if self.claims is not None:
-            out["claims"] = {("issuer" if name == "iss" else name): value for name, value in self.claims}
-        if self.peer_ip is not None:
-            out["peer_ip"] = [self.peer_ip]
-        if self.forwarded_ip is not None:
-            out["forwarded_ip"] = [self.forwarded_ip]
-        if self.hours is not None:
-            start, end = self.hours.start.isoformat("minutes"), self.hours.end.isoformat("minutes")
-            out["hours"] = {"tz": self.hours.tz, "from": start, "to": end}
-        return out
+    truths: Mapping[Test, Truth]
+    said: tuple[object, ...] = ()
+    bring: tuple[tuple[str, object], ...] = ()
+    is_unknown: bool = False
 
 
-PLAIN = Circumstance()
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Variable:
+    """An attribute and its classes. The first one is that of the values that no test names, where there is one."""
+
+    attribute: str
+    values: tuple[Value, ...]
+    has_default: bool = True
+
+    @property
+    def unknown(self) -> frozenset[int]:
+        """The classes of what nobody can read."""
+        return frozenset(index for index, value in enumerate(self.values) if value.is_unknown)
 
 
-def circumstances_of(conditions: Iterable[Conditions]) -> tuple[Circumstance, ...]:
-    """Nothing, what meets each condition, what is just outside its hours, and two of them together."""
-    single: dict[Circumstance, None] = {}
-    for condition in dict.fromkeys(conditions):
-        met = _meeting(condition)
-        single[met] = None
-        if met.hours is not None:
-            other = dataclasses.replace(met.hours, start=met.hours.end, end=met.hours.start)
-            single[dataclasses.replace(met, hours=other)] = None
-    found = dict.fromkeys((PLAIN, *single))
-    for one, other_one in itertools.combinations(single, 2):
-        if len(found) >= MAX_CIRCUMSTANCES:
-            break
-        both = _together(one, other_one)
-        if both is not None:
-            found[both] = None
-    return tuple(found)[:MAX_CIRCUMSTANCES]
+def conjuncts(when: Conditions, suffix: str = "") -> tuple[Test, ...]:
+    """The tests of a condition; ``suffix`` tells apart custom rules of the same name in different modules."""
+    found: list[Test] = []
+    if when.claims is not None:
+        found.append(Test(TOKEN, (when.claims.issuer,)))
+        found += [Test(CLAIM + name, tuple(map(_typed, allowed))) for name, allowed in when.claims.values]
+    found += [Test(HEADER + name, allowed) for name, allowed in when.headers or ()]
+    for attribute, networks in ((PEER, when.peer_ip), (FORWARDED, when.forwarded_ip)):
+        if networks is not None:
+            found.append(Test(attribute, networks))
+    if when.hours is not None:
+        found.append(Test(TIME, (when.hours,)))
+    if when.rego is not None:
+        found.append(Test(f"{REGO}{when.rego}{suffix}", (when.rego,)))
+    return tuple(found)
 
 
-def includes(larger: Circumstance, smaller: Circumstance) -> bool:
-    """Whether one circumstance brings everything that the other brings."""
-    return _together(larger, smaller) == larger
+def _typed(value: object) -> tuple[str, object]:
+    """A claim's value with its type: 1 and true are different claims and equal in Python."""
+    return type(value).__name__, value
 
 
-def moment_for(circumstance: Circumstance, time: dt.datetime) -> dt.datetime:
-    """A moment from the given one on that is inside the circumstance's hours."""
-    hours = circumstance.hours
-    if hours is None:
-        return time
+def before(end: dt.datetime) -> Test:
+    """Whether the moment is before an end; an unknown moment is not (design D13)."""
+    return Test(TIME, (end,))
+
+
+def variables_of(tests: Iterable[Test], now: dt.datetime) -> tuple[Variable, ...]:
+    """The variables that tests speak of, in the order in which diagrams ask about them."""
+    by_attribute: dict[str, dict[Test, None]] = {}
+    for test in tests:
+        by_attribute.setdefault(test.attribute, {})[test] = None
+    claims = [test for name, found in by_attribute.items() if name.startswith(CLAIM) for test in found]
+    found: list[Variable] = []
+    for name in sorted(by_attribute, key=_place):
+        listed = list(by_attribute[name])
+        if name == TIME:
+            found.append(_time(listed, now))
+        elif name in {PEER, FORWARDED}:
+            found.append(_addresses(name, listed))
+        elif name.startswith(HEADER):
+            found.append(_header(name, listed))
+        elif name == TOKEN:
+            found.append(_token(listed, claims))
+        elif name.startswith(REGO):
+            found.append(_rego(name, listed))
+        elif name != CLAIM + "iss":
+            found += _claim(name, listed)
+    return tuple(found)
+
+
+def _place(name: str) -> tuple[int, str]:
+    kind = next(index for index, found in enumerate(_ORDER) if name == found or (found[-1] == "." and found in name))
+    return kind, name
+
+
+def _grouped(tests: Collection[Test]) -> list[tuple[frozenset[Test], tuple[object, ...]]]:
+    """The values that tests want, by the tests that want them."""
+    found: dict[frozenset[Test], list[object]] = {}
+    for value in dict.fromkeys(value for test in tests for value in test.wanted):
+        found.setdefault(frozenset(test for test in tests if value in test.wanted), []).append(value)
+    return [(holding, tuple(listed)) for holding, listed in found.items()]
+
+
+def _truths(tests: Collection[Test], holding: Collection[Test]) -> dict[Test, Truth]:
+    return {test: test in holding for test in tests}
+
+
+def _unknown(attribute: str, tests: Collection[Test]) -> Value:
+    return Value(truths=dict.fromkeys(tests), bring=(("unknown", attribute),), is_unknown=True)
+
+
+def _header(name: str, tests: list[Test]) -> Variable:
+    """Other values, and no header at all; the values that tests tell apart; a malformed one."""
+    malformed = Value(truths=dict.fromkeys(tests), bring=((name, _NO_HEADER_VALUE),), is_unknown=True)
+    values = [
+        Value(truths=_truths(tests, holding), said=said, bring=((name, said[0]),)) for holding, said in _grouped(tests)
+    ]
+    return Variable(attribute=name, values=(Value(truths=_truths(tests, ())), *values, malformed))
+
+
+def _token(tests: list[Test], claims: list[Test]) -> Variable:
+    """No token, or another issuer's; a token of each issuer; one that does not verify, whose claims are unknown too."""
+    issuers = dict.fromkeys(issuer for test in tests for issuer in test.wanted)
+    own = [test for test in claims if test.attribute == CLAIM + "iss"]
+
+    def truths(issuer: object) -> dict[Test, Truth]:
+        named = {test: ("str", issuer) in test.wanted for test in own}
+        return {**{test: issuer in test.wanted for test in tests}, **named}
+
+    return Variable(
+        attribute=TOKEN,
+        values=(
+            Value(truths=truths(None)),
+            *(Value(truths=truths(issuer), said=(issuer,), bring=((CLAIM + "iss", issuer),)) for issuer in issuers),
+            _unknown(TOKEN, [*tests, *claims]),
+        ),
+    )
+
+
+def _claim(name: str, tests: list[Test]) -> list[Variable]:
+    """Whether the claim can be read; then, of values that the same tests name, whether it has any of them.
+
+    A claim may be a list, so it may have several: each is a variable of its own.
+    """
+    groups = _grouped(tests)
+    found = [Variable(attribute=name, values=(Value(truths={}), _unknown(name, tests)))]
+    for place, (holding, said) in enumerate(groups):
+        later = {test for others, _ in groups[place + 1 :] for test in others}
+        lost: dict[Test, Truth] = {test: False for test in holding if test not in later}
+        values = tuple(cast("tuple[str, object]", pair)[1] for pair in said)
+        has = Value(truths=dict.fromkeys(holding, True), said=values, bring=((name, values[0]),))
+        found.append(Variable(attribute=f"{name}={place}", values=(Value(truths=lost), has)))
+    return found
+
+
+def _addresses(name: str, tests: list[Test]) -> Variable:
+    """Addresses of no network; of every network, those that no smaller one of the networks holds.
+
+    The first address of every network and the first behind it are looked at: between them nothing changes.
+    """
+    networks = sorted({found for test in tests for found in test.wanted if isinstance(found, _NETWORKS)}, key=str)
+    edges: dict[str, None] = dict.fromkeys(("192.0.2.1", "2001:db8::1", "0.0.0.0", "::", "::1:0:0:0"))  # noqa: S104
+    for network in networks:
+        edges[str(network.network_address)] = None
+        last = int(network.broadcast_address)
+        if last + 1 < 2**network.max_prefixlen:
+            edges[str(type(network.network_address)(last + 1))] = None
+    samples: dict[Network | None, str] = {}
+    for text in edges:
+        inside = [network for network in networks if _is_in(text, (network,))]
+        samples.setdefault(max(inside, key=lambda found: found.prefixlen, default=None), text)
+    values = [
+        Value(
+            truths={test: _is_in(samples[network], test.wanted) for test in tests},
+            said=(network,),
+            bring=((name, samples[network]),),
+        )
+        for network in networks
+        if network in samples
+    ]
+    default = []
+    if name == FORWARDED or None in samples:
+        bring = ((name, samples[None]),) if name == PEER else ()
+        default = [Value(truths=dict.fromkeys(tests, False), bring=bring)]
+    # a connection always has a peer; a proxy may report nonsense
+    unknown = [] if name == PEER else [_unknown(name, tests)]
+    return Variable(attribute=name, values=(*default, *values, *unknown), has_default=bool(default))
+
+
+def _is_in(text: str, networks: tuple[object, ...]) -> bool:
+    address = address_of(text)
+    assert address is not None
+    return any(
+        isinstance(network, _NETWORKS) and address.version == network.version and address in network
+        for network in networks
+    )
+
+
+def _rego(name: str, tests: list[Test]) -> Variable:
+    """False, true and unknown: what a custom rule says of a request is not looked into."""
+    values = tuple(
+        Value(truths=dict.fromkeys(tests, truth), said=said, bring=((name, truth),), is_unknown=truth is None)
+        for truth, said in ((False, ()), (True, tests[0].wanted), (None, ()))
+    )
+    return Variable(attribute=name, values=values)
+
+
+# ---------------------------------------------------------------------- the moment
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stretch:
+    """From a moment on, until another or for ever; ``place`` orders them."""
+
+    place: int
+    start: dt.datetime
+    end: dt.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Window:
+    """A part of the day in a zone between two edges of hours that tests name; it may wrap midnight."""
+
+    tz: str
+    place: int
+    start: dt.time
+    end: dt.time
+
+
+def _time(tests: list[Test], now: dt.datetime) -> Variable:
+    """Stretches between the ends that tests name, each cut by the windows that hours tell apart; and no known moment.
+
+    1. Within a stretch the moments to look at are its start and the edges of all hours: on its first days, and on a day
+       of every offset that its zones have within a year (summer time).
+    2. Moments in the same windows are one class. An hour in a zone that this machine does not know is unknown.
+    """
+    ends = sorted({end for test in tests for end in test.wanted if isinstance(end, dt.datetime) and end > now})
+    hours = [window for test in tests for window in test.wanted if isinstance(window, Hours)]
+    zones = {window.tz: zone for window in hours if (zone := zone_of(window.tz)) is not None}
+    edges = {tz: sorted({edge for w in hours if w.tz == tz for edge in (w.start, w.end)}) for tz in sorted(zones)}
+    starts = [now, *ends]
+    values: list[Value] = []
+    for place, start in enumerate(starts):
+        stretch = Stretch(place, start, starts[place + 1] if place + 1 < len(starts) else None)
+        seen: set[tuple[Window, ...]] = set()
+        # (1)
+        for moment in _moments(stretch, zones, edges):
+            windows = tuple(_window(tz, edges[tz], moment.astimezone(zones[tz]).time()) for tz in edges)
+            # (2)
+            if windows not in seen:
+                seen.add(windows)
+                truths = {test: _holds(test.wanted[0], moment, zones) for test in tests}
+                values.append(Value(truths=truths, said=(stretch, *windows), bring=((TIME, moment),)))
+    lost: dict[Test, Truth] = {test: None if isinstance(test.wanted[0], Hours) else False for test in tests}
+    unknown = Value(truths=lost, bring=(("unknown", TIME),), is_unknown=True)
+    return Variable(attribute=TIME, values=(*values, unknown), has_default=False)
+
+
+def zone_of(tz: str) -> zoneinfo.ZoneInfo | None:
+    """A time zone, None where this machine does not know it."""
     try:
-        zone = zoneinfo.ZoneInfo(hours.tz)
+        return zoneinfo.ZoneInfo(tz)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-        return time
-    local = time.astimezone(zone)
-    if hours.contains(local.time()):
-        return time
-    start = local.replace(hour=hours.start.hour, minute=hours.start.minute, second=hours.start.second, microsecond=0)
-    if start < local:
-        start += dt.timedelta(days=1)
-    return start.astimezone(dt.UTC)
-
-
-def peer_outside(conditions: Iterable[Conditions]) -> str | None:
-    """An address that no condition names; None, thus unknown, if they name all that are tried."""
-    networks = [network for found in conditions for network in found.peer_ip or ()]
-    for text in _OUTSIDE:
-        address = ipaddress.ip_address(text)
-        if not any(address.version == network.version and address in network for network in networks):
-            return text
-    return None
-
-
-def _meeting(condition: Conditions) -> Circumstance:
-    """The first of the values that a condition names, in each field."""
-    claims: tuple[tuple[str, ClaimValue], ...] | None = None
-    if condition.claims is not None:
-        values = ((name, allowed[0]) for name, allowed in condition.claims.values)
-        claims = tuple(sorted([("iss", condition.claims.issuer), *values]))
-    return Circumstance(
-        headers=tuple(sorted((name, allowed[0]) for name, allowed in condition.headers or ())),
-        claims=claims,
-        peer_ip=str(condition.peer_ip[0].network_address) if condition.peer_ip else None,
-        forwarded_ip=str(condition.forwarded_ip[0].network_address) if condition.forwarded_ip else None,
-        hours=condition.hours,
-    )
-
-
-def _together(one: Circumstance, other: Circumstance) -> Circumstance | None:
-    """Both at once, None when they contradict each other."""
-    headers = _merged(dict(one.headers), dict(other.headers))
-    claims = _merged(dict(one.claims or ()), dict(other.claims or ()))
-    peer = _one_of(one.peer_ip, other.peer_ip)
-    forwarded = _one_of(one.forwarded_ip, other.forwarded_ip)
-    if headers is None or claims is None or peer is None or forwarded is None:
         return None
-    if one.hours is not None and other.hours is not None and one.hours != other.hours:
-        return None
-    has_claims = one.claims is not None or other.claims is not None
-    return Circumstance(
-        headers=tuple(sorted(headers.items())),
-        claims=tuple(sorted(claims.items())) if has_claims else None,
-        peer_ip=peer or None,
-        forwarded_ip=forwarded or None,
-        hours=one.hours or other.hours,
-    )
 
 
-def _merged(one: Mapping[str, T], other: Mapping[str, T]) -> dict[str, T] | None:
-    if any(other.get(name, value) != value for name, value in one.items()):
-        return None
-    return {**one, **other}
+def _holds(wanted: object, moment: dt.datetime, zones: Mapping[str, zoneinfo.ZoneInfo]) -> Truth:
+    if isinstance(wanted, Hours):
+        return wanted.contains(moment.astimezone(zones[wanted.tz]).time()) if wanted.tz in zones else None
+    assert isinstance(wanted, dt.datetime)
+    return moment < wanted
 
 
-def _one_of(one: str | None, other: str | None) -> str | None:
-    """The address of either; empty for none, None for two that differ."""
-    if one is not None and other is not None and one != other:
-        return None
-    return one or other or ""
+def _moments(
+    stretch: Stretch, zones: Mapping[str, zoneinfo.ZoneInfo], edges: Mapping[str, list[dt.time]]
+) -> Iterable[dt.datetime]:
+    yield stretch.start
+    if not edges:
+        return
+    last = stretch.start + _YEAR if stretch.end is None else min(stretch.end, stretch.start + _YEAR)
+    offsets: set[tuple[object, ...]] = set()
+    for number in itertools.count(-1):
+        day = stretch.start + dt.timedelta(days=number)
+        if day > last + dt.timedelta(days=1):
+            return
+        offset = tuple(day.astimezone(zone).utcoffset() for zone in zones.values())
+        if number > 2 and offset in offsets and day < last - dt.timedelta(days=1):
+            continue
+        offsets.add(offset)
+        for tz, zone in zones.items():
+            for edge in edges[tz]:
+                for date in (day.date(), (day + dt.timedelta(days=1)).date()):
+                    moment = dt.datetime.combine(date, edge, tzinfo=zone).astimezone(dt.UTC)
+                    if stretch.start <= moment and (stretch.end is None or moment < stretch.end):
+                        yield moment
+
+
+def _window(tz: str, edges: list[dt.time], local: dt.time) -> Window:
+    place = sum(edge <= local for edge in edges) - 1
+    return Window(tz, place % len(edges), edges[place], edges[(place + 1) % len(edges)])

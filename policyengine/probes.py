@@ -1,8 +1,8 @@
 """Probes: requests that a policy set tells apart, to ask another engine whether it decides as Limen does.
 
-They are representatives of the classes that a plan walks, for every service and class of callers, as many as asked
-for, and beside them what no class holds: nobody, an ambiguous path, an undeclared port, an unknown service. Agreement
-on probes is evidence that the right program runs with the right data, not a proof.
+They are representatives of the classes that a diagram tells apart, for every service and class of callers, as many as
+asked for, and beside them what no class holds: nobody, an ambiguous path, an undeclared port, an unknown service.
+Agreement on probes is evidence that the right program runs with the right data, not a proof.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import itertools
 from collections.abc import Iterator
 
 from mesh.request import Request
+from policyengine.diagram import CONDITIONS, HOST, METHOD, PATH, Builder, Leaf, Tree
 from policyengine.model import PolicySet
-from policyengine.regions import Region, changes_of, regions_of
+from policyengine.regions import PortAxes, Region, changes_of, regions_of
+from policyengine.witness import Cell, request_at
 
 _UNDECLARED_PORT = 1
 
 
 def probes_of(policies: PolicySet, now: dt.datetime, limit: int) -> list[Request]:
     """At most ``limit`` requests; every service and class of callers has its turn before any has its second."""
-    streams = [_requests(region) for change in changes_of(PolicySet(), policies) for region in regions_of(change, now)]
+    streams = [_requests(region, now) for change in changes_of(PolicySet(), policies) for region in regions_of(change)]
     found = [Request(service="", port=1, protocol="tcp", time=now)]
     while streams and len(found) < limit:
         alive = []
@@ -34,15 +36,41 @@ def probes_of(policies: PolicySet, now: dt.datetime, limit: int) -> list[Request
     return found
 
 
-def _requests(region: Region) -> Iterator[Request]:
-    """A region's requests, the odd ones first."""
+def _requests(region: Region, now: dt.datetime) -> Iterator[Request]:
+    """A region's requests, the odd ones first.
+
+    Raises TooLarge.
+    """
+    builder = Builder(region, now)
     sources = [callers.witness for callers in region.callers]
-    cells = ((axes, cell, source) for axes, cell in region.cells() for source in sources)
-    for place, (axes, cell, source) in enumerate(cells):
-        request = region.request(axes, cell, source)
+    cells = ((axes, cell) for axes in region.ports for cell in _cells(builder.tree(axes), axes, builder))
+    for place, ((axes, cell), source) in enumerate(itertools.product(cells, sources)):
+        request = request_at(region.service, axes, cell, builder.variables, source, now)
         if place == 0:
             yield from _odd(request)
         yield request
+
+
+def _cells(tree: Tree, axes: PortAxes, builder: Builder) -> Iterator[Cell]:
+    """One cell for every class of operations and every way through what conditions test."""
+    every = {METHOD: range(len(axes.methods)), HOST: range(len(axes.hosts)), PATH: range(len(axes.paths))}
+    for method, host, path in itertools.product(every[METHOD], every[HOST], every[PATH]):
+        below = tree
+        for dimension, index in ((METHOD, method), (HOST, host), (PATH, path)):
+            if not isinstance(below, Leaf) and below.dimension == dimension:
+                below = next(child for classes, child in below.arms if index in classes)
+        for sample in _ways(below):
+            usual = dict.fromkeys(range(len(builder.variables)), 0)
+            yield Cell(method=method, host=host, path=path, sample={**usual, **sample})
+
+
+def _ways(tree: Tree) -> Iterator[dict[int, int]]:
+    if isinstance(tree, Leaf):
+        yield {}
+        return
+    for classes, below in tree.arms:
+        for way in _ways(below):
+            yield {tree.dimension - CONDITIONS: min(classes), **way}
 
 
 def _odd(request: Request) -> Iterator[Request]:

@@ -1,26 +1,26 @@
-"""Where two versions of a service's rules can differ, cut into cells that no rule tells apart.
+"""Where versions of a service's rules can differ: classes of callers, and of ports, methods, hosts and paths.
 
-A region is a class of callers that the same grants speak of, with the classes of ports, methods, hosts, paths, moments
-and circumstances that those grants distinguish. Only what a changed grant can reach is cut: elsewhere both versions
-decide alike. This module asks no evaluator.
+A region is a class of callers that the same grants speak of, with the classes of requests that those grants
+distinguish. Only what a changed grant can reach is cut: elsewhere both versions decide alike. What happens in a region
+is the business of `policyengine.diagram`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 
-from mesh.request import Protocol, Request
-from policyengine.atoms import Callers, caller_classes, host_classes, path_classes, target_of
+from mesh.request import Effect, Mode, Protocol
+from policyengine.atoms import Callers, caller_classes, host_classes, path_classes
 from policyengine.canonical import PathPattern
-from policyengine.circumstances import PLAIN, Circumstance, circumstances_of, moment_for, peer_outside
+from policyengine.circumstances import Test, conjuncts
 from policyengine.ir import Grant, ServiceForm, normalise
-from policyengine.model import Operation, PolicySet, Principals
+from policyengine.model import Conditions, Operation, PolicySet, Principals
 from policyengine.ownership import slices
 
 OTHER = "*"
-_COMMON_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
+BEFORE = " before"
+"""Marks a custom rule of the modules that only the earlier version has."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +37,25 @@ class Change:
     changed: tuple[Grant, ...]
     is_whole: bool
 
+    @property
+    def has_one_case(self) -> bool:
+        """Whether both versions compare paths alike: what differs in case alone has no class of its own."""
+        return len({form.service.path_case for form in (self.old, self.new) if form is not None}) < 2
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Cell:
-    """One cell of a region, as indices into its axes."""
 
-    port: int
-    method: str
-    host: int
-    path: int
-    time: int
-    circumstance: int
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Spoken:
+    """A grant that speaks of a region's callers, in one of the versions.
+
+    ``is_spared`` says whether `unless` names the callers (None: nobody knows); ``when`` and ``unless`` are the tests.
+    """
+
+    slot: int
+    version: int
+    grant: Grant
+    is_spared: bool | None
+    when: tuple[Test, ...]
+    unless: tuple[Test, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,70 +84,19 @@ class PortAxes:
         object.__setattr__(self, "holding", {pattern: frozenset(found) for pattern, found in holding.items()})
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Region:
-    """Classes of callers that the same grants speak of, and the cells that those grants distinguish.
+    """Classes of callers that the same grants speak of alike, and the classes of requests that those distinguish.
 
-    ``classes`` are all classes of callers of the service; ``callers`` those of the region.
+    ``classes`` are all classes of callers of the service; ``callers`` those of the region. ``forms`` are the versions.
     """
 
     service: str
     callers: tuple[Callers, ...]
     classes: tuple[Callers, ...]
     ports: tuple[PortAxes, ...]
-    times: tuple[dt.datetime, ...]
-    circumstances: tuple[Circumstance, ...]
-    peer_ip: str | None
-    is_complete: bool
-
-    def cells(self) -> Iterator[tuple[PortAxes, Cell]]:
-        """Every cell."""
-        for axes in self.ports:
-            for path in range(len(axes.paths)):
-                for method in axes.methods:
-                    for host in range(len(axes.hosts)):
-                        for time in range(len(self.times)):
-                            for circumstance in range(len(self.circumstances)):
-                                yield axes, Cell(axes.port, method, host, path, time, circumstance)
-
-    @property
-    def size(self) -> int:
-        """How many cells there are."""
-        per_port = (len(axes.paths) * len(axes.methods) * len(axes.hosts) for axes in self.ports)
-        return sum(per_port) * len(self.times) * len(self.circumstances)
-
-    def request(self, axes: PortAxes, cell: Cell, source: str) -> Request:
-        """The representative of a cell."""
-        found = self.circumstances[cell.circumstance]
-        time = moment_for(found, self.times[cell.time])
-        peer_ip = found.peer_ip or self.peer_ip
-        if axes.protocol == "tcp":
-            return Request(
-                service=self.service, port=axes.port, protocol="tcp", source=source, peer_ip=peer_ip, time=time
-            )
-        return Request(
-            service=self.service,
-            port=axes.port,
-            protocol=axes.protocol,
-            source=source,
-            method=representative_method(cell.method, axes),
-            host=axes.hosts[cell.host][1],
-            path=target_of(axes.paths[cell.path][1]),
-            headers=found.headers,
-            claims=None if found.claims is None else dict(found.claims),
-            peer_ip=peer_ip,
-            forwarded_ip=found.forwarded_ip,
-            time=time,
-        )
-
-
-def representative_method(method: str, axes: PortAxes) -> str:
-    """The method of a cell; for "every other one", a common method that no rule names."""
-    if method != OTHER:
-        return method
-    if axes.protocol == "grpc" and "POST" not in axes.methods:
-        return "POST"
-    return next((name for name in _COMMON_METHODS if name not in axes.methods), "LIMEN-WITNESS")
+    forms: tuple[ServiceForm | None, ...]
+    spoken: tuple[Spoken, ...]
 
 
 def changes_of(old: PolicySet, new: PolicySet) -> tuple[Change, ...]:
@@ -169,7 +126,7 @@ def _shape(form: ServiceForm | None) -> tuple[object, ...]:
     if form is None:
         return ()
     service = form.service
-    return (sorted(form.protocols.items()), service.mode, service.until)
+    return (sorted(form.protocols.items()), service.mode, service.until, service.path_case)
 
 
 def _meaning(grant: Grant) -> tuple[object, ...]:
@@ -187,80 +144,124 @@ def _meaning(grant: Grant) -> tuple[object, ...]:
     )
 
 
-def regions_of(change: Change, now: dt.datetime) -> Iterator[Region]:
+def regions_of(change: Change) -> Iterator[Region]:
     """Cut what the changed grants can reach.
 
     1. Callers fall into classes by ALL patterns that ANY grant of either version names.
     2. A class matters if a changed grant speaks of it, or if the service itself changed.
     3. Classes that the same grants speak of are one region.
     """
-    forms = [form for form in (change.old, change.new) if form is not None]
-    grants = [grant for form in forms for grant in form.grants]
-    yield from _regions(change.service, forms, grants, change.changed, now, is_whole=change.is_whole, watched=())
+    yield from _regions(change.service, (change.old, change.new), None if change.is_whole else change.changed)
 
 
-def watched_regions(form: ServiceForm, watched: Grant, now: dt.datetime) -> Iterator[Region]:
-    """Cut what an invariant speaks of, given as a grant, by the grants of one version."""
-    yield from _regions(
-        form.service.name, [form], list(form.grants), (watched,), now, is_whole=False, watched=(watched,)
-    )
+def regions_of_forms(service: str, forms: Sequence[ServiceForm | None]) -> Iterator[Region]:
+    """Cut everything."""
+    yield from _regions(service, tuple(forms), None)
 
 
-def _regions(
-    service: str,
-    forms: Sequence[ServiceForm],
-    grants: Sequence[Grant],
-    focus: Sequence[Grant],
-    now: dt.datetime,
-    *,
-    is_whole: bool,
-    watched: Sequence[Grant],
-) -> Iterator[Region]:
-    every = [*grants, *watched]
+def watched_regions(form: ServiceForm, watched: Grant) -> Iterator[Region]:
+    """Cut what a grant speaks of that is no part of the version: it is the only one of a second version."""
+    service = dataclasses.replace(form.service, mode=Mode.ENFORCE, until=None)
+    beside = dataclasses.replace(form, service=service, grants=(watched,))
+    yield from _regions(form.service.name, (form, beside), (watched,))
+
+
+def _regions(service: str, forms: tuple[ServiceForm | None, ...], focus: Sequence[Grant] | None) -> Iterator[Region]:
+    every = [(version, grant) for version, form in enumerate(forms) if form is not None for grant in form.grants]
     # (1)
     classes = caller_classes(
         pattern
-        for grant in every
+        for _, grant in every
         for named in (grant.callers, grant.unless_callers)
         if named is not None
         for pattern in named.patterns
     )
-    by_callers = _by_pattern([grant.callers for grant in every])
-    by_unless = _by_pattern([grant.unless_callers for grant in every])
-    focused = {id(grant) for grant in focus}
+    # what nothing defines is nobody in an allow and everybody in a deny or pass
+    by_callers = _by_pattern([(grant.callers, grant.effect is not Effect.ALLOW) for _, grant in every])
+    by_unless = _by_pattern([(grant.unless_callers, False) for _, grant in every])
+    focused = None if focus is None else {id(grant) for grant in focus}
     # (2), (3)
     grouped: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Callers]] = {}
     for callers in classes:
         spoken = _speaking(by_callers, callers)
-        if is_whole or any(id(every[index]) in focused for index in spoken):
-            spared = _speaking(by_unless, callers)
+        if focused is None or any(id(every[index][1]) in focused for index in spoken):
+            named = set(spoken)
+            spared = tuple(index for index in _speaking(by_unless, callers) if index in named)
             grouped.setdefault((spoken, spared), []).append(callers)
     protocols: dict[int, Protocol] = {}
     for form in forms:
-        for port, protocol in form.protocols.items():
+        for port, protocol in () if form is None else form.protocols.items():
             # a port that is read in one version is read here: the other ignores what it does not know
             protocols[port] = protocol if protocols.get(port, "tcp") == "tcp" else protocols[port]
-    times = _times(forms, every, now)
-    for (spoken, _), members in grouped.items():
-        speaking = [every[index] for index in spoken]
-        yield _region(
-            service,
-            tuple(members),
-            classes,
-            speaking,
-            None if is_whole else [grant for grant in speaking if id(grant) in focused],
-            protocols,
-            times,
+    tests = _Tests(forms)
+    for (spoken, spared), members in grouped.items():
+        speaking = [every[index][1] for index in spoken]
+        aimed = None if focused is None else [grant for grant in speaking if id(grant) in focused]
+        named = set(spared)
+        yield Region(
+            service=service,
+            callers=tuple(members),
+            classes=classes,
+            ports=tuple(
+                axes
+                for port in sorted(protocols)
+                if (axes := _axes(port, protocols[port], speaking, aimed)) is not None
+            ),
+            forms=forms,
+            spoken=tuple(
+                Spoken(
+                    slot=slot,
+                    version=every[index][0],
+                    grant=every[index][1],
+                    is_spared=_is_spared(every[index][1], is_named=index in named),
+                    when=tests.of(every[index], every[index][1].when),
+                    unless=tests.of(every[index], every[index][1].unless_when),
+                )
+                for slot, index in enumerate(spoken)
+            ),
         )
 
 
-def _by_pattern(named: Sequence[Principals | None]) -> dict[str, list[int]]:
-    """The indices of what names each pattern; `any` is everybody, and so is what names something undefined."""
+def _is_spared(grant: Grant, *, is_named: bool) -> bool | None:
+    """Whether callers are among those of `unless`; without any, everybody is."""
+    if grant.unless_callers is None or is_named:
+        return True
+    return None if grant.unless_callers.incomplete else False
+
+
+class _Tests:
+    """The tests of conditions, each read once.
+
+    A custom rule of other modules is another rule: of two versions, the first one's names get a mark.
+    """
+
+    def __init__(self, forms: Sequence[ServiceForm | None]) -> None:
+        modules = {
+            version: grant.modules
+            for version, form in enumerate(forms)
+            for grant in (() if form is None else form.grants)
+            if grant.modules
+        }
+        self._marks = {version: "" if found == modules[max(modules)] else BEFORE for version, found in modules.items()}
+        self._known: dict[tuple[int, int], tuple[Test, ...]] = {}
+
+    def of(self, grant: tuple[int, Grant], conditions: Conditions | None) -> tuple[Test, ...]:
+        """The tests of one of a grant's conditions."""
+        if conditions is None:
+            return ()
+        key = (grant[0], id(conditions))
+        if key not in self._known:
+            self._known[key] = conjuncts(conditions, self._marks.get(grant[0], ""))
+        return self._known[key]
+
+
+def _by_pattern(named: Sequence[tuple[Principals | None, bool]]) -> dict[str, list[int]]:
+    """The indices of what names each pattern. `any` is everybody; the flag says that what nothing defines is, too."""
     found: dict[str, list[int]] = {}
-    for index, principals in enumerate(named):
+    for index, (principals, is_loose) in enumerate(named):
         if principals is None:
             continue
-        if principals.is_any or principals.incomplete:
+        if principals.is_any or (principals.incomplete and is_loose):
             found.setdefault("any", []).append(index)
         else:
             for pattern in principals.patterns:
@@ -272,46 +273,6 @@ def _speaking(by_pattern: dict[str, list[int]], callers: Callers) -> tuple[int, 
     """What names a class of callers: through its own pattern, one around it, or `any`."""
     found = {index for text in (*callers.inside, "any") for index in by_pattern.get(text, ())}
     return tuple(sorted(found))
-
-
-def _times(forms: Sequence[ServiceForm], grants: Sequence[Grant], now: dt.datetime) -> tuple[dt.datetime, ...]:
-    """Now, and every later moment at which an exception or `observe` ends: between them nothing changes."""
-    ends = {grant.until for grant in grants if grant.until is not None}
-    ends |= {form.service.until for form in forms if form.service.until is not None}
-    return (now, *sorted(end for end in ends if end > now))
-
-
-def _region(
-    service: str,
-    callers: tuple[Callers, ...],
-    classes: tuple[Callers, ...],
-    speaking: Sequence[Grant],
-    focus: Sequence[Grant] | None,
-    protocols: dict[int, Protocol],
-    times: tuple[dt.datetime, ...],
-) -> Region:
-    conditions = [found for grant in speaking for found in (grant.when, grant.unless_when) if found is not None]
-    ports = []
-    for port in sorted(protocols):
-        axes = _axes(port, protocols[port], speaking, focus)
-        if axes is not None:
-            ports.append(axes)
-    return Region(
-        service=service,
-        callers=callers,
-        classes=classes,
-        ports=tuple(ports),
-        times=times,
-        circumstances=circumstances_of(conditions) if conditions else (PLAIN,),
-        peer_ip=peer_outside(conditions),
-        is_complete=not conditions and not any(_is_loose(grant) for grant in speaking),
-    )
-
-
-def _is_loose(grant: Grant) -> bool:
-    """Whether whom a grant names is not all defined, so that its callers are unknown."""
-    named = (grant.callers, grant.unless_callers)
-    return any(found is not None and found.incomplete for found in named)
 
 
 def _axes(port: int, protocol: Protocol, speaking: Sequence[Grant], focus: Sequence[Grant] | None) -> PortAxes | None:

@@ -1,23 +1,27 @@
-"""Rows of a plan: cells with one answer, joined and said in the words of the policies.
+"""Rows of a plan: parts of a diagram with one answer, joined and said in the words of the policies.
 
-Cells are joined into products (callers, ports, methods, paths, hosts, moments, circumstances). A row speaks exactly of
-its cells: what a pattern in it holds and the row does not is named under `when` (`source_not_in`, `path_not_in` …).
-This module decides nothing.
+Parts are joined into products (callers, ports, methods, paths, hosts, circumstances). A row speaks exactly of its part:
+what a pattern in it holds and the row does not is named under `when` (`source_not_in`, `path_not_in` …; what conditions
+test is in `policyengine.words`). This module decides nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Hashable, Iterable
+import datetime as dt
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import TypeVar
 
 from mesh import canonicaljson
 from mesh.clock import format_time
-from mesh.request import Decision, Effect, Mode, Request
+from mesh.request import Request
 from policyengine.atoms import Callers, is_within
 from policyengine.canonical import PathPattern
-from policyengine.circumstances import includes
-from policyengine.regions import OTHER, Cell, PortAxes, Region
+from policyengine.cover import Shapes
+from policyengine.diagram import HOST, METHOD, PATH, Leaf, Tree, Verdict
+from policyengine.regions import OTHER, PortAxes, Region
+from policyengine.witness import Cell, Supposed, request_at, supposed
+from policyengine.words import When, whens_of
 
 A = TypeVar("A", bound=Hashable)
 B = TypeVar("B", bound=Hashable)
@@ -26,7 +30,10 @@ Because = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """Who gains or loses what. ``is_replayed`` only after both evaluators were run on the witness."""
+    """Who gains or loses what. ``is_replayed`` only after both evaluators were run on the witness.
+
+    ``supposed`` are the answers of custom rules under which the row speaks.
+    """
 
     source: str
     service: str
@@ -37,6 +44,7 @@ class Row:
     witness: Request
     because: Because
     is_replayed: bool = False
+    supposed: Supposed = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """The public JSON object."""
@@ -53,14 +61,48 @@ class Row:
         }
 
 
+Operations = dict[tuple[int, int], set[int]]
+"""By method and host, the classes of paths."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Cells of a region on one port that share their reasons."""
+    """A part of a region on one port that shares its reasons: by the shape of circumstances, the operations."""
 
     region: Region
     axes: PortAxes
     because: Because
-    cells: tuple[Cell, ...]
+    shapes: Shapes
+    parts: Mapping[int, Operations]
+
+
+def parts_of(
+    tree: Tree, axes: PortAxes, shapes: Shapes, key: Callable[[Leaf], Hashable]
+) -> dict[Hashable, dict[int, Operations]]:
+    """The parts of a tree by the key of their leaves, each by the shape of circumstances; None is no key.
+
+    Raises TooLarge.
+    """
+    found: dict[Hashable, dict[int, Operations]] = {}
+    paths = frozenset(range(len(axes.paths)))
+    for method, below in _arms(tree, METHOD, range(len(axes.methods))):
+        for host, under in _arms(below, HOST, range(len(axes.hosts))):
+            for classes, conditions in _sets(under, PATH, paths):
+                for own, shape in shapes.parts(conditions, key).items():
+                    operations = found.setdefault(own, {}).setdefault(shape, {})
+                    operations.setdefault((method, host), set()).update(classes)
+    return found
+
+
+def _sets(tree: Tree, dimension: int, every: frozenset[int]) -> Iterable[tuple[frozenset[int], Tree]]:
+    """The arms of a tree in a dimension; a tree that does not ask about it has one."""
+    return ((every, tree),) if isinstance(tree, Leaf) or tree.dimension != dimension else tree.arms
+
+
+def _arms(tree: Tree, dimension: int, every: Iterable[int]) -> Iterable[tuple[int, Tree]]:
+    for classes, below in _sets(tree, dimension, frozenset(every)):
+        for index in sorted(classes):
+            yield index, below
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -71,9 +113,9 @@ class _Draft:
     port: int
     methods: tuple[str, ...]
     paths: tuple[str, ...]
-    when: dict[str, object]
+    when: When
     because: Because
-    callers: dict[str, tuple[Callers, Region, PortAxes, Cell]]
+    callers: dict[str, tuple[Callers, Region, PortAxes, Cell, Shapes]]
 
 
 def request_to_json(request: Request) -> dict[str, object]:
@@ -92,26 +134,29 @@ def request_to_json(request: Request) -> dict[str, object]:
         "peer_ip": request.peer_ip,
         **forwarded,
         "time": None if request.time is None else format_time(request.time),
+        **({"unknown": sorted(request.unknown)} if request.unknown else {}),
     }
 
 
-def reasons(old: Decision, new: Decision, service: str) -> Because:
+def reasons(old: Verdict, new: Verdict, service: str) -> Because:
     """The rules that make a difference: what decides now, and what decided before."""
     found: list[str] = []
-    for decision in (new, old):
-        overridden = decision.mode is Mode.OBSERVE and decision.policy_effect is not decision.effect
+    for verdict in (new, old):
+        overridden = verdict.policy_effect is not verdict.effect
         if overridden:
             found.append(f"{service}: observe")
-        if decision.rule and not (overridden and decision.effect is Effect.ALLOW):
-            found.append(f"{decision.policy}/{decision.rule}")
+        if verdict.grant is not None:
+            found.append(f"{verdict.grant.policy}/{verdict.grant.rule}")
     return tuple(dict.fromkeys(found))
 
 
-def rows_of(differences: Iterable[Difference]) -> tuple[Row, ...]:
-    """Join cells into rows.
+def rows_of(differences: Iterable[Difference], now: dt.datetime) -> tuple[Row, ...]:
+    """Join parts into rows.
 
-    1. Per port and reason, cells fall into products of circumstances and moments, hosts, methods and paths.
+    1. Per port and reason, parts fall into products of circumstances, hosts, methods and paths.
     2. The same product for several classes of callers is one row per outermost pattern, without what it leaves out.
+
+    Raises TooLarge.
     """
     drafts: dict[bytes, _Draft] = {}
     for difference in differences:
@@ -134,22 +179,22 @@ def rows_of(differences: Iterable[Difference]) -> tuple[Row, ...]:
                 ),
             )
             for callers in region.callers:
-                draft.callers.setdefault(callers.name, (callers, region, axes, cell))
+                draft.callers.setdefault(callers.name, (callers, region, axes, cell, difference.shapes))
     # (2)
     return tuple(
         row
         for draft in sorted(drafts.values(), key=lambda item: (item.service, item.port, item.paths, item.methods))
-        for row in _by_source(draft)
+        for row in _by_source(draft, now)
     )
 
 
-def _by_source(draft: _Draft) -> Iterable[Row]:
+def _by_source(draft: _Draft, now: dt.datetime) -> Iterable[Row]:
     inside: dict[str, list[str]] = {}
-    _, any_region, _, _ = next(iter(draft.callers.values()))
+    _, any_region, _, _, _ = next(iter(draft.callers.values()))
     for callers in any_region.classes:
         if callers.parent is not None:
             inside.setdefault(callers.parent, []).append(callers.name)
-    for name, (callers, region, axes, cell) in sorted(draft.callers.items()):
+    for name, (callers, region, axes, cell, shapes) in sorted(draft.callers.items()):
         if callers.parent in draft.callers:
             continue  # the row of the pattern around it speaks of it too
         left_out: list[str] = []
@@ -168,34 +213,33 @@ def _by_source(draft: _Draft) -> Iterable[Row]:
             methods=draft.methods,
             paths=draft.paths,
             when=when,
-            witness=region.request(axes, cell, callers.witness),
+            witness=request_at(region.service, axes, cell, shapes.variables, callers.witness, now),
             because=draft.because,
+            supposed=supposed(cell, shapes.variables),
         )
 
 
-Product = tuple[tuple[str, ...], tuple[str, ...], dict[str, object], Cell]
+Product = tuple[tuple[str, ...], tuple[str, ...], When, Cell]
 
 
 def _products(difference: Difference) -> Iterable[Product]:
-    """Cells as products: by circumstances and moments, then hosts, then methods, then paths."""
-    region, axes = difference.region, difference.axes
-    contexts_of: dict[tuple[int, str, int], set[tuple[int, int]]] = {}
-    for cell in difference.cells:
-        contexts_of.setdefault((cell.host, cell.method, cell.path), set()).add((cell.time, cell.circumstance))
-    by_contexts: dict[frozenset[tuple[int, int]], set[tuple[int, tuple[str, int]]]] = {}
-    for (host, method, path), contexts in contexts_of.items():
-        by_contexts.setdefault(frozenset(contexts), set()).add((host, (method, path)))
-    for shared, operations in by_contexts.items():
-        for times, circumstances in _factored(shared):
-            context = {**_moments(region, times), **_circumstances(region, circumstances)}
-            for hosts, pairs in _factored(operations):
-                where = _hosts(axes, hosts)
-                for methods, paths in _factored(pairs):
-                    named, method_when = _methods(axes, methods)
-                    for texts, path_when, sample in _paths(axes, paths):
-                        method = max(methods) if methods != {OTHER} else OTHER
-                        cell = Cell(axes.port, method, min(hosts), sample, min(times), min(circumstances))
-                        yield named, texts, {**context, **where, **method_when, **path_when}, cell
+    """Parts as products: by circumstances, then hosts, then methods, then paths."""
+    axes = difference.axes
+    for shape, operations in difference.parts.items():
+        said = whens_of(difference.shapes, shape)
+        by_host: dict[frozenset[tuple[int, frozenset[int]]], set[int]] = {}
+        for host in {host for _, host in operations}:
+            own = frozenset((method, frozenset(paths)) for (method, at), paths in operations.items() if at == host)
+            by_host.setdefault(own, set()).add(host)
+        for pairs, hosts in by_host.items():
+            where = _hosts(axes, frozenset(hosts))
+            for methods, paths in _factored([(method, path) for method, found in pairs for path in found]):
+                named, method_when = _methods(axes, frozenset(axes.methods[method] for method in methods))
+                for texts, path_when, path in _paths(axes, paths):
+                    method = min(methods, key=lambda index: (axes.methods[index] == OTHER, -index))
+                    for when, sample in said:
+                        cell = Cell(method=method, host=min(hosts), path=path, sample=sample)
+                        yield named, texts, {**when, **where, **method_when, **path_when}, cell
 
 
 def _factored(pairs: Collection[tuple[A, B]]) -> Iterable[tuple[frozenset[A], frozenset[B]]]:
@@ -208,36 +252,6 @@ def _factored(pairs: Collection[tuple[A, B]]) -> Iterable[tuple[frozenset[A], fr
         joined.setdefault(frozenset(found), set()).add(other)
     for ones, others in joined.items():
         yield ones, frozenset(others)
-
-
-def _moments(region: Region, times: frozenset[int]) -> dict[str, object]:
-    """When: nothing for "from now on", else the stretches of time."""
-    if len(times) == len(region.times):
-        return {}
-    stretches: list[dict[str, object]] = []
-    for index in sorted(times):
-        end = format_time(region.times[index + 1]) if index + 1 < len(region.times) else None
-        if stretches and index - 1 in times:
-            stretches[-1]["until"] = end
-        else:
-            stretches.append({"from": format_time(region.times[index]), "until": end})
-    return {"time": stretches}
-
-
-def _circumstances(region: Region, found: frozenset[int]) -> dict[str, object]:
-    """Under which circumstances: nothing for all that were tried."""
-    every = region.circumstances
-    if len(found) == len(every):
-        return {}
-    chosen = found if 0 not in found else frozenset(range(len(every))) - found
-    least = [
-        every[index]
-        for index in sorted(chosen)
-        if not any(other != index and includes(every[index], every[other]) for other in chosen)
-    ]
-    if 0 in found:
-        return {"not": [item.to_json() for item in least]}
-    return least[0].to_json() if len(least) == 1 else {"any_of": [item.to_json() for item in least]}
 
 
 def _methods(axes: PortAxes, methods: frozenset[str]) -> tuple[tuple[str, ...], dict[str, object]]:

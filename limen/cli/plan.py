@@ -137,7 +137,11 @@ def show_short(found: Plan) -> None:
 
 def _more(found: Plan, broken: Sequence[str]) -> str:
     more = f"; broken invariants: {', '.join(broken)}" if broken else ""
-    return more + ("" if found.is_complete else "; there may be more: rules look at conditions")
+    return more + (
+        ""
+        if found.is_complete
+        else "; there may be more: a service is too large to look at whole, or its `path_case` changes"
+    )
 
 
 def _show_table(found: Plan) -> None:
@@ -198,4 +202,6 @@ def _remarks(found: Plan) -> Iterator[str]:
             called = f"{flow.destination}:{flow.destination_port} {what}"
             yield f"    {change.outcome.replace('_', ' ')}  {flow.source} → {called}"
     if not found.is_complete:
-        yield "there may be more: rules look at conditions that a plan can only sample"
+        yield "there may be more: a service is too large to look at whole, or its `path_case` changes"
+    elif not found.has_findings:
+        yield "equivalent: nobody gains and nobody loses access"

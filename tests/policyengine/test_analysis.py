@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.clock import parse_time
 from mesh.request import Effect, Mode, Request
-from mesh.spiffe import SpiffeId, SpiffePattern
+from mesh.spiffe import SpiffePattern
 from policyengine import reference
 from policyengine.analysis import plan
-from policyengine.canonical import HostPattern, PathPattern, canonical_path
+from policyengine.canonical import HostPattern, PathPattern
 from policyengine.decide import Index
+from policyengine.diagram import build
+from policyengine.lookup import leaf_of
 from policyengine.model import (
     Conditions,
     ExceptionGrant,
@@ -24,11 +25,14 @@ from policyengine.model import (
     PolicySet,
     Port,
     Principal,
+    RegoModule,
     Rule,
     Service,
     Unless,
 )
 from tests.examples import examples
+from tests.policyengine import strategies
+from tests.policyengine.rowwords import speaks_of
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 LATER = NOW + dt.timedelta(days=3)
@@ -189,11 +193,11 @@ def test_a_larger_group_is_new_access() -> None:
     assert short(found.newly_allowed) == [("batch", 8080, ("*",), ("/**",), {})]
 
 
-def test_conditions_are_shown_and_never_called_complete() -> None:
+def test_conditions_are_shown_with_all_their_values() -> None:
     when = Conditions(headers=(("x-tenant", ("a", "b")),))
     found = plan(policies(), policies(rule("cart", when=when)), [], NOW)
-    assert short(found.newly_allowed) == [("cart", 8080, ("*",), ("/**",), {"headers": {"x-tenant": ["a"]}})]
-    assert not found.is_complete
+    assert short(found.newly_allowed) == [("cart", 8080, ("*",), ("/**",), {"headers": {"x-tenant": ["a", "b"]}})]
+    assert found.is_complete
     assert found.newly_allowed[0].witness.headers == (("x-tenant", "a"),)
 
 
@@ -211,10 +215,48 @@ def test_unless_takes_callers_out() -> None:
     assert found.is_complete
 
 
-def test_a_group_that_nobody_defines_is_not_called_complete() -> None:
+def test_a_group_that_nobody_defines_is_everybody_in_a_deny() -> None:
     found = plan(policies(rule("any")), policies(rule("any"), rule("group:gone", effect=Effect.DENY)), [], NOW)
-    assert [row.source for row in found.newly_denied] == ["any"]
-    assert not found.is_complete
+    assert short(found.newly_denied) == [("any", 8080, ("*",), ("/**",), {})]
+    assert found.is_complete
+
+
+def test_a_deny_that_hangs_on_a_header_takes_what_nobody_can_read_too() -> None:
+    deny = rule("any", effect=Effect.DENY, when=Conditions(headers=(("x-env", ("dev",)),)))
+    found = plan(policies(rule("cart")), policies(rule("cart"), deny), [], NOW)
+    assert [row.when for row in found.newly_denied] == [
+        {"headers": {"x-env": ["dev"]}},
+        {"unknown": ["headers.x-env"]},
+    ]
+    assert all(row.is_replayed for row in found.newly_denied)
+
+
+def test_the_same_said_in_other_words_changes_nothing() -> None:
+    apart = (
+        rule("cart", when=Conditions(headers=(("x", ("a",)),))),
+        rule("cart", when=Conditions(headers=(("x", ("b",)),))),
+    )
+    together = rule("cart", when=Conditions(headers=(("x", ("b", "a")),)))
+    found = plan(policies(*apart), policies(together), [], NOW)
+    assert found.is_empty
+    assert found.is_complete
+
+
+def test_a_custom_rule_is_opaque_and_its_rows_are_replayed_as_they_suppose() -> None:
+    custom = rule("cart", when=Conditions(rego="data.shop.extra"))
+    found = plan(policies(), policies(custom), [], NOW)
+    assert short(found.newly_allowed) == [("cart", 8080, ("*",), ("/**",), {"rego": "data.shop.extra"})]
+    assert found.is_complete
+
+
+def test_a_custom_rule_of_other_modules_is_another_rule() -> None:
+    def version(source: str) -> PolicySet:
+        return policies(rule("cart", when=Conditions(rego="data.shop.extra")), rego=(RegoModule("a.rego", source),))
+
+    assert plan(version("a"), version("a"), [], NOW).is_empty
+    found = plan(version("a"), version("b"), [], NOW)
+    (gained,) = short(found.newly_allowed)
+    assert gained[4] == {"rego": "data.shop.extra", "not": [{"rego_before": "data.shop.extra"}]}
 
 
 def test_a_gone_service_is_newly_denied() -> None:
@@ -338,46 +380,6 @@ def requests(draw: Any, ports: list[int]) -> Request:
     )
 
 
-def speaks_of(row: Any, request: Request) -> bool:
-    """Whether a row's words hold for a request."""
-    when = row.when
-    source = SpiffeId.parse(request.source or "")
-
-    def among(text: str) -> bool:
-        return text == "any" or SpiffePattern.parse(text).matches(source)
-
-    if row.port != request.port or not among(row.source) or any(among(text) for text in when.get("source_not_in", [])):
-        return False
-    stretches = when.get("time")
-    if stretches is not None and not any(
-        parse_time(item["from"]) <= request.time and (item["until"] is None or request.time < parse_time(item["until"]))
-        for item in stretches
-    ):
-        return False
-    if request.protocol == "tcp":
-        return True
-    if row.methods != ("*",) and request.method not in row.methods:
-        return False
-    if request.method in when.get("method_not_in", []):
-        return False
-    path = canonical_path(request.path or "").segments  # type: ignore[union-attr]
-
-    def on(text: str) -> bool:
-        return PathPattern.parse(text).matches(path)
-
-    if not any(on(text) for text in row.paths) or any(on(text) for text in when.get("path_not_in", [])):
-        return False
-    if not all(on(text) for text in when.get("path_also_in", [])):
-        return False
-    if "hosts" not in when:
-        return True
-    listed = {*when["hosts"], *when.get("host_not_in", [])}
-    around = [request.host, f"*.{request.host.partition('.')[2]}", "*"] if request.host else ["*"]
-    if request.host == "?":
-        around = ["malformed"]
-    return next((name for name in around if name in listed), None) in when["hosts"]
-
-
 @settings(max_examples=examples(40), deadline=None)
 @given(st.data(), SETS, SETS)
 def test_rows_speak_of_exactly_the_requests_that_are_decided_differently(
@@ -407,6 +409,35 @@ def test_every_witness_differs_as_its_row_says(old: PolicySet, new: PolicySet) -
             before = reference.decide(old, row.witness, snapshot="").is_allowed
             after = reference.decide(new, row.witness, snapshot="").is_allowed
             assert (before, after) == (not gains, gains)
+
+
+ANSWERS = st.sampled_from([lambda *_: True, lambda *_: False, lambda *_: None])
+
+
+@settings(max_examples=examples(10), deadline=None)
+@given(
+    strategies.policy_sets,
+    strategies.policy_sets,
+    st.lists(strategies.requests, min_size=1, max_size=12),
+    ANSWERS,
+)
+def test_rows_with_conditions_speak_of_exactly_the_requests_that_are_decided_differently(
+    old: PolicySet, new: PolicySet, asked: list[Request], custom: Any
+) -> None:
+    found = plan(old, new, [], strategies.NOW)
+    assert found.is_complete
+    assert all(row.is_replayed for row in (*found.newly_allowed, *found.newly_denied))
+    diagram = build("db", [old, new], strategies.NOW)
+    headers = old.headers_for("db") | new.headers_for("db")
+    for request in (dataclasses.replace(item, service="db") for item in asked):
+        if leaf_of(diagram, request, custom) is None:
+            continue  # refused before any rule, or no caller
+        sides = (dataclasses.replace(side, custom=custom) for side in (old, new))
+        before, after = (reference.decide(side, request, snapshot="").effect for side in sides)
+        gained = any(speaks_of(row, request, headers, custom) for row in found.newly_allowed)
+        lost = any(speaks_of(row, request, headers, custom) for row in found.newly_denied)
+        assert gained == ((before, after) == (Effect.DENY, Effect.ALLOW))
+        assert lost == ((before, after) == (Effect.ALLOW, Effect.DENY))
 
 
 @settings(max_examples=examples(15), deadline=None)

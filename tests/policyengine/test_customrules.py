@@ -143,10 +143,12 @@ def test_a_changed_module_touches_the_services_whose_rules_name_one() -> None:
     assert slices(one)["web"] == slices(other)["web"]
 
 
-def test_a_plan_does_not_claim_to_know_what_a_custom_rule_says() -> None:
+def test_a_plan_shows_a_custom_rule_of_other_modules_as_another_rule() -> None:
     one, other = with_rule("data.shop.extra"), with_rule("data.shop.extra", GOOD + "\nx := 1\n")
-    assert plan(one, other, (), NOW).is_complete is False
-    assert plan(one, one, (), NOW).is_complete is True
+    found = plan(one, other, (), NOW)
+    assert found.is_complete
+    assert {"rego", "rego_before"} <= {key for row in found.newly_allowed for key in (*row.when, *row.when["not"][0])}  # type: ignore[index]
+    assert plan(one, one, (), NOW).is_empty
 
 
 def test_a_tree_has_its_modules_and_their_findings(tmp_path: pathlib.Path) -> None:

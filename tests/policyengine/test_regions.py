@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
-from mesh.request import Mode
+from mesh.request import Effect, Mode
 from mesh.spiffe import SpiffePattern
 from policyengine.canonical import PathPattern
-from policyengine.model import Conditions, ExceptionGrant, Operation, PolicySet, Port, Principal, Unless
-from policyengine.regions import OTHER, changes_of, regions_of, representative_method
+from policyengine.model import Conditions, Operation, PolicySet, Port, Principal, RegoModule, Unless
+from policyengine.regions import changes_of, form_of, regions_of, watched_regions
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 LATER = NOW + dt.timedelta(days=1)
@@ -30,7 +30,7 @@ def paths(*texts: str) -> tuple[PathPattern, ...]:
 
 def only(old: PolicySet, new: PolicySet) -> Any:
     (change,) = changes_of(old, new)
-    return change, list(regions_of(change, NOW))
+    return change, list(regions_of(change))
 
 
 def test_an_unchanged_service_is_no_change(version: Any, make_rule: Any) -> None:
@@ -90,7 +90,6 @@ def test_cuts_only_the_paths_that_a_changed_grant_reaches(version: Any, make_rul
     changed = make_rule("new", "cart", to=(Operation(paths=paths("/p7", "/q")),))
     _, (region,) = only(version(*kept), version(*kept, changed))
     assert sorted(path for _, path in region.ports[0].paths) == [("p7",), ("q",)]
-    assert region.size == 2
 
 
 def test_cuts_only_the_ports_that_a_changed_grant_names(version: Any, make_rule: Any) -> None:
@@ -98,42 +97,38 @@ def test_cuts_only_the_ports_that_a_changed_grant_names(version: Any, make_rule:
     added = make_rule("new", "cart", to=(Operation(ports=(5432,)),))
     _, (region,) = only(version(of_service=two), version(added, of_service=two))
     assert [axes.port for axes in region.ports] == [5432]
-    ((axes, cell),) = region.cells()
-    request = region.request(axes, cell, ID + "cart")
-    assert (request.protocol, request.method, request.path) == ("tcp", None, None)
 
 
-def test_ends_of_exceptions_and_of_observe_bound_cells(version: Any) -> None:
-    ends = [LATER, NOW - dt.timedelta(days=1), LATER + dt.timedelta(days=1)]
-    grants = tuple(
-        ExceptionGrant(name=f"e{index}", owner="", service="db", from_=(Principal.parse("any"),), until=end, reason="r")
-        for index, end in enumerate(ends)
-    )
-    _, (region,) = only(version(), version(exceptions=grants))
-    assert region.times == (NOW, LATER, LATER + dt.timedelta(days=1))
-
-
-def test_conditions_and_undefined_groups_are_not_complete(version: Any, make_rule: Any) -> None:
-    when = Conditions(headers=(("x", ("a",)),))
-    for rule in (make_rule("r", "cart", when=when), make_rule("r", "cart", "group:gone")):
-        _, regions = only(version(), version(rule))
-        assert not any(region.is_complete for region in regions)
-
-
-@pytest.mark.parametrize(
-    ("methods", "expected"),
-    [((), "GET"), (("GET",), "POST"), (("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"), "LIMEN-WITNESS")],
-    ids=["none", "get", "all"],
-)
-def test_every_other_method_is_one_that_no_rule_names(
-    version: Any, make_rule: Any, methods: tuple[str, ...], expected: str
+def test_a_group_that_nobody_defines_is_everybody_in_a_deny_and_nobody_in_an_allow(
+    version: Any, make_rule: Any
 ) -> None:
-    operation = (Operation(methods=methods),) if methods else None
-    _, (region,) = only(version(), version(make_rule("r", "cart", to=operation)))
-    assert representative_method(OTHER, region.ports[0]) == expected
+    _, denied = only(version(), version(make_rule("r", "group:gone", effect=Effect.DENY)))
+    assert [callers.name for region in denied for callers in region.callers] == ["any"]
+    _, allowed = only(version(), version(make_rule("r", "group:gone")))
+    assert allowed == []
 
 
-def test_grpc_is_asked_with_post(version: Any, make_rule: Any) -> None:
-    grpc = {"ports": (Port(port=8080, protocol="grpc"),)}
-    _, (region,) = only(version(of_service=grpc), version(make_rule("r", "cart"), of_service=grpc))
-    assert representative_method(OTHER, region.ports[0]) == "POST"
+def test_says_of_every_grant_whether_unless_spares_the_callers(version: Any, make_rule: Any) -> None:
+    spared = Unless(from_=(Principal.parse(ID + "a"),))
+    _, regions = only(version(), version(make_rule("r", "a", "b", unless=spared)))
+    found = {region.callers[0].name.removeprefix(ID): region.spoken[0].is_spared for region in regions}
+    assert found == {"a": True, "b": False}
+    loose = Unless(from_=(Principal.parse("group:gone"),))
+    _, (region,) = only(version(), version(make_rule("r", "a", unless=loose)))
+    assert region.spoken[0].is_spared is None
+
+
+def test_a_custom_rule_of_other_modules_is_another_test(version: Any, make_rule: Any) -> None:
+    custom = make_rule("r", "a", when=Conditions(rego="data.x.y"))
+    _, (region,) = only(
+        version(custom, rego=(RegoModule("a.rego", "old"),)), version(custom, rego=(RegoModule("a.rego", "new"),))
+    )
+    assert [found.when[0].attribute for found in region.spoken] == ["rego.data.x.y before", "rego.data.x.y"]
+
+
+def test_watches_what_a_grant_speaks_of_as_a_version_of_its_own(version: Any, make_rule: Any) -> None:
+    form = form_of(version(make_rule("r", "a", "b"), make_rule("s", "c")), "db")
+    assert form is not None
+    (region,) = watched_regions(form, form.grants[0])
+    assert [callers.name for callers in region.callers] == [ID + "a", ID + "b"]
+    assert [found.version for found in region.spoken] == [0, 1]

@@ -3,16 +3,17 @@ from typing import Any
 
 import pytest
 
-from mesh.request import Decision, Effect, Mode, Request
+from mesh.request import Effect, Request
 from policyengine.atoms import caller_classes, host_classes, path_classes
 from policyengine.canonical import HostPattern, PathPattern
-from policyengine.circumstances import circumstances_of
-from policyengine.model import Conditions, Principal
-from policyengine.regions import OTHER, Cell, PortAxes, Region
-from policyengine.rows import Difference, reasons, request_to_json, rows_of
+from policyengine.cover import EVERYTHING, Shapes
+from policyengine.diagram import HOST, METHOD, PATH, Leaf, Node, Verdict
+from policyengine.ir import Grant
+from policyengine.model import Principal, Principals
+from policyengine.regions import OTHER, PortAxes, Region
+from policyengine.rows import Difference, parts_of, reasons, request_to_json, rows_of
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
-DAY = dt.timedelta(days=1)
 ID = "spiffe://corp.test/"
 
 
@@ -37,23 +38,28 @@ def region(on: PortAxes, callers: Any = ("a",), **fields: Any) -> Region:
         "callers": tuple(found for found in classes if found.name.removeprefix(ID) in callers),
         "classes": classes,
         "ports": (on,),
-        "times": (NOW, NOW + DAY, NOW + 2 * DAY),
-        "circumstances": circumstances_of([]),
-        "peer_ip": None,
-        "is_complete": True,
+        "forms": (),
+        "spoken": (),
     }
     return Region(**{**standard, **fields})
 
 
 def said(found: Region, keep: Any) -> Any:
+    """The rows of the cells (method, host, path) that are kept."""
     (on,) = found.ports
-    cells = tuple(cell for axes_, cell in found.cells() if keep(axes_, cell))
-    rows = rows_of([Difference(region=found, axes=on, because=("p/r",), cells=cells)])
+    operations: dict[tuple[int, int], set[int]] = {}
+    for method in range(len(on.methods)):
+        for host in range(len(on.hosts)):
+            for path in range(len(on.paths)):
+                if keep(on, (method, host, path)):
+                    operations.setdefault((method, host), set()).add(path)
+    difference = Difference(region=found, axes=on, because=("p/r",), shapes=Shapes(()), parts={EVERYTHING: operations})
+    rows = rows_of([difference], NOW)
     return [(row.source.removeprefix(ID), row.methods, row.paths, row.when) for row in rows]
 
 
-def matches(on: PortAxes, cell: Cell, text: str) -> bool:
-    return PathPattern.parse(text).matches(on.paths[cell.path][1])
+def matches(on: PortAxes, cell: tuple[int, int, int], text: str) -> bool:
+    return PathPattern.parse(text).matches(on.paths[cell[2]][1])
 
 
 def test_everything_is_said_in_one_row() -> None:
@@ -94,28 +100,8 @@ def test_where_two_patterns_cross() -> None:
     ids=["named", "all", "others"],
 )
 def test_methods(methods: tuple[str, ...], expected: Any) -> None:
-    rows = said(region(axes("/a")), lambda _, cell: cell.method in methods)
+    rows = said(region(axes("/a")), lambda on, cell: on.methods[cell[0]] in methods)
     assert [(found[1], found[3]) for found in rows] == [expected]
-
-
-@pytest.mark.parametrize(
-    ("times", "expected"),
-    [
-        ((0, 1, 2), None),
-        ((0,), [(0, 1)]),
-        ((1, 2), [(1, None)]),
-        ((0, 2), [(0, 1), (2, None)]),
-    ],
-    ids=str,
-)
-def test_moments(times: tuple[int, ...], expected: Any) -> None:
-    ((_, _, _, when),) = said(region(axes("/a")), lambda _, cell: cell.time in times)
-
-    def text(days: int | None) -> str | None:
-        return None if days is None else (NOW + days * DAY).strftime("%Y-%m-%dT%H:%M:%S.000000Z")
-
-    stretches = None if expected is None else [{"from": text(a), "until": text(b)} for a, b in expected]
-    assert when.get("time") == stretches
 
 
 @pytest.mark.parametrize(
@@ -130,23 +116,7 @@ def test_moments(times: tuple[int, ...], expected: Any) -> None:
 )
 def test_hosts(names: set[str], expected: Any) -> None:
     found = region(axes("/a", hosts=("db.corp.test", "*.corp.test")))
-    ((_, _, _, when),) = said(found, lambda on, cell: on.hosts[cell.host][0] in names)
-    assert when == expected
-
-
-@pytest.mark.parametrize(
-    ("chosen", "expected"),
-    [
-        ((0, 1, 2, 3), {}),
-        ((1, 3), {"headers": {"a": ["1"]}}),
-        ((1, 2, 3), {"any_of": [{"headers": {"a": ["1"]}}, {"headers": {"b": ["1"]}}]}),
-        ((0, 2), {"not": [{"headers": {"a": ["1"]}}]}),
-    ],
-    ids=str,
-)
-def test_circumstances(chosen: tuple[int, ...], expected: Any) -> None:
-    tried = circumstances_of([Conditions(headers=((name, ("1",)),)) for name in "ab"])
-    ((_, _, _, when),) = said(region(axes("/a"), circumstances=tried), lambda _, cell: cell.circumstance in chosen)
+    ((_, _, _, when),) = said(found, lambda on, cell: on.hosts[cell[1]][0] in names)
     assert when == expected
 
 
@@ -165,32 +135,41 @@ def test_callers(callers: tuple[str, ...], expected: Any) -> None:
     assert [(row[0], [text.removeprefix(ID) for text in row[3].get("source_not_in", [])]) for row in rows] == expected
 
 
-def decision(effect: Effect, rule: str = "", mode: Mode = Mode.ENFORCE, says: Effect | None = None) -> Decision:
-    return Decision(
-        effect=effect, policy_effect=says or effect, mode=mode, snapshot="", tier="app", policy="p" if rule else "",
-        rule=rule, code="LM2300",
-    )  # fmt: skip
+def verdict(effect: Effect, rule: str = "", says: Effect | None = None) -> Verdict:
+    grant = Grant(
+        rank=0, tier="app", effect=says or effect, policy="p", rule=rule, callers=Principals(is_any=True, patterns=())
+    )
+    return Verdict(
+        effect=effect, policy_effect=says or effect, grant=grant if rule else None, is_observed=says is not None
+    )
 
 
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        pytest.param(decision(Effect.DENY), decision(Effect.ALLOW, "r"), ("p/r",), id="new-allow"),
-        pytest.param(decision(Effect.DENY, "d"), decision(Effect.ALLOW, "r"), ("p/r", "p/d"), id="over-a-deny"),
-        pytest.param(decision(Effect.ALLOW, "r"), decision(Effect.DENY), ("p/r",), id="gone-allow"),
+        pytest.param(verdict(Effect.DENY), verdict(Effect.ALLOW, "r"), ("p/r",), id="new-allow"),
+        pytest.param(verdict(Effect.DENY, "d"), verdict(Effect.ALLOW, "r"), ("p/r", "p/d"), id="over-a-deny"),
+        pytest.param(verdict(Effect.ALLOW, "r"), verdict(Effect.DENY), ("p/r",), id="gone-allow"),
         pytest.param(
-            decision(Effect.DENY, "d"),
-            decision(Effect.ALLOW, "d", Mode.OBSERVE, Effect.DENY),
-            ("db: observe", "p/d"),
-            id="observe",
+            verdict(Effect.DENY, "d"), verdict(Effect.ALLOW, "d", Effect.DENY), ("db: observe", "p/d"), id="observe"
         ),
-        pytest.param(
-            decision(Effect.ALLOW, "", Mode.OBSERVE, Effect.DENY), decision(Effect.DENY), ("db: observe",), id="enforce"
-        ),
+        pytest.param(verdict(Effect.ALLOW, "", Effect.DENY), verdict(Effect.DENY), ("db: observe",), id="enforce"),
     ],
 )
-def test_names_what_decides_and_what_decided(old: Decision, new: Decision, expected: tuple[str, ...]) -> None:
+def test_names_what_decides_and_what_decided(old: Verdict, new: Verdict, expected: tuple[str, ...]) -> None:
     assert reasons(old, new, "db") == expected
+
+
+def test_parts_are_read_from_every_arm_and_from_what_is_left_out() -> None:
+    yes, no = Leaf((verdict(Effect.ALLOW),)), Leaf((verdict(Effect.DENY),))
+    on = axes("/a", "/b")
+    path = Node(PATH, ((frozenset({0}), yes), (frozenset(range(1, len(on.paths))), no)))
+    host = Node(HOST, ((frozenset({0}), path),))
+    tree = Node(METHOD, ((frozenset({0}), host), (frozenset({1, 2}), no)))
+    found = parts_of(tree, on, Shapes(()), lambda leaf: leaf.verdicts[0].effect if leaf is yes else None)
+    assert found == {Effect.ALLOW: {EVERYTHING: {(0, 0): {0}}}}
+    whole = parts_of(yes, on, Shapes(()), lambda leaf: leaf.verdicts[0].effect)
+    assert whole == {Effect.ALLOW: {EVERYTHING: {(method, 0): set(range(len(on.paths))) for method in range(3)}}}
 
 
 def test_a_witness_has_the_public_form_of_a_request() -> None:

@@ -1,0 +1,100 @@
+"""Replays the witnesses of a plan: both versions, each asked of the index and of the reference evaluator.
+
+A row counts as replayed when all four say what it says. The slow evaluator reads the rules that can speak of the
+witness's caller, not the thousands about others. Custom rules are asked first; where the witness does not meet them,
+their answers are supposed as the row supposes them. Nothing here decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from mesh.request import Effect, Request
+from policyengine import reference
+from policyengine.decide import Index
+from policyengine.model import CustomRules, ExceptionGrant, Policy, PolicySet, Rule
+from policyengine.rows import Row
+from policyengine.witness import Supposed
+
+
+class Replayer:
+    """Two versions, ready to be asked about witnesses."""
+
+    def __init__(self, before: PolicySet, after: PolicySet) -> None:
+        self._sides = (_Side(before, "old"), _Side(after, "new"))
+
+    def replayed(self, row: Row, before: Effect | None, after: Effect) -> Row:
+        """The row, saying whether its witness was replayed. ``before`` None leaves open what the old version says."""
+        is_replayed = all(
+            side.says(row.witness, expected, None)
+            or (bool(row.supposed) and side.says(row.witness, expected, row.supposed))
+            for side, expected in zip(self._sides, (before, after), strict=True)
+        )
+        return dataclasses.replace(row, is_replayed=is_replayed)
+
+
+class _Side:
+    """One version."""
+
+    def __init__(self, policies: PolicySet, name: str) -> None:
+        self._policies = policies
+        self._name = name
+        self._index = Index(policies, name)
+        self._rules: dict[str, Mapping[str, list[tuple[Policy, Rule]]]] = {}
+        self._exceptions: dict[str, list[ExceptionGrant]] = {}
+        for grant in policies.exceptions:
+            self._exceptions.setdefault(grant.service, []).append(grant)
+
+    def says(self, request: Request, expected: Effect | None, supposed: Supposed | None) -> bool:
+        """Whether both evaluators agree on a request, and say what is expected."""
+        part = self._part(request)
+        if supposed is None:
+            fast = self._index.decide(request)
+        else:
+            part = dataclasses.replace(part, custom=_answers(supposed, is_before=self._name == "old"))
+            fast = Index(part, self._name).decide(request)
+        slow = reference.decide(part, request, snapshot=self._name)
+        return fast == slow and (expected is None or slow.effect is expected)
+
+    def _part(self, request: Request) -> PolicySet:
+        """What can speak of a request: of the service's rules, those that name its caller."""
+        named = self._named(request.service)
+        source = request.source or ""
+        prefixes = [source]
+        while prefixes[-1].count("/") > 2:
+            prefixes.append(prefixes[-1].rpartition("/")[0])
+        texts = ["any", source, *(f"{prefix}/**" for prefix in prefixes[1:])]
+        rules: dict[str, tuple[Policy, list[Rule]]] = {}
+        for policy, rule in (found for text in texts for found in named.get(text, ())):
+            rules.setdefault(policy.name, (policy, []))[1].append(rule)
+        return dataclasses.replace(
+            self._policies,
+            policies=tuple(dataclasses.replace(policy, rules=tuple(found)) for policy, found in rules.values()),
+            exceptions=tuple(self._exceptions.get(request.service, ())),
+        )
+
+    def _named(self, service: str) -> Mapping[str, list[tuple[Policy, Rule]]]:
+        """A service's rules by the patterns that they name; `any` stands for everybody, and for the undefined."""
+        if service not in self._rules:
+            found: dict[str, list[tuple[Policy, Rule]]] = {}
+            for policy in self._policies.policies_for(service):
+                for rule in policy.rules:
+                    meant = self._policies.expand(rule.from_)
+                    texts = ["any"] if meant.is_any or meant.incomplete else dict.fromkeys(map(str, meant.patterns))
+                    for text in texts:
+                        found.setdefault(text, []).append((policy, rule))
+            self._rules[service] = found
+        return self._rules[service]
+
+
+def _answers(supposed: Supposed, *, is_before: bool) -> CustomRules:
+    """Custom rules that answer as supposed; of the earlier version, as its own rule does where it differs."""
+
+    def answer(name: str, request: Request) -> bool | None:
+        del request
+        if is_before and (name, True) in supposed:
+            return supposed[name, True]
+        return supposed.get((name, False))
+
+    return answer

@@ -1,0 +1,110 @@
+"""What the words of a plan's row mean, written from their description and not from the code that writes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from typing import Any
+
+from mesh.clock import parse_time
+from mesh.request import Request
+from mesh.spiffe import SpiffePattern
+from policyengine import model
+from policyengine.attributes import Facts, Truth, holds, read
+from policyengine.canonical import PathPattern
+from policyengine.reading import _network
+
+FIELDS = {"headers", "claims", "peer_ip", "forwarded_ip", "hours", "rego"}
+
+
+def speaks_of(row: Any, request: Request, headers: frozenset[str] = frozenset(), custom: Any = None) -> bool:
+    """Whether a row's words hold for a request."""
+    is_connection = not row.methods
+    facts = read(request, "tcp" if is_connection else request.protocol, headers)
+    facts.custom = custom
+    when = row.when
+    assert facts.source is not None
+
+    def among(text: str) -> bool:
+        return text == "any" or SpiffePattern.parse(text).matches(facts.source)  # type: ignore[arg-type]
+
+    if row.port != request.port or not among(row.source) or any(among(text) for text in when.get("source_not_in", [])):
+        return False
+    if not circumstances_hold(when, facts):
+        return False
+    if is_connection:
+        return True
+    if row.methods != ("*",) and facts.method not in row.methods:
+        return False
+    if facts.method in when.get("method_not_in", []):
+        return False
+
+    def on(text: str) -> bool:
+        assert facts.path is not None
+        return PathPattern.parse(text).matches(facts.path)
+
+    if not any(on(text) for text in row.paths) or any(on(text) for text in when.get("path_not_in", [])):
+        return False
+    if not all(on(text) for text in when.get("path_also_in", [])):
+        return False
+    if "hosts" not in when:
+        return True
+    listed = {*when["hosts"], *when.get("host_not_in", [])}
+    around = [facts.host, f"*.{facts.host.partition('.')[2]}", "*"] if facts.host else ["*"]
+    if facts.host is None:
+        around = ["malformed"]
+    return next((name for name in around if name in listed), None) in when["hosts"]
+
+
+def circumstances_hold(when: dict[str, Any], facts: Facts) -> bool:
+    """Whether everything that a `when` says beside caller and operation is so."""
+    if "time" in when and not any(_is_in(stretch, facts) for stretch in when["time"]):
+        return False
+    if not all(is_unknown(name, facts) for name in when.get("unknown", [])):
+        return False
+    if any(circumstances_hold(item, facts) for item in when.get("not", [])):
+        return False
+    if not all(circumstances_hold(item, facts) for item in when.get("also", [])):
+        return False
+    return all(_field_holds(name, when[name], facts) is True for name in FIELDS & when.keys())
+
+
+def _is_in(stretch: dict[str, Any], facts: Facts) -> bool:
+    time = facts.request.time
+    if time is None or "time" in facts.request.unknown:
+        return False
+    return parse_time(stretch["from"]) <= time and (stretch["until"] is None or time < parse_time(stretch["until"]))
+
+
+def is_unknown(name: str, facts: Facts) -> bool:
+    """Whether an attribute is there and cannot be read."""
+    if name == "time":
+        return facts.request.time is None or "time" in facts.request.unknown
+    if name.startswith("rego."):
+        return _field_holds("rego", name.removeprefix("rego."), facts) is None
+    if name.startswith("headers."):
+        return _field_holds("headers", {name.removeprefix("headers."): ["-"]}, facts) is None
+    if name == "claims":
+        return "claims" in facts.request.unknown
+    if name.startswith("claims."):
+        return _field_holds("claims", {name.removeprefix("claims."): ["-"]}, facts) is None
+    return _field_holds(name, ["0.0.0.0/0"], facts) is None
+
+
+def _field_holds(name: str, value: Any, facts: Facts) -> Truth:
+    fields: dict[str, Any] = {}
+    if name == "headers":
+        fields["headers"] = tuple((key, tuple(values)) for key, values in value.items())
+    elif name == "claims":
+        own = (facts.request.claims or {}).get("iss")
+        issuer = value.get("issuer", own if isinstance(own, str) else "-")
+        values = tuple((key, tuple(found)) for key, found in value.items() if key != "issuer")
+        fields["claims"] = model.ClaimsCondition(issuer=issuer, values=values)
+    elif name in {"peer_ip", "forwarded_ip"}:
+        fields[name] = tuple(_network(text) for text in value)
+    elif name == "hours":
+        clock = [dt.time.fromisoformat(value[key]) for key in ("from", "to")]
+        fields["hours"] = model.Hours(tz=value["tz"], start=clock[0], end=clock[1])
+    else:
+        fields["rego"] = value
+    return holds(model.Conditions(**fields), dataclasses.replace(facts, custom=facts.custom))
