@@ -147,20 +147,24 @@ def _spellings(headers: Iterable[str]) -> Json:
 
 
 class _Index:
-    """What finds the grants of a service. Places and tables are numbered: data is read by the leaf."""
+    """What finds the grants of a service. Places and tables are numbered: data is read by the leaf.
+
+    The numbers are keys of objects, not places in lists: where OPA knows an object already it walks on in it, but it
+    converts a list as a whole each time that it reads one element.
+    """
 
     def __init__(self) -> None:
-        self._tables: list[dict[str, dict[str, Json]]] = []
-        self._places: list[_Place] = []
-        self._any: int | None = None
-        self._nobody: int | None = None
-        self._exact: dict[str, int] = {}
-        self._below: dict[str, int] = {}
+        self._tables: dict[str, dict[str, dict[str, Json]]] = {}
+        self._places: dict[str, _Place] = {}
+        self._any: str | None = None
+        self._nobody: str | None = None
+        self._exact: dict[str, str] = {}
+        self._below: dict[str, str] = {}
 
     def insert(self, grant: Grant) -> None:
         """Put a grant under every class of callers that it speaks of; grants come in the order of rank."""
         denies = grant.effect is not Effect.ALLOW
-        tables: list[int] = []
+        tables: list[str] = []
         if grant.callers.is_any or (grant.callers.incomplete and denies):
             self._any = self._table() if self._any is None else self._any
             tables.append(self._any)
@@ -178,9 +182,10 @@ class _Index:
             for operation in grant.operations:
                 self._insert(self._tables[table], grant, operation, denies=denies)
 
-    def _table(self) -> int:
-        self._tables.append({})
-        return len(self._tables) - 1
+    def _table(self) -> str:
+        number = str(len(self._tables))
+        self._tables[number] = {}
+        return number
 
     def _insert(
         self, table: dict[str, dict[str, Json]], grant: Grant, operation: model.Operation, *, denies: bool
@@ -195,7 +200,7 @@ class _Index:
                 for place in self._hosts(hosts, operation, denies=denies):
                     self._places[place].insert(grant, operation.paths, denies=denies)
 
-    def _hosts(self, hosts: Json, operation: model.Operation, *, denies: bool) -> list[int]:
+    def _hosts(self, hosts: Json, operation: model.Operation, *, denies: bool) -> list[str]:
         """The places where requests to an operation's hosts will look."""
         if operation.hosts is None:
             return [self._place(hosts, "always")]
@@ -208,12 +213,12 @@ class _Index:
             found.append(self._place(hosts, "unknown"))
         return list(dict.fromkeys(found))
 
-    def _place(self, parent: Json, key: str) -> int:
+    def _place(self, parent: Json, key: str) -> str:
         place = parent.get(key)
         if place is None:
-            place = parent[key] = len(self._places)
-            self._places.append(_Place())
-        assert isinstance(place, int)
+            place = parent[key] = str(len(self._places))
+            self._places[place] = _Place()
+        assert isinstance(place, str)
         return place
 
     def to_json(self) -> Json:
@@ -223,7 +228,8 @@ class _Index:
             callers["any"] = self._any
         if self._nobody is not None:
             callers["nobody"] = self._nobody
-        return {"callers": callers, "tables": self._tables, "places": [place.to_json() for place in self._places]}
+        places = {number: place.to_json() for number, place in self._places.items()}
+        return {"callers": callers, "tables": self._tables, "places": places}
 
 
 class _Place:

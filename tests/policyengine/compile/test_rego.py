@@ -100,8 +100,8 @@ def test_a_decision_reads_one_place_however_many_rules_there_are() -> None:
     assert isinstance(services, dict)
     places = services["db"]["places"]
     assert len(places) == 1
-    assert places[0]["below"]["p77"] == ["0000077"]
-    assert all(len(ranks) == 1 for ranks in places[0]["below"].values())
+    assert places["0"]["below"]["p77"] == ["0000077"]
+    assert all(len(ranks) == 1 for ranks in places["0"]["below"].values())
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from limen.decisions import decision_from_json
-from limen.opa import Opa, running_opa
+from limen.opa import Opa, find_opa, running_opa
 from mesh.clock import SystemClock
 from mesh.request import Request
 from policyengine import reference
-from policyengine.compile.rego import compile_rego
+from policyengine.compile.rego import DECISION, compile_rego
 from policyengine.customrules import with_custom_rules
 from policyengine.decide import Index
 from policyengine.inputdoc import input_of
@@ -125,3 +125,28 @@ def test_opa_evaluates_custom_rules_as_they_are_evaluated_in_process() -> None:
                 for request in (ask(), ask(path="/carts"), ask(port=1)):
                     found = decision_from_json(opa.decide(input_of(request)))
                     assert found == Index(evaluated, "s").decide(request), (name, effect, request)
+
+
+def allocations(folder: pathlib.Path, count: int) -> float:
+    """What one decision of a prepared query allocates in OPA: by that its work is counted, however busy the machine."""
+    rules = [
+        {"effect": "allow", "id": f"r{n}", "from": [f"spiffe://corp.test/sa/c{n}"], "to": [{"paths": [f"/p{n}/{{x}}"]}]}
+        for n in range(count)
+    ]
+    program = compile_rego(tree(app=rules), "s")
+    folder.mkdir()
+    for place, text in enumerate(program.modules.values()):
+        (folder / f"m{place}.rego").write_text(text, "utf-8")
+    (folder / "data.json").write_text(json.dumps(program.data), "utf-8")
+    asked = ask(source=f"spiffe://corp.test/sa/c{count - 1}", path=f"/p{count - 1}/7")
+    assert Index(tree(app=rules), "s").decide(asked).is_allowed
+    command = [find_opa(), "bench", "--data", str(folder), "--stdin-input", "--format", "json", DECISION]
+    done = subprocess.run(command, input=json.dumps(input_of(asked)), capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    return float(found["MemAllocs"]) / float(found["N"])
+
+
+def test_the_cost_of_a_decision_in_opa_does_not_grow_with_the_rules(tmp_path: pathlib.Path) -> None:
+    require_opa()
+    few, many = allocations(tmp_path / "few", 10), allocations(tmp_path / "many", 2000)
+    assert many <= 1.2 * few
