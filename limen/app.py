@@ -35,6 +35,7 @@ from limen.agents import Agents
 from limen.attestation import Attestation
 from limen.attestorsfile import AttestorsFile
 from limen.authorities import Authorities
+from limen.authzen import Authzen
 from limen.byhand import ByHand
 from limen.downstreams import Downstreams
 from limen.explanation import explained, marks
@@ -133,6 +134,12 @@ class App:
         )
         self.acme_operators = Operators(engine=engine, acme=self.acme, clock=clock, record=self._record)
 
+        self.authzen = Authzen(
+            engine=engine,
+            trust=self.bundle,
+            identities=lambda: [str(row["spiffe_id"]) for row in self.identities()],
+            clock=clock,
+        )
         self.policy_bundles = PolicyBundles(key=bundle_key, active=self._active, trust=self.bundle, clock=clock)
 
     def close(self) -> None:

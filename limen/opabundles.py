@@ -14,21 +14,16 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from limen.bearers import Bearers, Codes
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock
-from mesh.jwtsvid import JwtSvidError, verify_jwt_svid
-from mesh.problems import Forbidden, Invalid, NotFound
-from mesh.spiffe import SpiffePattern
+from mesh.problems import NotFound
 from policyengine.compile.opabundle import write_bundle
 from policyengine.compile.rego import compile_rego
 from policyengine.snapshot import Snapshot
 
 AUDIENCE = "limen-bundles"
 KEY_ID = "limen"
-
-
-class Unauthenticated(Forbidden):
-    """The caller did not prove who it is."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,8 +45,8 @@ class PolicyBundles:
         trust: Callable[[], TrustBundle],
         clock: Clock,
     ) -> None:
-        self._key, self._active, self._trust, self._clock = key, active, trust, clock
-        self._readers: tuple[SpiffePattern, ...] = ()
+        self._key, self._active = key, active
+        self._readers = Bearers(AUDIENCE, Codes("LM2620", "LM2621", "LM2622"), trust, clock)
         self._made: PolicyBundle | None = None
 
     @property
@@ -65,30 +60,14 @@ class PolicyBundles:
 
         Raises Invalid LM2620 for text that is no SPIFFE ID or pattern.
         """
-        found = []
-        for text in readers:
-            try:
-                found.append(SpiffePattern.parse(text))
-            except ValueError as err:
-                raise Invalid("LM2620", value=text[:200], reason=str(err)) from err
-        self._readers = tuple(found)
+        self._readers.admit(readers)
 
     def authorize(self, header: str | None) -> str:
         """Whose bearer token it is, if that one may fetch.
 
         Raises Unauthenticated LM2621 for no token or one that does not verify, Forbidden LM2622 for another's.
         """
-        scheme, _, token = (header or "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise Unauthenticated("LM2621", reason="there is none")
-        bundle = self._trust()
-        try:
-            found = verify_jwt_svid(token.strip(), AUDIENCE, {bundle.trust_domain: bundle}, self._clock.now())
-        except JwtSvidError as err:
-            raise Unauthenticated("LM2621", reason=err.message) from err
-        if not any(pattern.matches(found.spiffe_id) for pattern in self._readers):
-            raise Forbidden("LM2622", spiffe_id=str(found.spiffe_id))
-        return str(found.spiffe_id)
+        return self._readers.authorize(header)
 
     def bundle(self) -> PolicyBundle:
         """The active snapshot's bundle.

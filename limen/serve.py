@@ -150,6 +150,7 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
         own = AcmePort(app.acme, tls, host, is_default=web is None)
         own.renew()
         app.policy_bundles.admit(public.opa_readers)
+        app.authzen.admit(public.authzen_callers)
         if public.jwt_issuer is not None:
             app.use_jwt_issuer(public.jwt_issuer)
         app.svid.renew()

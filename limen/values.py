@@ -15,13 +15,14 @@ class Public:
 
     ``web`` names the files of a web certificate and its key; ``jwt_issuer`` is the OIDC issuer; ``federation`` is the
     ADDRESS[:PORT] of the https_spiffe endpoint, by default beside the public port; ``opa_readers`` may fetch the
-    policies as OPA bundles.
+    policies as OPA bundles, ``authzen_callers`` may ask the authorization API.
     """
 
     web: tuple[pathlib.Path, pathlib.Path] | None = None
     jwt_issuer: str | None = None
     federation: str | None = None
     opa_readers: tuple[str, ...] = ()
+    authzen_callers: tuple[str, ...] = ()
 
 
 class Ask(NamedTuple):

@@ -12,8 +12,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from limen.api.problems import problem_json
+from limen.bearers import Unauthenticated
 from limen.limits import PeerLimits
-from limen.opabundles import PolicyBundle, PolicyBundles, Unauthenticated
+from limen.opabundles import PolicyBundle, PolicyBundles
 
 T = TypeVar("T")
 BUNDLE = "/v1/bundles/policies.tar.gz"

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from fastapi import FastAPI
 
 from ca.revocation import MAX_OCSP_BYTES
-from limen.api import acme, authorities, nodes, opabundles, problems
+from limen.api import acme, authorities, authzen, nodes, opabundles, problems
 from limen.api.bodies import BoundedBodies
 from limen.app import App
 
@@ -20,6 +20,9 @@ def public_api(app: App, worker: Executor) -> FastAPI:
     acme.mount_public(api, app.acme, worker)
     authorities.mount_public(api, app, worker)
     opabundles.mount_public(api, app.policy_bundles, worker)
+    authzen.mount_public(api, app.authzen, worker)
+    api.add_middleware(BoundedBodies, prefix=authzen.PREFIX, limit=authzen.MAX_BODY_BYTES, admits=authzen.admits())
+    api.add_middleware(authzen.RequestIds)
     api.add_middleware(BoundedBodies, prefix="/v1/node/", limit=nodes.MAX_BODY_BYTES, admits=nodes.admits())
     api.add_middleware(BoundedBodies, prefix="/v1/bundles/", limit=0, admits=opabundles.admits())
     # each answer may cost a signature

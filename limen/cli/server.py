@@ -64,6 +64,12 @@ from mesh.problems import Invalid
     multiple=True,
     help="SPIFFE ID or pattern that may fetch the policies as an OPA bundle; may be repeated (docs/guides/opa.md).",
 )
+@click.option(
+    "--authzen-caller",
+    "authzen_callers",
+    multiple=True,
+    help="SPIFFE ID or pattern that may ask the AuthZEN API; may be repeated (docs/guides/authzen.md).",
+)
 def server(
     trust_domain: str,
     listen: str,
@@ -78,6 +84,7 @@ def server(
     signers: int,
     federation_listen: str | None,
     opa_readers: tuple[str, ...],
+    authzen_callers: tuple[str, ...],
 ) -> None:
     """Run the server in the foreground until SIGTERM."""
     from limen import serve  # noqa: PLC0415  heavy imports only for the process that needs them
@@ -94,7 +101,13 @@ def server(
         key_source=key_source,
         key_algorithm=key_algorithm,
         signers=signers,
-        public=Public(web=web, jwt_issuer=jwt_issuer, federation=federation_listen, opa_readers=opa_readers),
+        public=Public(
+            web=web,
+            jwt_issuer=jwt_issuer,
+            federation=federation_listen,
+            opa_readers=opa_readers,
+            authzen_callers=authzen_callers,
+        ),
     )
 
 

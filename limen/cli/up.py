@@ -53,6 +53,12 @@ from mesh.problems import first_problem
     multiple=True,
     help="SPIFFE ID or pattern that may fetch the policies as an OPA bundle; may be repeated (docs/guides/opa.md).",
 )
+@click.option(
+    "--authzen-caller",
+    "authzen_callers",
+    multiple=True,
+    help="SPIFFE ID or pattern that may ask the AuthZEN API; may be repeated (docs/guides/authzen.md).",
+)
 def up(
     trust_domain: str,
     listen: str,
@@ -66,6 +72,7 @@ def up(
     signers: str | None,
     federation_listen: str | None,
     opa_readers: tuple[str, ...],
+    authzen_callers: tuple[str, ...],
 ) -> None:
     """Run a server and an agent on this machine, in the foreground, until SIGTERM."""
     state = context.state()
@@ -88,7 +95,8 @@ def up(
                             "--signers": signers,
                         },
                     )
-                    + [word for reader in opa_readers for word in ("--opa-reader", reader)],
+                    + [word for reader in opa_readers for word in ("--opa-reader", reader)]
+                    + [word for caller in authzen_callers for word in ("--authzen-caller", caller)],
                 )
             )
 

@@ -7,7 +7,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from limen.opabundles import AUDIENCE, Unauthenticated
+from limen.bearers import Unauthenticated
+from limen.opabundles import AUDIENCE
 from limen.opening import open_app
 from limen.values import JwtAsk
 from mesh.problems import Forbidden, Invalid, NotFound
