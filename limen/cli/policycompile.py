@@ -54,9 +54,7 @@ def compile_(tree: pathlib.Path, out: pathlib.Path | None, output: str) -> None:
         return
     headers = ("service", "mode", "ports", "guardrail", "app", "baseline", "exact", "below", "any", "conditional")
     render.table([_cells(item) for item in found], headers)
-    render.say(
-        f"{len(policies.services)} services, {len(content)} bytes, {name}" + (f", written to {out}" if out else "")
-    )
+    render.say(f"{name}" + (f", written to {out}" if out else ""))
 
 
 def _cells(item: ServiceStatistics) -> tuple[object, ...]:
