@@ -14,11 +14,13 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from mesh import canonicaljson
 from mesh.clock import format_time
 from mesh.problems import Conflict, Invalid, NotFound, Problem
 from mesh.spiffe import TrustDomain
 from mesh.ulid import new_ulid
 from policyengine import dsse, store
+from policyengine.issuerreading import issuer_to_json
 from policyengine.model import PolicySet
 from policyengine.ownership import owners_required
 from policyengine.review import (
@@ -165,8 +167,8 @@ def propose(
 
 
 def _issuers(policies: PolicySet) -> dict[str, str]:
-    """The issuers of a policy set with where their keys come from, for who reads the review."""
-    return {item.issuer: item.jwks_uri or "keys in the policy tree" for item in policies.issuers}
+    """The issuers of a policy set, each with all that is declared of it: a review shows that one changed."""
+    return {item.issuer: canonicaljson.dumps(issuer_to_json(item)).decode() for item in policies.issuers}
 
 
 def approve(connection: sa.Connection, review_id: str, envelope: dsse.Envelope, *, now: dt.datetime) -> Review:

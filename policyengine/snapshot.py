@@ -35,7 +35,7 @@ class Snapshot:
     """Everything that a release says.
 
     ``identity_rules`` is the text of the rules file. ``federation`` pairs a foreign trust domain with its bundle
-    endpoint, ``jwt_issuers`` an issuer with its key set's address. ``reviewer_set`` is the hash of the reviewer set
+    endpoint, ``jwt_issuers`` an issuer with what is declared of it. ``reviewer_set`` is the hash of the reviewer set
     that was in force when it was proposed: later versions may judge it, earlier ones may not. ``tiers`` is computed:
     the compiled artefact that goes with the policies. ``content`` is the canonical JSON, ``hash`` its name.
     """

@@ -9,11 +9,17 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
+import jwt
 import pytest
 from cryptography import x509
 
+from enforcer.native.tokens import thumbprint
+from mesh.clock import SystemClock, format_time
 from mesh.x509svid import X509Svid
+from policyengine.issuer import Issuer
+from policyengine.issuerreading import issuer_to_json
 from tests import bypasses
+from tests.ca.attestation.issuers import EC_KEY, RSA_KEY, jwk, key_set
 from tests.enforcer.native.harness import (
     ALLOW_WEB,
     DB,
@@ -320,3 +326,53 @@ def test_bypass_never_reaches_the_application(
     assert len(served.app.requests) == before
     found = json.loads(answer[4:])
     assert served.agent.record(id=found["decision"])["code"] == found["code"]
+
+
+def test_a_token_is_verified_by_keys_that_the_agent_told(sidecars: Make, corp: Realm) -> None:
+    now = int(SystemClock().now().timestamp())
+
+    def token(key: Any, kid: str, **claims: object) -> bytes:
+        said = {"iss": "https://idp.test", "aud": "shop", "exp": now + 300, "roles": ["admin"], **claims}
+        algorithm = "RS256" if key is RSA_KEY else "ES256"
+        return b"authorization: Bearer " + jwt.encode(said, key, algorithm=algorithm, headers={"kid": kid}).encode()
+
+    def told(*keys: dict[str, object]) -> dict[str, object]:
+        until = format_time(SystemClock().now() + dt.timedelta(hours=1))
+        return {"type": "keys", "sets": [{"source": issuer.source, "jwks": key_set(*keys).decode(), "until": until}]}
+
+    issuer = Issuer(
+        name="idp", owner="", issuer="https://idp.test", audiences=("shop",), jwks_uri="https://idp.test/keys",
+        bind=("certificate",),
+    )  # fmt: skip
+    rule = {
+        "id": "admin", "effect": "allow", "from": [WEB],
+        "when": {"claims": {"issuer": "https://idp.test", "roles": ["admin"]}},
+    }  # fmt: skip
+    app, web = App(http_answer), corp.svid(WEB)
+    agent = sidecars(corp.svid(DB), corp.bundle, inbound=({"address": "127.0.0.1", "port": 0, "app_port": app.port},))
+    found = policies(rule, port=inbound_port(agent))
+    agent.send(told(jwk(RSA_KEY, "r1")))
+    agent.policy({**found, "issuers": [{"name": "idp", "owner": "", **issuer_to_json(issuer)}]})
+    served = Served(agent, app, corp, web)
+    own = {"cnf": {"x5t#S256": thumbprint(web.chain_der[0])}}
+
+    def get(*fields: bytes) -> bytes:
+        return served.ask(b"\r\n".join([b"GET /a HTTP/1.1", *fields, HOST, b""]))[:3]
+
+    assert get(token(RSA_KEY, "r1", **own)) == b"200"
+    assert get(token(RSA_KEY, "r1")) == b"403"
+    assert get(token(RSA_KEY, "r1", cnf={"x5t#S256": thumbprint(b"another")})) == b"403"
+    assert get(token(RSA_KEY, "r1", **own, aud="other")) == b"403"
+    assert get() == b"403"
+    assert served.agent.record(code="LM2302", decision="deny")
+    # a key that is not there is asked for, and used when it is
+    assert get(token(EC_KEY, "e1", **own)) == b"403"
+    assert agent.wait("keys_missed")["sources"] == [issuer.source]
+    agent.send(told(jwk(EC_KEY, "e1")))
+    assert eventually(lambda: get(token(EC_KEY, "e1", **own)) == b"200")
+    assert get(token(RSA_KEY, "r1", **own)) == b"403"
+    # what is no key set changes nothing
+    agent.send({"type": "keys", "sets": [{"source": issuer.source, "jwks": "x", "until": "2100-01-01T00:00:00Z"}]})
+    assert agent.wait("failed")["code"] == "LM1257"
+    assert get(token(EC_KEY, "e1", **own)) == b"200"
+    app.close()
