@@ -46,12 +46,18 @@ def build_crl(issuer: Issuer, revocations: Sequence[Revocation], *, number: int,
     return builder.sign(issuer.key, hash_for(issuer.key)).public_bytes(Encoding.DER)
 
 
+def stale_at(crl: bytes) -> dt.datetime | None:
+    """When a list has half of its life left; None when it says no end."""
+    ends = x509.load_der_x509_crl(crl).next_update_utc
+    return None if ends is None else ends - CRL_LIFE / 2
+
+
 def is_fresh(crl: bytes, revocations: Sequence[Revocation], now: dt.datetime) -> bool:
     """Whether a list says exactly what is revoked and has half of its life left."""
     found = x509.load_der_x509_crl(crl)
     listed = {item.serial_number for item in found}
-    ends = found.next_update_utc
-    return ends is not None and now < ends - CRL_LIFE / 2 and listed == {int(item.serial, 16) for item in revocations}
+    stale = stale_at(crl)
+    return stale is not None and now < stale and listed == {int(item.serial, 16) for item in revocations}
 
 
 def answer_ocsp(

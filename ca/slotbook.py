@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import sqlalchemy as sa
 from cryptography import x509
 
-from ca import neighbours, slotstore, store
+from ca import neighbours, revocation, slotstore, store
 from ca.keys import KeyAlgorithm, PrivateKey
 from ca.keysource import KeySource
 from ca.mint import Issuer
@@ -26,6 +26,9 @@ from mesh.database import transaction
 from mesh.problems import NotFound
 from mesh.spiffe import TrustDomain
 from mesh.truststate import parse_payload
+
+LATEST = dt.timedelta(hours=1)
+"""So long at most nobody looks: another server of the same database may have revoked something meanwhile."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +177,13 @@ class SlotBook:
         """The number of the next trust state."""
         found = slotstore.get_trust(connection)
         return 1 if found is None else found[0] + 1
+
+    def due(self, connection: sa.Connection, now: dt.datetime) -> dt.datetime:
+        """When time alone changes the trust state next: a revocation ends, or a list is half its life old."""
+        trust = slotstore.get_trust(connection)
+        lists = () if trust is None else parse_payload(trust[1], self._at.trust_domain).bundle.crls
+        ends = [slotstore.first_end(connection, now), *(revocation.stale_at(der) for der in lists)]
+        return min([now + LATEST, *(end for end in ends if end is not None)])
 
     def publish(self, connection: sa.Connection, now: dt.datetime, *, above: int = 0) -> bool:
         """Write the trust state that follows from the tables, under the next number, if it says anything new.

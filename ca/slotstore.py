@@ -252,6 +252,13 @@ def revocations(connection: sa.Connection, now: dt.datetime | None = None) -> li
     ]
 
 
+def first_end(connection: sa.Connection, now: dt.datetime) -> dt.datetime | None:
+    """When the first of what was revoked ends by itself; None when nothing revoked is valid otherwise."""
+    query = sa.select(sa.func.min(REVOKED.c.not_after)).where(REVOKED.c.not_after > format_time(now))
+    found = connection.execute(query).scalar()
+    return None if found is None else parse_time(found)
+
+
 def revoked_at(connection: sa.Connection, serial: str) -> dt.datetime | None:
     """When a certificate was revoked; None for one that was not."""
     found = connection.execute(sa.select(REVOKED.c.revoked).where(REVOKED.c.serial == serial)).scalar()

@@ -34,6 +34,8 @@ __all__ = ["Blast", "Stand", "Succession"]
 ROOT_LIFE = dt.timedelta(days=3650)
 ISSUING_LIFE = dt.timedelta(days=90)
 JWT_LIFE = dt.timedelta(days=30)
+SOONEST = dt.timedelta(seconds=1)
+"""What time has changed is published at most once in so long."""
 MAX_CROSSED = 2
 _S = AuthorityState
 
@@ -59,6 +61,8 @@ class Succession:
     def __init__(self, stand: Stand, changed: Callable[[], None]) -> None:
         self._at, self._changed = stand, changed
         self._book = SlotBook(stand)
+        # when time was looked at last, and when it has to be again
+        self._looked_at = self._due = dt.datetime.min.replace(tzinfo=dt.UTC)
 
     # -- beginning
 
@@ -343,10 +347,16 @@ class Succession:
         return fresh
 
     def refresh(self, now: dt.datetime) -> bool:
-        """Publish again what time has changed: lists that grow old, revocations that ended. Whether it did."""
+        """Publish again what time has changed: lists that grow old, revocations that ended. Whether it did.
+
+        Between two moments at which time can have changed anything nothing is looked at; what else changes, publishes.
+        """
+        if self._looked_at <= now < self._due:
+            return False
         self._book.warm(now)
         with transaction(self._at.engine) as connection:
             is_new = self._book.publish(connection, now)
+            self._looked_at, self._due = now, max(now + SOONEST, self._book.due(connection, now))
         if is_new:
             self._changed()
         return is_new

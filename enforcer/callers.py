@@ -53,6 +53,8 @@ class Callers:
         self._containers = containers
         self._own_bundles, self._delivery, self._clock, self._source = own_bundles, delivery, clock, source
         self._known: dict[_Key, tuple[Identity, Executable]] = {}
+        # when the first of them is to be renewed: until then nobody looks at them
+        self._due: dt.datetime | None = None
         self._order = order
         self._asking: weakref.WeakValueDictionary[_Key, asyncio.Lock] = weakref.WeakValueDictionary()
         domain = TrustDomain.parse(trust_domain)
@@ -91,9 +93,12 @@ class Callers:
     def forget_due(self) -> bool:
         """Forget what is to be renewed now; return whether there was any."""
         now = self._clock.now()
+        if self._due is None or now < self._due:
+            return False
         due = [key for key, (identity, _) in self._known.items() if now >= identity.renew_at]
         for key in due:
             del self._known[key]
+        self._due = min((identity.renew_at for identity, _ in self._known.values()), default=None)
         return bool(due)
 
     async def identities_of(self, caller: Caller) -> list[Identity]:
@@ -165,6 +170,7 @@ class Callers:
             if len(self._known) >= CACHE_SIZE:
                 self._known.pop(next(iter(self._known)))
             self._known[key] = identity, process.executable
+            self._due = identity.renew_at if self._due is None else min(self._due, identity.renew_at)
             return identity
 
     async def _record_refusal(self, caller: Caller, problem: Problem) -> None:

@@ -207,6 +207,26 @@ def test_a_list_is_signed_again_before_it_is_too_old_and_goes_when_all_on_it_has
     assert authority.bundle.crls == ()
 
 
+def test_nobody_looks_between_two_moments_at_which_time_changes_something(
+    authority: Authority, engine: sa.Engine, now: dt.datetime
+) -> None:
+    short = authority.sign(WEB, new_key().public_key(), now=now, life=dt.timedelta(minutes=20), node="n1")
+    revoke(authority, short, now)
+    authority.succession.refresh(now)
+    asked: list[str] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    for second in range(60):
+        assert not authority.succession.refresh(now + dt.timedelta(seconds=second))
+    assert asked == []
+    # the revoked one ends: its list goes at that moment, not at the next round hour
+    assert authority.succession.refresh(now + dt.timedelta(minutes=20, seconds=1))
+    assert authority.bundle.crls == ()
+    # a clock that was put back is no reason to wait
+    asked.clear()
+    authority.succession.refresh(now)
+    assert asked
+
+
 def test_a_restored_backup_takes_over_what_was_revoked_since(
     authority: Authority, engine: sa.Engine, wrapping: WrappingKey, domain: TrustDomain, now: dt.datetime
 ) -> None:
