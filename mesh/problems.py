@@ -15,7 +15,7 @@ import importlib.resources
 import re
 import string
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 _UNSAYABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -37,8 +37,7 @@ class Entry(TypedDict):
     help: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class Span(NamedTuple):
     """A place in a file: lines and columns count from 1."""
 
     file: str

@@ -8,11 +8,10 @@ raised. Values mean nothing here; loaders give them meaning.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import yaml
 
@@ -42,6 +41,8 @@ _AMBIGUOUS = re.compile(
     r"|[-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
 )
+_SUSPICIOUS = frozenset("-+.0123456789yYnNoO")
+"""What any such text begins with."""
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _OF_ONE_VALUE = frozenset({"LM5104", "LM5109", "LM5111"})
@@ -58,8 +59,7 @@ _DECEPTIVE = re.compile(
 _Loader: type[yaml.CBaseLoader | yaml.BaseLoader] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class Node(NamedTuple):
     """One value with its place: ``items`` of a list, ``pairs`` of a map, or a ``scalar``."""
 
     kind: Kind
@@ -70,7 +70,10 @@ class Node:
 
     def get(self, name: str) -> Node | None:
         """The value of a key of a map, None when it is not there."""
-        return next((value for key, value in self.pairs if key.scalar == name), None)
+        for key, value in self.pairs:
+            if key.scalar == name:
+                return value
+        return None
 
     def plain(self) -> object:
         """The value as Python's dicts, lists and scalars, without places."""
@@ -107,74 +110,168 @@ def compose_documents(
         column = bad.start() - (text.rfind("\n", 0, bad.start()) + 1) + 1
         place = Span(file=file, line=line, column=column)
         return [], [_finding("LM5101", place, character=f"U+{ord(bad.group()):04X}")]
-    documents: list[Node] = []
+    builder = _Builder(file, foreign=foreign)
     try:
-        # (3), (5) before composing: an alias must never be expanded
-        found.extend(_unwanted(text, file, foreign=foreign))
-        if any(item.code not in _OF_ONE_VALUE for item in found):
+        # (2), (3), (4), (5) event by event: an alias is never expanded
+        builder.read(text)
+        found = [*builder.refused, *builder.found]
+        if any(item.code not in _OF_ONE_VALUE for item in builder.refused):
             return [], found
-        # (2)
-        for root in yaml.compose_all(text, Loader=_Loader):
-            if root is None:
-                continue
-            documents.append(_convert(root, file, 0, found))
     except yaml.MarkedYAMLError as err:
+        builder.documents.clear()
         mark = err.problem_mark or err.context_mark
         place = Span(file=file, line=mark.line + 1 if mark else 1, column=mark.column + 1 if mark else 1)
         found.append(_finding("LM5102", place, reason=err.problem or "it cannot be read"))
-    except (yaml.YAMLError, ValueError, RecursionError) as err:
+    except (yaml.YAMLError, ValueError) as err:
+        builder.documents.clear()
         found.append(_finding("LM5102", Span(file=file, line=1, column=1), reason=type(err).__name__))
     if len(found) > MAX_FINDINGS:
         last = found[MAX_FINDINGS].span or Span(file=file, line=1, column=1)
         found[MAX_FINDINGS:] = [_finding("LM5110", last, limit=MAX_FINDINGS)]
-    return documents, found
+    return builder.documents, found
 
 
-def _unwanted(text: str, file: str, *, foreign: bool) -> list[Diagnostic]:
-    """Find what steps 3 and 5 refuse in the event stream, before anything is built from it.
+class _Open:
+    """A list or map whose end was not read yet."""
 
-    Nesting and the number of values end the look: what follows is not read at all.
-    """
-    found: list[Diagnostic] = []
-    depth = values = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
-            depth -= 1
-            continue
-        if not isinstance(event, yaml.NodeEvent):
-            continue
-        found.extend(_of_event(event, file, foreign=foreign))
-        values += 1
-        depth += not isinstance(event, yaml.ScalarEvent | yaml.AliasEvent)
-        if depth > MAX_DEPTH:
-            found.append(_finding("LM5105", _span(event, file), limit=MAX_DEPTH))
-            break
-        if values > MAX_VALUES:
-            found.append(_finding("LM5108", _span(event, file), limit=MAX_VALUES))
-            break
-        if len(found) > MAX_FINDINGS:
-            found[MAX_FINDINGS:] = [_finding("LM5110", _span(event, file), limit=MAX_FINDINGS)]
-            break
-    return found
+    __slots__ = ("is_map", "items", "key", "pairs", "place", "seen", "wants_value")
+
+    def __init__(self, place: Span, *, is_map: bool) -> None:
+        self.place, self.is_map = place, is_map
+        self.items: list[Node] = []
+        self.pairs: list[tuple[Node, Node]] = []
+        self.seen: set[str] = set()
+        # of the pair that was begun: its key, None for one that is left out
+        self.key: Node | None = None
+        self.wants_value = False
 
 
-def _of_event(event: yaml.NodeEvent, file: str, *, foreign: bool) -> Iterator[Diagnostic]:
-    """What is wrong with one value, list or map by itself."""
+class _Builder:
+    """Builds documents from the parser's events. ``refused`` is what steps 3 and 5 find, ``found`` step 4."""
+
+    def __init__(self, file: str, *, foreign: bool) -> None:
+        self._file, self._foreign = file, foreign
+        self.documents: list[Node] = []
+        self.refused: list[Diagnostic] = []
+        self.found: list[Diagnostic] = []
+        self._open: list[_Open] = []
+
+    def read(self, text: str) -> None:
+        """Read a text. Nesting and the number of values end it: what follows is not read at all.
+
+        Raises what the parser raises.
+        """
+        parser = _Loader(text)
+        try:
+            self._read(parser)
+        finally:
+            parser.dispose()
+
+    def _read(self, parser: yaml.CBaseLoader | yaml.BaseLoader) -> None:
+        values = 0
+        file = self._file
+        while parser.check_event():
+            event = parser.get_event()
+            kind = type(event)
+            if kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+                self._close()
+                continue
+            if not isinstance(event, yaml.NodeEvent):
+                continue
+            mark = event.start_mark
+            assert mark is not None
+            place = Span(file, mark.line + 1, mark.column + 1)
+            values += 1
+            if isinstance(event, yaml.ScalarEvent):
+                self._scalar(event, place)
+            else:
+                self.refused.extend(_of_event(event, place))
+                if kind is yaml.AliasEvent:
+                    self._put(Node("null", place))
+                    continue
+                self._begin(_Open(place, is_map=kind is yaml.MappingStartEvent))
+            if len(self._open) > MAX_DEPTH:
+                self.refused.append(_finding("LM5105", place, limit=MAX_DEPTH))
+                return
+            if values > MAX_VALUES:
+                self.refused.append(_finding("LM5108", place, limit=MAX_VALUES))
+                return
+            if len(self.refused) > MAX_FINDINGS:
+                self.refused[MAX_FINDINGS:] = [_finding("LM5110", place, limit=MAX_FINDINGS)]
+                return
+
+    def _scalar(self, event: yaml.ScalarEvent, place: Span) -> None:
+        if event.anchor or event.tag is not None:
+            self.refused.extend(_of_event(event, place))
+        text, is_plain = str(event.value), not event.style
+        if is_plain and not self._foreign and text[:1] in _SUSPICIOUS:
+            self.refused.extend(_of_plain(text, place))
+        last = self._open[-1] if self._open else None
+        if last is None or not last.is_map or last.wants_value:
+            kind, value = _resolve(text, is_plain=is_plain)
+            self._put(Node(kind, place, value))
+        else:
+            self._key(last, text, place, is_plain=is_plain)
+
+    def _key(self, last: _Open, name: str, place: Span, *, is_plain: bool) -> None:
+        """Step 4 of `compose_documents`."""
+        last.wants_value, last.key = True, None
+        if name == "<<" and is_plain:
+            self.found.append(_finding("LM5103", place, what="<<"))
+        elif name in last.seen:
+            self.found.append(_finding("LM5107", place, key=name))
+        else:
+            last.seen.add(name)
+            last.key = Node("text", place, name)
+
+    def _begin(self, found: _Open) -> None:
+        last = self._open[-1] if self._open else None
+        if last is not None and last.is_map and not last.wants_value:
+            self.found.append(_finding("LM5106", found.place))
+        self._open.append(found)
+
+    def _close(self) -> None:
+        last = self._open.pop()
+        if last.is_map:
+            self._put(Node("map", last.place, None, (), tuple(last.pairs)))
+        else:
+            self._put(Node("list", last.place, None, tuple(last.items)))
+
+    def _put(self, node: Node) -> None:
+        """A value is whole: it belongs to what is open."""
+        if not self._open:
+            self.documents.append(node)
+            return
+        last = self._open[-1]
+        if not last.is_map:
+            last.items.append(node)
+        elif not last.wants_value:
+            # a list or map in the place of a key
+            last.wants_value, last.key = True, None
+        else:
+            if last.key is not None:
+                last.pairs.append((last.key, node))
+            last.wants_value = False
+
+
+def _of_event(event: yaml.NodeEvent, place: Span) -> Iterator[Diagnostic]:
+    """What is no plain value, list or map."""
     if isinstance(event, yaml.AliasEvent):
-        yield _finding("LM5103", _span(event, file), what=f"*{event.anchor}")
+        yield _finding("LM5103", place, what=f"*{event.anchor}")
         return
     if event.anchor:
-        yield _finding("LM5103", _span(event, file), what=f"&{event.anchor}")
+        yield _finding("LM5103", place, what=f"&{event.anchor}")
     tag = getattr(event, "tag", None)
     if tag is not None:
-        yield _finding("LM5104", _span(event, file), tag=tag)
-    if foreign or not isinstance(event, yaml.ScalarEvent) or event.style:
-        return
-    value = str(event.value)
+        yield _finding("LM5104", place, tag=tag)
+
+
+def _of_plain(value: str, place: Span) -> Iterator[Diagnostic]:
+    """What other readers make something else of."""
     if _AMBIGUOUS.match(value):
-        yield _finding("LM5109", _span(event, file), value=value)
+        yield _finding("LM5109", place, value=value)
     elif _NUMBER_LIKE.match(value) and not _is_kept(value):
-        yield _finding("LM5111", _span(event, file), value=value)
+        yield _finding("LM5111", place, value=value)
 
 
 def needs_quotes(text: str) -> bool:
@@ -191,54 +288,14 @@ def _is_kept(number: str) -> bool:
     return abs(int(number)) <= _MAX_INT if _INT.match(number) else math.isfinite(float(number))
 
 
-def _span(item: yaml.Node | yaml.Event, file: str) -> Span:
-    mark = item.start_mark
-    assert mark is not None
-    return Span(file=file, line=mark.line + 1, column=mark.column + 1)
-
-
 def _finding(code: str, span: Span, **facts: object) -> Diagnostic:
     short = {name: shortened(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
     return Diagnostic(code=code, span=span, facts=short)
 
 
-def _convert(node: yaml.Node, file: str, depth: int, found: list[Diagnostic]) -> Node:
-    span = _span(node, file)
-    if isinstance(node, yaml.SequenceNode):
-        return Node(kind="list", span=span, items=tuple(_convert(item, file, depth + 1, found) for item in node.value))
-    if isinstance(node, yaml.MappingNode):
-        return _convert_map(node, file, depth, found)
-    assert isinstance(node, yaml.ScalarNode)
-    kind, value = _resolve(node)
-    return Node(kind=kind, span=span, scalar=value)
-
-
-def _convert_map(node: yaml.MappingNode, file: str, depth: int, found: list[Diagnostic]) -> Node:
-    """Step 4 of `compose_documents`."""
-    pairs: list[tuple[Node, Node]] = []
-    seen: set[str] = set()
-    for raw_key, raw_value in node.value:
-        place = _span(raw_key, file)
-        if not isinstance(raw_key, yaml.ScalarNode):
-            found.append(_finding("LM5106", place))
-            continue
-        name = str(raw_key.value)
-        if name == "<<" and not raw_key.style:
-            found.append(_finding("LM5103", place, what="<<"))
-            continue
-        if name in seen:
-            found.append(_finding("LM5107", place, key=name))
-            continue
-        seen.add(name)
-        key = Node(kind="text", span=place, scalar=name)
-        pairs.append((key, _convert(raw_value, file, depth + 1, found)))
-    return Node(kind="map", span=_span(node, file), pairs=tuple(pairs))
-
-
-def _resolve(node: yaml.ScalarNode) -> tuple[Kind, Scalar]:
+def _resolve(text: str, *, is_plain: bool) -> tuple[Kind, Scalar]:
     """The YAML 1.2 core schema, without octal and hexadecimal numbers, infinity and NaN: those stay text."""
-    text = str(node.value)
-    if node.style or len(text) > _MAX_DIGITS:
+    if not is_plain or len(text) > _MAX_DIGITS:
         return "text", text
     if text in _NULLS:
         return "null", None
