@@ -12,8 +12,8 @@ import functools
 import re
 from collections.abc import Mapping
 
-from ca.ruleindex import RuleIndex
-from ca.ruletie import EntangledError, ties
+from ca.rulelayers import RuleLayers
+from ca.ruletie import EntangledError
 from mesh.problems import Diagnostic, Span
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
 
@@ -136,16 +136,20 @@ class RuleVerdict:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RuleSet:
-    """All rules of a file; what it found for facts it knows again, since workloads come back with theirs."""
+    """All rules of a file; what it found for facts it knows again, since workloads come back with theirs.
+
+    ``base`` are the rules before a change: when few are others now, those alone are indexed and compared with the rest.
+    """
 
     rules: tuple[IdentityRule, ...] = ()
-    _index: RuleIndex = dataclasses.field(init=False, repr=False, compare=False)
+    base: dataclasses.InitVar[RuleSet | None] = None
+    layers: RuleLayers = dataclasses.field(init=False, repr=False, compare=False)
     _known: dict[tuple[object, ...], Entitlement | Refusal] = dataclasses.field(
         init=False, repr=False, compare=False, default_factory=dict
     )
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_index", RuleIndex(self.rules))
+    def __post_init__(self, base: RuleSet | None) -> None:
+        object.__setattr__(self, "layers", RuleLayers.over(self.rules, None if base is None else base.layers))
 
     def entitle(self, facts: Facts, trust_domain: TrustDomain) -> Entitlement | Refusal:
         """Find the identity that facts give: by all rules, once for the very same facts."""
@@ -167,8 +171,7 @@ class RuleSet:
            specific takes its place; so does an identity that is one of Limen's own.
         """
         # (1)
-        candidates = [self.rules[place] for place in self._index.candidates(facts)]
-        winners = [rule for rule in candidates if rule.fits(facts)]
+        winners = [rule for rule in self.layers.candidates(facts) if rule.fits(facts)]
         if not winners:
             return Refusal(code="LM1210", facts={"count": str(len(self.rules))})
         # (2)
@@ -176,7 +179,7 @@ class RuleSet:
             best = max(rule.specificity for rule in winners)
             winners = [rule for rule in winners if rule.specificity == best]
         if len(winners) > 1:
-            return Refusal(code="LM1211", facts={"rules": ", ".join(rule.id for rule in winners)})
+            return Refusal(code="LM1211", facts={"rules": ", ".join(sorted(rule.id for rule in winners))})
         # (3)
         rule = winners[0]
         try:
@@ -211,7 +214,7 @@ class RuleSet:
         """
         found = []
         try:
-            for place, later in sorted(ties(self.rules)):
+            for place, later in sorted(self.layers.ties()):
                 rule, other = self.rules[place], self.rules[later]
                 facts: dict[str, object] = {"rule": other.id, "other": rule.id}
                 found.append(Diagnostic(code="LM1213", span=other.span, facts=facts))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import difflib
+import itertools
 import re
 from collections.abc import Iterator
 
 from ca.registration import DEFAULT_TTL, DIGESTS, TEMPLATE, IdentityRule, RuleSet, Selector, is_host_name, is_reserved
+from ca.ruleblocks import divide
 from mesh.interpreters import is_interpreter_name
 from mesh.problems import Diagnostic, Severity, Span
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
@@ -43,28 +46,123 @@ MAX_HINT_BYTES = 1024
 MAX_FILE_BYTES = 40 << 20
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Some rules of a file, read from a text; ``line`` is where that stood when it was read."""
+
+    text: str
+    line: int
+    rules: tuple[IdentityRule, ...]
+    findings: tuple[Diagnostic, ...]
+    is_whole: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A file that was read: its rules, every finding, and those that reading it before had not."""
+
+    rules: RuleSet
+    findings: list[Diagnostic]
+    news: list[Diagnostic]
+    parts: tuple[Part, ...] = ()
+
+
 def load_rules(text: str, file: str) -> tuple[RuleSet, list[Diagnostic]]:
     """Read the rules of a file.
 
     Returns what could be read and every finding; a rule set with an error among its findings must not be used.
     """
+    loaded = read_rules(text, file)
+    return loaded.rules, loaded.findings
+
+
+def read_rules(text: str, file: str, before: Loaded | None = None) -> Loaded:
+    """Read the rules of a file; what stands in it as it did before is not read again.
+
+    1. The file is divided between its rules, and EVERY part read as a file of its own (`ca.ruleblocks`).
+    2. A file that cannot be read so is read as a whole. When that is too much at once, what is wrong with its parts
+       says more.
+    3. Over all of them: no id stands twice, and no rules tie.
+    """
+    # (1)
+    known = {part.text: part for part in before.parts} if before is not None else {}
+    parts: list[Part] = []
+    lines: list[int] = []
+    news: list[Diagnostic] = []
+    for content, count, line in divide(text) if len(text) <= MAX_FILE_BYTES else ():
+        part = known.get(content)
+        if part is None:
+            part = _read_part(content, file, count, line)
+            news.extend(part.findings)
+        parts.append(part)
+        lines.append(line)
+    # (2)
+    if not parts or not all(part.is_whole for part in parts):
+        whole = _read_whole(text, file)
+        if not parts or not any(item.code == "LM5108" for item in whole.findings):
+            parts, lines, news = [whole], [1], [*whole.findings]
+    rules = tuple(itertools.chain.from_iterable(part.rules for part in parts))
+    found = [_moved(item, line - part.line) for part, line in zip(parts, lines, strict=True) for item in part.findings]
+    # (3)
+    result = RuleSet(rules=rules, base=before.rules if before is not None else None)
+    over_all = [*_twice(rules), *result.conflicts()]
+    if over_all:
+        over_all = _placed(over_all, parts, lines)
+        found.extend(over_all)
+        news.extend(over_all)
+    is_kept = all(part.is_whole for part in parts)
+    return Loaded(rules=result, findings=sorted(found, key=_place), news=news, parts=tuple(parts) if is_kept else ())
+
+
+def _read_part(content: str, file: str, count: int, line: int) -> Part:
+    documents, found = compose_documents(f"rules:\n{content}\n", file)
+    listed = [node for document in documents for node in _rules_of(document, found)]
+    is_whole = not found and len(documents) == 1 and len(listed) == count
+    rules = _read_listed(listed, found)
+    # a part has a line before its first
+    delta = line - 2
+    return Part(
+        text=content,
+        line=line,
+        rules=tuple(dataclasses.replace(rule, span=_shifted(rule.span, delta)) for rule in rules),
+        findings=tuple(_moved(item, delta) for item in found),
+        is_whole=is_whole,
+    )
+
+
+def _read_whole(text: str, file: str) -> Part:
     documents, found = compose_documents(text, file, limit=MAX_FILE_BYTES)
-    rules: list[IdentityRule] = []
-    seen: set[str] = set()
-    for document in documents:
-        listed = _rules_of(document, found)
-        for node in listed:
-            rule = _rule(node, found)
-            if rule is not None:
-                if rule.id in seen:
-                    found.append(_finding("LM1222", node.span, rule=rule.id))
-                seen.add(rule.id)
-                rules.append(rule)
-    result = RuleSet(rules=tuple(rules))
-    found.extend(result.conflicts())
+    rules = _read_listed([node for document in documents for node in _rules_of(document, found)], found)
+    return Part(text=text, line=1, rules=tuple(rules), findings=tuple(found), is_whole=False)
+
+
+def _read_listed(listed: list[Node], found: list[Diagnostic]) -> list[IdentityRule]:
+    rules = [rule for rule in (_rule(node, found) for node in listed) if rule is not None]
     for rule in rules:
         found.extend(_lint(rule))
-    return result, sorted(found, key=_place)
+    return rules
+
+
+def _twice(rules: tuple[IdentityRule, ...]) -> Iterator[Diagnostic]:
+    seen: set[str] = set()
+    for rule in rules:
+        if rule.id in seen:
+            yield _finding("LM1222", rule.span, rule=rule.id)
+        seen.add(rule.id)
+
+
+def _placed(found: list[Diagnostic], parts: list[Part], lines: list[int]) -> list[Diagnostic]:
+    """Findings about rules, at the lines where these stand now; a rule knows where it stood when it was read."""
+    deltas = {rule.span: line - part.line for part, line in zip(parts, lines, strict=True) for rule in part.rules}
+    return [_moved(item, deltas.get(item.span, 0)) for item in found]
+
+
+def _moved(item: Diagnostic, delta: int) -> Diagnostic:
+    return dataclasses.replace(item, span=_shifted(item.span, delta)) if delta and item.span is not None else item
+
+
+def _shifted(span: Span | None, delta: int) -> Span | None:
+    return None if span is None else span._replace(line=span.line + delta)
 
 
 def _lint(rule: IdentityRule) -> Iterator[Diagnostic]:

@@ -7,8 +7,10 @@ prefix by what it begins with. A process's facts are looked up value by value.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from ca.ruletie import SEVERAL
 
 if TYPE_CHECKING:
     from ca.registration import IdentityRule, Selector
@@ -60,6 +62,33 @@ class RuleIndex:
                             break
                         _take(found, prefixes.get(value[:length]))
         return found if len(found) < 2 else sorted(set(found))
+
+    def partners(self, rule: IdentityRule) -> list[int]:
+        """The places of every rule that some process may match beside this one, and of some others."""
+        asked = {item.name: item for item in rule.match if item.name not in SEVERAL}
+        found: list[int] = list(self._always)
+        for name, places in self._exact.items():
+            item = asked.get(name)
+            for value in _fitting(places, item, lambda value, item: value.startswith(item.value)):
+                _take(found, places.get(value))
+        for name, places in self._prefixes.items():
+            item = asked.get(name)
+            if item is not None and not item.prefix:
+                values: Iterable[str] = [item.value[:length] for length in self._lengths[name]]
+            else:
+                values = _fitting(
+                    places, item, lambda value, item: value.startswith(item.value) or item.value.startswith(value)
+                )
+            for value in values:
+                _take(found, places.get(value))
+        return found
+
+
+def _fitting(places: _Places, item: Selector | None, fits: Callable[[str, Selector], bool]) -> Iterable[str]:
+    """The values that a rule's selector of the same fact does not exclude: all, if it has none."""
+    if item is None:
+        return places
+    return [value for value in places if fits(value, item)] if item.prefix else [item.value]
 
 
 # most values stand for one rule: a list of one for each would cost more than the rule's place

@@ -8,7 +8,6 @@ Longer than most: every door calls it, and each method is one short step between
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -212,7 +211,7 @@ class App:
 
     def _refresh_rules(self) -> None:
         if self._rules.refresh():
-            digest = hashlib.sha256(self._rules.text.encode()).hexdigest()
+            digest = self._rules.sha256
             self._record("policy", "server", event="identity-rules", sha256=digest, rules=len(self._rules.rules.rules))
             self._changed()
 

@@ -1,13 +1,24 @@
-"""`STATE/identities.yaml` as it is now: read again whenever the file changed, and the last good rules kept."""
+"""`STATE/identities.yaml` as it is now: read again whenever the file changed, and the last good rules kept.
+
+Of a large file only what changed is read again (`ca.rulefile`), so that a change takes hold while its author looks.
+"""
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import pathlib
 
 import structlog
 
 from ca.registration import RuleSet
-from ca.rulefile import has_errors, load_rules
+from ca.rulefile import Loaded, has_errors, read_rules
+from mesh.problems import Severity
+
+MAX_TOLD = 100
+"""How many findings of one reading are logged, each on a line of its own."""
+# reading many rules makes many objects that live for long: no reason to look through all of them for cycles
+_MANY = 10_000
 
 
 class RulesFile:
@@ -17,8 +28,10 @@ class RulesFile:
         self._path = path
         self._stamp: tuple[int, int, int, int] | None = None
         self._is_read = False
+        self._loaded: Loaded | None = None
         self.rules = RuleSet()
         self.text = ""
+        self.sha256 = hashlib.sha256().hexdigest()
         self.version = 0
 
     def refresh(self) -> bool:
@@ -31,26 +44,44 @@ class RulesFile:
         if self._is_read and stamp == self._stamp:
             return False
         self._is_read, self._stamp = True, stamp
-        return self._read() if stamp is not None else self._use("", RuleSet())
+        return self._read() if stamp is not None else self._use(b"", "", RuleSet())
 
     def _read(self) -> bool:
         log = structlog.get_logger()
         try:
-            text = self._path.read_text("utf-8")
+            data = self._path.read_bytes()
+            # as a text file is read: every kind of line end is one
+            text = data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
         except (OSError, UnicodeDecodeError) as err:
             log.warning("identity rules cannot be read", reason=str(err))
             return False
-        rules, findings = load_rules(text, str(self._path))
-        for finding in findings:
+        self._loaded = loaded = self._parsed(text)
+        # what forbids the file first: warnings may be many
+        for finding in sorted(loaded.news, key=lambda item: item.severity is not Severity.ERROR)[:MAX_TOLD]:
             log.warning("identity rules", finding=str(finding), help=finding.help)
-        if has_errors(findings):
+        if len(loaded.news) > MAX_TOLD:
+            log.warning("identity rules", more=len(loaded.news) - MAX_TOLD)
+        if has_errors(loaded.findings):
             log.error("identity rules kept as they were: the file has errors", file=str(self._path))
             return False
-        return self._use(text, rules)
+        return self._use(data, text, loaded.rules)
 
-    def _use(self, text: str, rules: RuleSet) -> bool:
+    def _parsed(self, text: str) -> Loaded:
+        is_on = gc.isenabled()
+        gc.disable()
+        try:
+            loaded = read_rules(text, str(self._path), self._loaded)
+        finally:
+            if is_on:
+                gc.enable()
+        if len(loaded.rules.rules) >= _MANY:
+            gc.freeze()
+        return loaded
+
+    def _use(self, data: bytes, text: str, rules: RuleSet) -> bool:
         if self.version and rules == self.rules:
             return False
         self.text, self.rules = text, rules
+        self.sha256 = hashlib.sha256(data).hexdigest()
         self.version += 1
         return True
