@@ -14,6 +14,7 @@ HERE = pathlib.Path(__file__).parent
 # name -> the arguments that keep it short, and the programs it needs
 SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "decide": ((), ()),
+    "lint": ((), ()),
     "issuance": ((), ()),
     "batch": ((), ()),
     "newprocess": ((), ()),

@@ -15,6 +15,7 @@ from mesh.clock import format_time
 from mesh.flow import Flow
 from mesh.problems import Diagnostic, Severity, Span
 from mesh.request import Effect, Mode
+from mesh.uncollected import uncollected
 from policyengine import model
 from policyengine.ir import Grant, ServiceForm, normalise
 from policyengine.loader import load_tree
@@ -43,7 +44,9 @@ def lint_tree(
     if any(item.severity is Severity.ERROR for item in found):
         return Report(findings=tuple(sorted(found, key=by_place)))
     unasked = (WITHOUT_WORKLOADS if known is None else frozenset()) | (WITHOUT_FLOWS if flows is None else frozenset())
-    return settle([*found, *lint(policies, now, known=known, flows=flows)], policies.suppressions, now, unasked=unasked)
+    with uncollected():
+        found += lint(policies, now, known=known, flows=flows)
+    return settle(found, policies.suppressions, now, unasked=unasked)
 
 
 def lint(

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Callable
 
 from mesh.problems import Diagnostic, Invalid, Severity, Span
+from mesh.uncollected import uncollected
 from mesh.yamlio import Node, compose_documents
 from policyengine import model
 from policyengine.consistency import check
@@ -82,14 +83,15 @@ def load_tested_tree(
     # (1), (2)
     files, unread = read_files(root)
     tree.diagnostics.extend(unread)
-    for file in files:
-        if file.is_module:
-            tree.modules.append(model.RegoModule(file.inside, file.text))
-            continue
-        _add_text(file.text, str(file.path), tree)
-    if not tree.count and not tree.diagnostics:
-        tree.diagnostics.append(Diagnostic(code="LM2023", facts={"path": str(root)}))
-    return _checked(tree)
+    with uncollected():
+        for file in files:
+            if file.is_module:
+                tree.modules.append(model.RegoModule(file.inside, file.text))
+                continue
+            _add_text(file.text, str(file.path), tree)
+        if not tree.count and not tree.diagnostics:
+            tree.diagnostics.append(Diagnostic(code="LM2023", facts={"path": str(root)}))
+        return _checked(tree)
 
 
 def load_text(text: str, file: str) -> tuple[model.PolicySet, list[Diagnostic]]:
