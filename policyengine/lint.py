@@ -17,6 +17,7 @@ from mesh.problems import Diagnostic, Severity, Span
 from mesh.request import Effect, Mode
 from mesh.uncollected import uncollected
 from policyengine import model
+from policyengine.idle import idle as find_idle
 from policyengine.ir import Grant, ServiceForm, normalise
 from policyengine.loader import load_tree
 from policyengine.shadowing import Shadowing
@@ -136,12 +137,13 @@ def _service(form: ServiceForm, now: dt.datetime) -> Iterator[Diagnostic]:
 
 def _effects(form: ServiceForm, now: dt.datetime) -> Iterator[Diagnostic]:
     """Rules that others leave nothing to decide, and rules of two tiers that contradict each other."""
-    idle = [grant for grant in form.grants if (grant.until is not None and now >= grant.until) or _spares_all(grant)]
-    for grant in idle:
+    ended = [grant for grant in form.grants if (grant.until is not None and now >= grant.until) or _spares_all(grant)]
+    for grant in ended:
         if grant.until is None:
             yield _finding("LM2123", grant.span, {"rule": grant.rule, "policy": grant.policy})
-    shadowing = Shadowing(form, idle)
+    shadowing = Shadowing(form, ended)
     covered = shadowing.covered()
+    covered += find_idle(form, shadowing, [*ended, *(item.grant for item in covered)], now)
     for item in covered:
         facts = {"rule": item.grant.rule, "policy": item.grant.policy, "by": _named(item.by)}
         yield _finding(_COVERED[item.kind], item.grant.span, facts)

@@ -291,6 +291,24 @@ class Shadowing:
                 if text in table:
                     yield table[text]
 
+    def beside(self, grant: Grant, most: int) -> list[Grant] | None:
+        """The other grants that share a caller and a path with one, on any conditions; None when they are too many."""
+        found: dict[int, Grant] = {}
+        looked_at = 0
+        for pattern in _callers(grant):
+            for group in itertools.chain(self._around(pattern), self._inside(pattern)):
+                for trie in group.by_condition.values():
+                    for path in {path for operation in grant.operations for path in operation.paths or (None,)}:
+                        looked_at += 1
+                        for box in trie.overlapping(path):
+                            if box.grant.rank != grant.rank and box.grant.rank not in self._ignored:
+                                found[box.grant.rank] = box.grant
+                            if len(found) > most:
+                                return None
+                        if looked_at > MAX_LOOKED_AT:
+                            return None
+        return [found[rank] for rank in sorted(found)]
+
     def conflicts(self, left_out: Iterable[Grant]) -> list[Conflict]:
         """Every grant of which an earlier tier decides a part with the opposite effect, each with one such part.
 
