@@ -112,7 +112,7 @@ def plan(old: PolicySet | None, new: PolicySet, flows: Iterable[Flow], now: dt.d
             for (effect, _), difference in found:
                 (gains if effect is Effect.ALLOW else losses).append(difference)
     # (4)
-    replayer = Replayer(before, new)
+    replayer = Replayer(before, new, changes)
     rows = []
     for listed, was, becomes in ((gains, Effect.DENY, Effect.ALLOW), (losses, Effect.ALLOW, Effect.DENY)):
         try:

@@ -48,22 +48,24 @@ class Callers:
     @property
     def name(self) -> str:
         """The pattern as it stands in a file."""
-        return "any" if self.pattern is None else str(self.pattern)
+        return self.inside[0] if self.inside else "any"
 
 
 def caller_classes(patterns: Iterable[SpiffePattern]) -> tuple[Callers, ...]:
     """The classes that the patterns make; the last is everybody else."""
-    listed = sorted(set(patterns))
-    exact = {str(pattern.id) for pattern in listed if not pattern.subtree}
-    below = {str(pattern.id) for pattern in listed if pattern.subtree}
+    # by their texts: patterns compare and hash part by part, and there may be many
+    named = {str(pattern): pattern for pattern in patterns}
+    below = {text.removesuffix("/**") for text, pattern in named.items() if pattern.subtree}
+    exact = {text for text, pattern in named.items() if not pattern.subtree}
     taken = {prefix for text in exact | below for prefix in _prefixes(text)}
     found = []
-    for pattern in listed:
-        text = str(pattern.id)
-        above = [f"{prefix}/**" for prefix in _prefixes(text) if prefix != text and prefix in below]
+    for name in sorted(named):
+        pattern = named[name]
+        text = name.removesuffix("/**") if pattern.subtree else name
+        above = [f"{prefix}/**" for prefix in _prefixes(text)[1:] if prefix in below]
         witness = _fresh(text, taken) if pattern.subtree else text
         parent = above[0] if above else "any"
-        found.append(Callers(pattern=pattern, witness=witness, inside=(str(pattern), *above), parent=parent))
+        found.append(Callers(pattern=pattern, witness=witness, inside=(name, *above), parent=parent))
     domain = _WORD
     while f"spiffe://{domain}" in taken:
         domain += "x"

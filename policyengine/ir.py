@@ -72,12 +72,15 @@ def normalise(policies: model.PolicySet, service: model.Service) -> ServiceForm:
     ]
     found.sort(key=lambda item: (model.TIERS.index(item[0]), EFFECT_ORDER[item[2].effect], item[1], item[2].id))
     names = model.Names(policies)
-    expanded: dict[tuple[model.Principal, ...], model.Principals] = {}
+    expanded: dict[tuple[tuple[str, str], ...], model.Principals] = {}
+    names = model.Names(policies)
 
     def expand(principals: tuple[model.Principal, ...]) -> model.Principals:
-        found = expanded.get(principals)
+        # by kind and name, which say it all: hashing parsed patterns takes longer than resolving them
+        key = tuple((principal.kind, principal.name) for principal in principals)
+        found = expanded.get(key)
         if found is None:
-            found = expanded[principals] = names.expand(principals)
+            found = expanded[key] = names.expand(principals)
         return found
 
     return ServiceForm(

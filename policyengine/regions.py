@@ -107,13 +107,29 @@ def changes_of(old: PolicySet, new: PolicySet) -> tuple[Change, ...]:
         if olds.get(name) == news.get(name):
             continue
         before, after = form_of(old, name), form_of(new, name)
-        ours = {_meaning(grant): grant for grant in (before.grants if before else ())}
-        theirs = {_meaning(grant): grant for grant in (after.grants if after else ())}
+        ours, theirs = _apart(before, after)
         changed = tuple((ours | theirs)[key] for key in ours.keys() ^ theirs.keys())
         is_whole = _shape(before) != _shape(after)
         if changed or is_whole:
             found.append(Change(service=name, old=before, new=after, changed=changed, is_whole=is_whole))
     return tuple(found)
+
+
+Meanings = dict[tuple[object, ...], Grant]
+
+
+def _apart(before: ServiceForm | None, after: ServiceForm | None) -> tuple[Meanings, Meanings]:
+    """The grants of both versions by their meaning, without those that stand in both under one name.
+
+    Nearly all do, and comparing two meanings is quicker than hashing them.
+    """
+    named = [
+        {(grant.tier, grant.policy, grant.rule): grant for grant in (() if form is None else form.grants)}
+        for form in (before, after)
+    ]
+    same = {key for key, grant in named[0].items() if key in named[1] and _meaning(grant) == _meaning(named[1][key])}
+    ours, theirs = ({_meaning(grant): grant for key, grant in side.items() if key not in same} for side in named)
+    return ours, theirs
 
 
 def form_of(policies: PolicySet, name: str) -> ServiceForm | None:

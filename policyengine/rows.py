@@ -181,19 +181,26 @@ def rows_of(differences: Iterable[Difference], now: dt.datetime) -> tuple[Row, .
             for callers in region.callers:
                 draft.callers.setdefault(callers.name, (callers, region, axes, cell, difference.shapes))
     # (2)
+    inside: dict[int, dict[str, list[str]]] = {}
     return tuple(
         row
         for draft in sorted(drafts.values(), key=lambda item: (item.service, item.port, item.paths, item.methods))
-        for row in _by_source(draft, now)
+        for row in _by_source(draft, _inside(draft, inside), now)
     )
 
 
-def _by_source(draft: _Draft, now: dt.datetime) -> Iterable[Row]:
-    inside: dict[str, list[str]] = {}
-    _, any_region, _, _, _ = next(iter(draft.callers.values()))
-    for callers in any_region.classes:
-        if callers.parent is not None:
-            inside.setdefault(callers.parent, []).append(callers.name)
+def _inside(draft: _Draft, known: dict[int, dict[str, list[str]]]) -> dict[str, list[str]]:
+    """By the name of a class, the classes right inside of it."""
+    _, region, _, _, _ = next(iter(draft.callers.values()))
+    if id(region.classes) not in known:
+        found = known[id(region.classes)] = {}
+        for callers in region.classes:
+            if callers.parent is not None:
+                found.setdefault(callers.parent, []).append(callers.name)
+    return known[id(region.classes)]
+
+
+def _by_source(draft: _Draft, inside: Mapping[str, list[str]], now: dt.datetime) -> Iterable[Row]:
     for name, (callers, region, axes, cell, shapes) in sorted(draft.callers.items()):
         if callers.parent in draft.callers:
             continue  # the row of the pattern around it speaks of it too

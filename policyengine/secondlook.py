@@ -8,12 +8,14 @@ their answers are supposed as the row supposes them. Nothing here decides.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from mesh.request import Effect, Request
+from mesh.request import Decision, Effect, Request
 from policyengine import reference
-from policyengine.decide import Index
+from policyengine.decide import Index, ServiceIndex
+from policyengine.ir import ServiceForm
 from policyengine.model import CustomRules, ExceptionGrant, Policy, PolicySet, Rule
+from policyengine.regions import Change
 from policyengine.rows import Row
 from policyengine.witness import Supposed
 
@@ -21,8 +23,12 @@ from policyengine.witness import Supposed
 class Replayer:
     """Two versions, ready to be asked about witnesses."""
 
-    def __init__(self, before: PolicySet, after: PolicySet) -> None:
-        self._sides = (_Side(before, "old"), _Side(after, "new"))
+    def __init__(self, before: PolicySet, after: PolicySet, changes: Iterable[Change] = ()) -> None:
+        """``changes`` have the normal forms of services, where they were made already."""
+        olds, news = {}, {}
+        for change in changes:
+            olds[change.service], news[change.service] = change.old, change.new
+        self._sides = (_Side(before, "old", olds), _Side(after, "new", news))
 
     def replayed(self, row: Row, before: Effect | None, after: Effect) -> Row:
         """The row, saying whether its witness was replayed. ``before`` None leaves open what the old version says."""
@@ -37,9 +43,11 @@ class Replayer:
 class _Side:
     """One version."""
 
-    def __init__(self, policies: PolicySet, name: str) -> None:
+    def __init__(self, policies: PolicySet, name: str, forms: Mapping[str, ServiceForm | None]) -> None:
         self._policies = policies
         self._name = name
+        self._forms = forms
+        self._services: dict[str, ServiceIndex] = {}
         self._index = Index(policies, name)
         self._rules: dict[str, Mapping[str, list[tuple[Policy, Rule]]]] = {}
         self._exceptions: dict[str, list[ExceptionGrant]] = {}
@@ -50,12 +58,21 @@ class _Side:
         """Whether both evaluators agree on a request, and say what is expected."""
         part = self._part(request)
         if supposed is None:
-            fast = self._index.decide(request)
+            fast = self._decide(request)
         else:
             part = dataclasses.replace(part, custom=_answers(supposed, is_before=self._name == "old"))
             fast = Index(part, self._name).decide(request)
         slow = reference.decide(part, request, snapshot=self._name)
         return fast == slow and (expected is None or slow.effect is expected)
+
+    def _decide(self, request: Request) -> Decision:
+        """What the index says, built of a form that was made already where there is one."""
+        form = self._forms.get(request.service)
+        if form is None:
+            return self._index.decide(request)
+        if request.service not in self._services:
+            self._services[request.service] = ServiceIndex(form, self._name, self._policies.custom)
+        return self._services[request.service].decide(request)
 
     def _part(self, request: Request) -> PolicySet:
         """What can speak of a request: of the service's rules, those that name its caller."""
