@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from mesh.request import Effect, Mode, Protocol
+from mesh.spiffe import SpiffePattern
 from policyengine.atoms import Callers, caller_classes, host_classes, path_classes
 from policyengine.canonical import PathPattern
 from policyengine.circumstances import Test, conjuncts
@@ -170,9 +171,11 @@ def regions_of(change: Change) -> Iterator[Region]:
     yield from _regions(change.service, (change.old, change.new), None if change.is_whole else change.changed)
 
 
-def regions_of_forms(service: str, forms: Sequence[ServiceForm | None]) -> Iterator[Region]:
-    """Cut everything."""
-    yield from _regions(service, tuple(forms), None)
+def regions_of_forms(
+    service: str, forms: Sequence[ServiceForm | None], beside: Sequence[SpiffePattern] = ()
+) -> Iterator[Region]:
+    """Cut everything; ``beside`` are patterns that classes of callers keep apart though no grant names them."""
+    yield from _regions(service, tuple(forms), None, beside)
 
 
 def watched_regions(form: ServiceForm, watched: Grant) -> Iterator[Region]:
@@ -182,16 +185,22 @@ def watched_regions(form: ServiceForm, watched: Grant) -> Iterator[Region]:
     yield from _regions(form.service.name, (form, beside), (watched,))
 
 
-def _regions(service: str, forms: tuple[ServiceForm | None, ...], focus: Sequence[Grant] | None) -> Iterator[Region]:
+def _regions(
+    service: str,
+    forms: tuple[ServiceForm | None, ...],
+    focus: Sequence[Grant] | None,
+    beside: Sequence[SpiffePattern] = (),
+) -> Iterator[Region]:
     every = [(version, grant) for version, form in enumerate(forms) if form is not None for grant in form.grants]
     # (1)
-    classes = caller_classes(
+    named_patterns = (
         pattern
         for _, grant in every
         for named in (grant.callers, grant.unless_callers)
         if named is not None
         for pattern in named.patterns
     )
+    classes = caller_classes((*named_patterns, *beside))
     # what nothing defines is nobody in an allow and everybody in a deny or pass
     by_callers = _by_pattern([(grant.callers, grant.effect is not Effect.ALLOW) for _, grant in every])
     by_unless = _by_pattern([(grant.unless_callers, False) for _, grant in every])

@@ -23,6 +23,8 @@ _ELSEWHERE = {
     "lint": ("limen.cli.lint", "Check a policy tree."),
     "explain": ("limen.cli.policyexplain", "Explain a request, or a recorded decision."),
     "plan": ("limen.cli.plan", "Show what a change newly allows and denies."),
+    "reach": ("limen.cli.reach", "Say who reaches a service, or what an identity reaches."),
+    "rollout": ("limen.cli.reach", "Say what a mix of old and new policies opens."),
     "publish": ("limen.cli.plan", "Propose, approve with the local key, and activate."),
     "import": ("limen.cli.interchange", "Translate the policies of Istio, Consul or Kubernetes."),
     "export": (

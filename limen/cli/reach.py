@@ -1,0 +1,146 @@
+"""`limen policy reach` and `rollout`: who reaches what, through whom, and what a rollout opens in between."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import click
+
+from limen.cli import render
+from limen.cli.can import usable_tree
+from limen.cli.context import output_option
+from limen.cli.plan import active_policies
+from mesh.clock import SystemClock
+from mesh.problems import Invalid
+from policyengine.diagram import TooLarge
+from policyengine.model import PolicySet, Principal, Principals
+from policyengine.reach import Chain, Reached, blast_radius, who_reaches
+from policyengine.reach import rollout as find_chains
+from policyengine.rows import Row
+
+
+@click.command()
+@click.option("--policies", "tree", type=click.Path(path_type=pathlib.Path), required=True, help="The policy tree.")
+@click.option("--to", "service", help="The service that is asked about.")
+@click.option("--from", "callers", multiple=True, help="Who calls: as in a rule's `from`. Anybody by default.")
+@click.option("--outside", multiple=True, help="Leave these callers out: `--outside group:pci`.")
+@click.option("--of", "identity", help="Everything that one identity reaches, through others too: its blast radius.")
+@output_option("table", "json")
+@click.pass_context
+def reach(
+    ctx: click.Context,
+    tree: pathlib.Path,
+    service: str | None,
+    callers: tuple[str, ...],
+    outside: tuple[str, ...],
+    identity: str | None,
+    output: str,
+) -> None:
+    """Say who can reach a service (--to), or what an identity can reach (--of).
+
+    Exit status 0 when there is a way, 1 when there is none.
+    """
+    if (service is None) == (identity is None):
+        raise click.UsageError("say either --to SERVICE or --of IDENTITY")
+    if identity is not None and (callers or outside):
+        raise click.UsageError("--from and --outside go with --to")
+    policies, now = usable_tree(tree), SystemClock().now()
+    try:
+        if identity is not None:
+            found = blast_radius(policies, _callers(policies, (identity,)), now)
+            _show_reached(identity, found, output)
+            ctx.exit(0 if found else 1)
+        assert service is not None
+        if policies.service_for(service) is None:
+            raise Invalid("LM2443", kind="service", name=service)
+        left_out = _callers(policies, outside) if outside else None
+        rows = who_reaches(policies, service, _callers(policies, callers or ("any",)), left_out, now)
+    except TooLarge as err:
+        raise Invalid("LM2442") from err
+    _show_rows(service, rows, output)
+    ctx.exit(0 if rows else 1)
+
+
+@click.command()
+@click.option(
+    "--policies", "tree", type=click.Path(path_type=pathlib.Path), required=True, help="The tree with the change."
+)
+@click.option("--against", default="active", show_default=True, help="The tree that is in force, or `active`.")
+@output_option("table", "json")
+@click.pass_context
+def rollout(ctx: click.Context, tree: pathlib.Path, against: str, output: str) -> None:
+    """Say what can be reached while some sidecars have the old version and some the new one, and in neither alone.
+
+    Exit status 1 when there is such a way.
+    """
+    new = usable_tree(tree)
+    old = active_policies() if against == "active" else usable_tree(pathlib.Path(against))
+    try:
+        chains = find_chains(PolicySet() if old is None else old, new, SystemClock().now())
+    except TooLarge as err:
+        raise Invalid("LM2442") from err
+    _show_chains(chains, output)
+    ctx.exit(1 if chains else 0)
+
+
+def _callers(policies: PolicySet, texts: tuple[str, ...]) -> Principals:
+    """Callers by name: `any`, a SPIFFE ID or pattern, `group:NAME`, `service:NAME`, or a service's bare name.
+
+    Raises Invalid LM2443 for what the tree does not define.
+    """
+    found = []
+    for text in texts:
+        is_service = ":" not in text and text != "any"
+        try:
+            found.append(Principal.parse(f"service:{text}" if is_service else text))
+        except ValueError as err:
+            raise click.BadParameter(f"`{text}`: {err}") from err
+    principals = policies.expand(tuple(found))
+    if principals.incomplete:
+        raise Invalid("LM2443", kind="group or service", name=", ".join(texts))
+    return principals
+
+
+_HEADERS = ("source", "service", "methods", "paths", "when", "because")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.source,
+        f"{row.service}:{row.port}",
+        ",".join(row.methods) or "-",
+        ",".join(row.paths) or "-",
+        json.dumps(row.when, ensure_ascii=False) if row.when else "-",
+        ", ".join(row.because),
+    )
+
+
+def _show_rows(service: str, rows: tuple[Row, ...], output: str) -> None:
+    if output == "json":
+        render.data({"service": service, "reachable": bool(rows), "access": [row.to_json() for row in rows]})
+        return
+    render.line(f"{service}: reached by {len(rows)} rows" if rows else f"{service}: nobody of these reaches it")
+    if rows:
+        render.table([_cells(row) for row in rows], _HEADERS)
+
+
+def _show_reached(identity: str, found: tuple[Reached, ...], output: str) -> None:
+    if output == "json":
+        render.data({"identity": identity, "reaches": [reached.to_json() for reached in found]})
+        return
+    render.line(f"{identity} reaches {len(found) or 'no'} services")
+    for reached in found:
+        render.line(f"{' → '.join((*reached.via, reached.service))}")
+        render.table([_cells(row) for row in reached.access], _HEADERS)
+
+
+def _show_chains(chains: tuple[Chain, ...], output: str) -> None:
+    if output == "json":
+        render.data({"safe": not chains, "chains": [chain.to_json() for chain in chains]})
+        return
+    if not chains:
+        render.line("safe: a mix of both versions reaches nothing that neither reaches alone")
+    for chain in chains:
+        hops = " → ".join(f"{service} ({' or '.join(versions)})" for service, versions in chain.hops)
+        render.line(f"{chain.source} → {hops}")
