@@ -2,9 +2,9 @@
 
 Names of services, policies and groups are ASCII, so that no letter of another script can stand in for one of theirs;
 what is left to confuse there is `0` and `O`, `1`, `l` and `I`, `rn` and `m`, and upper and lower case. Owners, paths
-and claims may hold any script, but no word of theirs mixes two. The rules are those of Unicode Technical Standard #39
-(Unicode Security Mechanisms), skeletons (section 4) for ASCII and mixed-script detection (section 5.1), by the names of
-the characters. This module decides nothing.
+and claims may hold any script, but no word of theirs mixes two, and no character of theirs is hidden. The rules are
+those of Unicode Technical Standard #39 (Unicode Security Mechanisms): skeletons (section 4) for ASCII, and mixed-script
+detection (section 5.1), by the names of the characters. This module decides nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import unicodedata
 _LETTERS = re.compile(r"[^\W\d_]+")
 _ONE_SCRIPT = frozenset({"CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO"})
 """What UTS #39 section 5.2 lets stand beside each other and beside Latin: their letters do not look alike."""
+
+
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def skeleton(name: str) -> str:
@@ -38,6 +41,13 @@ def mixed_word(text: str) -> str | None:
         if len(scripts) > 1 and not scripts <= _ONE_SCRIPT | {"LATIN"}:
             return match.group()
     return None
+
+
+def hidden_character(text: str) -> str | None:
+    """The first character that does not show: control, format, separators of lines; None when there is none."""
+    if text.isprintable():
+        return None
+    return next((char for char in text if unicodedata.category(char) in _HIDDEN), None)
 
 
 @functools.lru_cache(maxsize=4096)

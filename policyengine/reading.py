@@ -24,7 +24,7 @@ from mesh.request import Effect, Mode, Protocol
 from mesh.spiffe import SpiffePattern
 from policyengine import model
 from policyengine.canonical import HostPattern, PathCase, PathPattern
-from policyengine.lookalikes import mixed_word
+from policyengine.lookalikes import hidden_character, mixed_word
 from policyengine.regocheck import is_rule_path
 
 T = TypeVar("T")
@@ -115,8 +115,15 @@ class Reader:
         return kept if len(kept) == len(found) else None
 
     def text(self, value: object, path: Path) -> str | None:
-        """A text that is compared with others: no word of it mixes scripts whose letters look alike."""
+        """A text that is compared with others: all of it shows, and no word mixes scripts whose letters look alike.
+
+        The characters of a file are looked at before (LM5101); an escape, and the JSON of a proposal, come this far.
+        """
         text = self.prose(value, path)
+        hidden = hidden_character(text) if text is not None else None
+        if hidden is not None:
+            self.refuse(path, "LM2053", field=_name(path), character=f"U+{ord(hidden):04X}")
+            return None
         word = mixed_word(text) if text is not None else None
         if word is not None:
             self.refuse(path, "LM2052", field=_name(path), value=word)

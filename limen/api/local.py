@@ -13,11 +13,15 @@ from typing import Annotated, Any, TypeVar
 from fastapi import FastAPI, Query, Request
 
 from limen.api import acme, authorities, downstreams, nodes, opabundles, problems
+from limen.api.bodies import BoundedBodies
 from limen.api.federation import mount_federation
 from limen.api.schemas import ApprovalBody, ExplainBody, ReviewBody, TokenBody
 from limen.app import App
+from policyengine.snapshot import MAX_SNAPSHOT_BYTES
 
 T = TypeVar("T")
+MAX_BODY_BYTES = MAX_SNAPSHOT_BYTES + (1 << 20)
+"""The largest thing that anybody sends: the policies of a release, and what is said about them."""
 Json = Any
 
 
@@ -25,6 +29,7 @@ def local_api(app: App, worker: Executor) -> FastAPI:
     """Build the API."""
     api = FastAPI(title="Limen", docs_url=None, redoc_url=None, openapi_url=None)
     problems.mount(api)
+    api.add_middleware(BoundedBodies, prefix="/v1/", limit=MAX_BODY_BYTES)
 
     async def run(work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(worker, work)

@@ -96,6 +96,9 @@ ROWS = [
     pytest.param((DB + DB.replace("name: db", "name: DB").replace("sa/db", "sa/x")).encode(), "LM2051", 10, id="names-that-differ-in-case"),
     pytest.param((DB.replace("name: db", "name: db1") + DB.replace("name: db", "name: dbl").replace("sa/db", "sa/x")).encode(), "LM2051", 10, id="names-that-look-alike"),
     pytest.param(good("name: p", f"name: {LONG}"), "LM2020", 10, id="name-of-100000-letters"),
+    pytest.param(good("owner: t}\nspec:\n  service", 'owner: "t\\u202ea"}\nspec:\n  service'), "LM2053", 10, id="reordering-mark-by-escape"),
+    pytest.param(good("owner: t}\nspec:\n  service", 'owner: "t\\e[2J"}\nspec:\n  service'), "LM2053", 10, id="terminal-escape-by-escape"),
+    pytest.param(conditions('{claims: {issuer: i, roles: ["a\\u200b"]}}'), "LM2053", 15, id="zero-width-space-by-escape"),
     # kinds and documents
     pytest.param(good("kind: Policy", "kind: TrafficRoute"), "LM2050", 9, id="kind-of-later"),
     pytest.param(good("kind: Policy", "kind: Polcy"), "LM2000", 9, id="unknown-kind"),

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyengine.lookalikes import mixed_word, skeleton
+from policyengine.lookalikes import hidden_character, mixed_word, skeleton
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,21 @@ def test_names_that_do_not_look_alike_have_two(one: str, other: str) -> None:
 )
 def test_a_word_holds_letters_of_one_script(text: str, word: str | None) -> None:
     assert mixed_word(text) == word
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("a b é", None),
+        ("a\u00a0b", None),
+        ("a\nb", "\n"),
+        ("a\u200bb\x00", "\u200b"),
+        ("\u2028", "\u2028"),
+        ("\ud800", "\ud800"),
+    ],
+)
+def test_a_character_that_does_not_show_is_found(text: str, hidden: str | None) -> None:
+    assert hidden_character(text) == hidden
 
 
 @given(st.text(max_size=40))

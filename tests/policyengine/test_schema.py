@@ -25,7 +25,7 @@ VALIDATOR = jsonschema.Draft202012Validator(schema())
 # what more than one document has to agree on, and what no pattern says of one
 BEYOND = {
     "LM2007", "LM2008", "LM2012", "LM2006", "LM2013", "LM2014", "LM2016", "LM2011", "LM2015", "LM2030", "LM2031",
-    "LM2032", "LM2033", "LM2034", "LM2035", "LM2036", "LM2037", "LM2038", "LM2039", "LM2040", "LM2051", "LM2052",
+    "LM2032", "LM2033", "LM2034", "LM2035", "LM2036", "LM2037", "LM2038", "LM2039", "LM2040", "LM2051", "LM2052", "LM2053",
     "LM2702", "LM2703", "LM2704", "LM2705", "LM2122", "LM2123",
 }  # fmt: skip
 

@@ -20,7 +20,9 @@ def world(tmp_path: object) -> Iterator[World]:
     found.app.close()
 
 
-def call(world: World, method: str, path: str, body: object | None = None) -> httpx2.Response:
+def call(
+    world: World, method: str, path: str, body: object | None = None, *, content: bytes | None = None
+) -> httpx2.Response:
     async def run() -> httpx2.Response:
         with ThreadPoolExecutor(1) as worker:
             api = local_api(world.app, worker)
@@ -31,6 +33,9 @@ def call(world: World, method: str, path: str, body: object | None = None) -> ht
 
             transport = httpx2.ASGITransport(app=with_peer)  # type: ignore[arg-type]
             async with httpx2.AsyncClient(transport=transport, base_url="http://x") as client:
+                if content is not None:
+                    headers = {"content-type": "application/json"}
+                    return await client.request(method, path, content=content, headers=headers)
                 return await client.request(method, path, json=body)
 
     return asyncio.run(run())
@@ -72,3 +77,24 @@ def test_bad_bodies_and_unknown_things_are_refused(world: World) -> None:
     assert call(world, "GET", "/v1/snapshots/sha256:00").status_code == 404
     assert call(world, "POST", "/v1/reviews/none/explode").status_code == 404
     assert call(world, "POST", "/v1/reviews", {"policies": {"x": 1}}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"[" * 10_000, "LM1256"),
+        (b'{"policies": ' + b'{"a":' * 10_000 + b"1" + b"}" * 10_001, "LM1256"),
+        (b'{"policies": {"schema": 1' + b"0" * 100_000 + b"}}", "LM1256"),
+        (b'{"policies": {"schema": NaN}, "proposer": null, "predecessor": null, "note": ""}', "LM2001"),
+        (b"\xff", "LM1256"),
+        (b" " * (80 << 20), "LM1258"),
+    ],
+    ids=["deep-list", "deep-policies", "huge-int", "nan", "not-utf-8", "eighty-megabytes"],
+)
+def test_a_proposal_that_is_none_is_refused_with_a_code_and_leaves_nothing(
+    world: World, content: bytes, code: str
+) -> None:
+    answer = call(world, "POST", "/v1/reviews", content=content)
+    assert answer.status_code in {413, 422}
+    assert answer.json()["problem"]["code"] == code
+    assert call(world, "GET", "/v1/reviews").json() == []
