@@ -17,6 +17,7 @@ from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
 from mesh.yamlio import Node, compose_documents
 
 _FIELDS = ("id", "match", "spiffe_id", "ttl", "dns_names", "hint", "direct", "admin", "federates_with")
+_NEEDED = frozenset({"id", "match", "spiffe_id"})
 _NAMES = (
     *(f"unix:{name}" for name in ("uid", "user", "gid", "group", "path", "basename", "sha256")),
     "unix:supplementary-gid",
@@ -217,16 +218,20 @@ def _rule(node: Node, found: list[Diagnostic]) -> IdentityRule | None:
         found.append(_finding("LM1220", node.span, what="a rule", kind="a map"))
         return None
     before = len(found)
+    has = {key.scalar for key, _ in node.pairs}
     found.extend(_unknown(key, _FIELDS) for key, _ in node.pairs if key.scalar not in _FIELDS)
-    found.extend(
-        _finding("LM1223", node.span, field=name) for name in ("id", "match", "spiffe_id") if node.get(name) is None
-    )
+    found.extend(_finding("LM1223", node.span, field=name) for name in ("id", "match", "spiffe_id") if name not in has)
     rule_id = _text(node, "id", found)
     if rule_id is not None and not _ID.match(rule_id):
         found.append(_finding("LM1224", _span(node, "id"), field="id", reason="letters, digits, `.`, `-`, `_`"))
     match = _match(node.get("match"), found)
     names = {selector.name for selector in match}
     spiffe_id = _template(node, names, found)
+    if has <= _NEEDED:
+        # nothing else was said
+        if len(found) > before or rule_id is None or spiffe_id is None:
+            return None
+        return IdentityRule(id=rule_id, match=match, spiffe_id=spiffe_id, span=node.span)
     ttl = _ttl(node, found)
     dns_names = _texts(node, "dns_names", found)
     for name in dns_names:

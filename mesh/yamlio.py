@@ -43,6 +43,8 @@ _AMBIGUOUS = re.compile(
 )
 _SUSPICIOUS = frozenset("-+.0123456789yYnNoO")
 """What any such text begins with."""
+_TYPED = frozenset(["", *"-+.0123456789~nNtTfF"])
+"""What everything that is no text begins with."""
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _OF_ONE_VALUE = frozenset({"LM5104", "LM5109", "LM5111"})
@@ -155,6 +157,7 @@ class _Builder:
         self.refused: list[Diagnostic] = []
         self.found: list[Diagnostic] = []
         self._open: list[_Open] = []
+        self._values = 0
 
     def read(self, text: str) -> None:
         """Read a text. Nesting and the number of values end it: what follows is not read at all.
@@ -168,50 +171,63 @@ class _Builder:
             parser.dispose()
 
     def _read(self, parser: yaml.CBaseLoader | yaml.BaseLoader) -> None:
-        values = 0
-        file = self._file
-        while parser.check_event():
-            event = parser.get_event()
-            kind = type(event)
-            if kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
-                self._close()
-                continue
-            if not isinstance(event, yaml.NodeEvent):
-                continue
-            mark = event.start_mark
-            assert mark is not None
-            place = Span(file, mark.line + 1, mark.column + 1)
-            values += 1
-            if isinstance(event, yaml.ScalarEvent):
-                self._scalar(event, place)
+        is_scalar = yaml.ScalarEvent
+        for event in iter(parser.get_event, None):
+            # most are
+            if type(event) is is_scalar:
+                place = self._scalar(event)
+            elif isinstance(event, yaml.NodeEvent):
+                place = self._collection(event)
             else:
-                self.refused.extend(_of_event(event, place))
-                if kind is yaml.AliasEvent:
-                    self._put(Node("null", place))
-                    continue
-                self._begin(_Open(place, is_map=kind is yaml.MappingStartEvent))
-            if len(self._open) > MAX_DEPTH:
-                self.refused.append(_finding("LM5105", place, limit=MAX_DEPTH))
-                return
-            if values > MAX_VALUES:
+                if isinstance(event, yaml.CollectionEndEvent):
+                    self._close()
+                continue
+            self._values += 1
+            if self._values > MAX_VALUES:
                 self.refused.append(_finding("LM5108", place, limit=MAX_VALUES))
                 return
-            if len(self.refused) > MAX_FINDINGS:
-                self.refused[MAX_FINDINGS:] = [_finding("LM5110", place, limit=MAX_FINDINGS)]
+            if self.refused and self._is_enough(place):
                 return
 
-    def _scalar(self, event: yaml.ScalarEvent, place: Span) -> None:
+    def _is_enough(self, place: Span) -> bool:
+        """Whether what was refused ends the reading."""
+        if len(self.refused) > MAX_FINDINGS:
+            self.refused[MAX_FINDINGS:] = [_finding("LM5110", place, limit=MAX_FINDINGS)]
+        return self.refused[-1].code in {"LM5105", "LM5110"}
+
+    def _scalar(self, event: yaml.ScalarEvent) -> Span:
+        mark = event.start_mark
+        assert mark is not None
+        place = Span(self._file, mark.line + 1, mark.column + 1)
         if event.anchor or event.tag is not None:
             self.refused.extend(_of_event(event, place))
-        text, is_plain = str(event.value), not event.style
-        if is_plain and not self._foreign and text[:1] in _SUSPICIOUS:
+        text, is_plain = event.value, not event.style
+        if is_plain and text[:1] in _SUSPICIOUS and not self._foreign:
             self.refused.extend(_of_plain(text, place))
         last = self._open[-1] if self._open else None
-        if last is None or not last.is_map or last.wants_value:
-            kind, value = _resolve(text, is_plain=is_plain)
-            self._put(Node(kind, place, value))
-        else:
+        if last is None or not last.is_map:
+            self._put(_value(text, place, is_plain=is_plain))
+        elif not last.wants_value:
             self._key(last, text, place, is_plain=is_plain)
+        else:
+            last.wants_value = False
+            if last.key is not None:
+                last.pairs.append((last.key, _value(text, place, is_plain=is_plain)))
+        return place
+
+    def _collection(self, event: yaml.NodeEvent) -> Span:
+        """A list or map that begins; or an alias, which is never followed."""
+        mark = event.start_mark
+        assert mark is not None
+        place = Span(self._file, mark.line + 1, mark.column + 1)
+        self.refused.extend(_of_event(event, place))
+        if isinstance(event, yaml.AliasEvent):
+            self._put(Node("null", place))
+            return place
+        self._begin(_Open(place, is_map=isinstance(event, yaml.MappingStartEvent)))
+        if len(self._open) > MAX_DEPTH:
+            self.refused.append(_finding("LM5105", place, limit=MAX_DEPTH))
+        return place
 
     def _key(self, last: _Open, name: str, place: Span, *, is_plain: bool) -> None:
         """Step 4 of `compose_documents`."""
@@ -293,17 +309,17 @@ def _finding(code: str, span: Span, **facts: object) -> Diagnostic:
     return Diagnostic(code=code, span=span, facts=short)
 
 
-def _resolve(text: str, *, is_plain: bool) -> tuple[Kind, Scalar]:
+def _value(text: str, place: Span, *, is_plain: bool) -> Node:
     """The YAML 1.2 core schema, without octal and hexadecimal numbers, infinity and NaN: those stay text."""
-    if not is_plain or len(text) > _MAX_DIGITS:
-        return "text", text
+    if not is_plain or text[:1] not in _TYPED or len(text) > _MAX_DIGITS:
+        return Node("text", place, text)
     if text in _NULLS:
-        return "null", None
+        return Node("null", place)
     if text in _BOOLS:
-        return "bool", _BOOLS[text]
+        return Node("bool", place, _BOOLS[text])
     if _INT.match(text):
-        return "int", int(text)
+        return Node("int", place, int(text))
     if _FLOAT.match(text) and not text.lstrip("+-").isdigit():
         number = float(text)
-        return ("float", number) if math.isfinite(number) else ("text", text)
-    return "text", text
+        return Node("float", place, number) if math.isfinite(number) else Node("text", place, text)
+    return Node("text", place, text)
