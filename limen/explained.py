@@ -22,7 +22,14 @@ def explanation_to_json(found: Explanation, *, candidate: Decision | None = None
     """The JSON object of an explanation."""
     out = decision_to_json(found.decision, nearest=found.nearest, candidate=candidate)
     if found.fix is not None and isinstance(out["nearest"], dict):
-        out["nearest"] = {**out["nearest"], **place(found.fix.span), "changes": _changes(found.fix)}
+        opening = found.fix.opening
+        out["nearest"] = {
+            **out["nearest"],
+            **place(found.fix.span),
+            "changes": _changes(found.fix),
+            "opens": [] if opening is None else [row.to_json() for row in opening.rows],
+            "complete": opening is not None and opening.is_complete,
+        }
     return {
         **out,
         **place(found.span),

@@ -13,7 +13,7 @@ from mesh.problems import Span
 from mesh.request import Decision, Effect, NearestMiss, Request
 from policyengine import model, reference
 from policyengine.attributes import Facts
-from policyengine.fixes import Fix, facts_of, smallest_fix
+from policyengine.fixes import Fix, facts_of, smallest_fix, with_opening
 
 _SHOWN = 100
 """How many matching rules of a tier are listed."""
@@ -68,11 +68,12 @@ def explain(policies: model.PolicySet, request: Request, *, snapshot: str) -> Ex
     """Decide a request with the reference evaluator and say how it came about."""
     decision = reference.decide(policies, request, snapshot=snapshot)
     facts = facts_of(policies, request)
+    fix = smallest_fix(policies, request)
     return Explanation(
         decision=decision,
         steps=tuple(_steps(policies, request, facts)),
         ambiguous=tuple(sorted(facts.ambiguous.items())) if facts is not None else (),
-        fix=smallest_fix(policies, request),
+        fix=None if fix is None else with_opening(policies, request, fix),
         span=span_of(policies, decision.policy, decision.rule) if decision.rule else None,
     )
 

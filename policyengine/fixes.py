@@ -18,10 +18,13 @@ from policyengine.attributes import Facts, read
 from policyengine.breadth import NOTHING, operations_breadth
 from policyengine.differences import Difference, rule_differences
 from policyengine.exemptions import exemptions
+from policyengine.opening import Opening, opened
 from policyengine.reading import did_you_mean
 
 _TRIED = 24
 """How many candidates are tried out; those behind them change more, or open more."""
+_COMPARED, _COMPARED_RULES = 4, 3000
+"""How many ways that work are held against each other, and for how many rules of a service that is not too dear."""
 _WAYS = 8
 """How many ways round the denies and passes of a tier are combined with its allows."""
 
@@ -31,10 +34,14 @@ _WEIGHTS = {"methods": 1, "from": 4, "unless": 5, "effect": 6}
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Fix:
-    """What would allow a request. ``changes`` is empty for what no existing rule is part of; ``miss`` says it all."""
+    """What would allow a request. ``changes`` is empty for what no existing rule is part of; ``miss`` says it all.
+
+    ``opening`` is what the changes newly allow, where somebody asked for it.
+    """
 
     miss: NearestMiss
     changes: tuple[Difference, ...] = ()
+    opening: Opening | None = None
 
     @property
     def span(self) -> Span | None:
@@ -83,7 +90,8 @@ def smallest_fix(policies: model.PolicySet, request: Request) -> Fix | None:
     1. What no rule can change comes first: the service, the caller's identity, an ambiguous request, the port.
     2. For EVERY allow, each entry of `to` is a way: what it lacks, and a way round EVERY deny of its tier and the ones
        before, and every pass of its tier.
-    3. Ways with fewer changes come first, of equally many those that open less; the first that works is the answer.
+    3. Ways with fewer changes come first, of equally many those that seem to open less. Of the first few that work with
+       equally many changes, the answer is the one whose plan newly allows least.
     4. Otherwise a new rule.
     """
     service, facts = policies.service_for(request.service), facts_of(policies, request)
@@ -97,11 +105,54 @@ def smallest_fix(policies: model.PolicySet, request: Request) -> Fix | None:
     if (outside := _unruled(service, facts)) is not None:
         return outside
     # (2), (3)
-    for found in heapq.nsmallest(_TRIED, _candidates(part, service, facts), key=lambda item: item.order):
-        if _allows(part, request, found.changes):
-            return _fix(found.changes)
+    working = _working(part, request, heapq.nsmallest(_TRIED, _candidates(part, service, facts), key=_order))
+    if working:
+        return _fix(_least(part, request, working).changes)
     # (4)
     return _new_rule(part, service, facts, request)
+
+
+def with_opening(policies: model.PolicySet, request: Request, fix: Fix) -> Fix:
+    """The fix with what it newly allows."""
+    service = policies.service_for(request.service)
+    if service is None or not fix.changes:
+        return fix
+    return dataclasses.replace(fix, opening=opening_of(_part(policies, service), request, fix.changes))
+
+
+def _order(candidate: _Candidate) -> tuple[int, float, int, str, str]:
+    return candidate.order
+
+
+def _working(policies: model.PolicySet, request: Request, ordered: Sequence[_Candidate]) -> list[_Candidate]:
+    """The first candidates that work, all of equally many changes; one that opens nothing needs no others."""
+    found: list[_Candidate] = []
+    for candidate in ordered:
+        if found and (candidate.count > found[0].count or found[0].opens == NOTHING or len(found) == _COMPARED):
+            break
+        if _allows(policies, request, candidate.changes):
+            found.append(candidate)
+    return found
+
+
+def _least(policies: model.PolicySet, request: Request, working: Sequence[_Candidate]) -> _Candidate:
+    """Of candidates that work, the one whose plan newly allows least."""
+    if len(working) == 1 or sum(len(policy.rules) for policy in policies.policies) > _COMPARED_RULES:
+        return working[0]
+    opens = [opening_of(policies, request, candidate.changes) for candidate in working]
+    if not all(found.is_complete for found in opens):
+        return working[0]
+    place = min(range(len(working)), key=lambda index: (opens[index].breadth, working[index].order))
+    return working[place]
+
+
+def opening_of(policies: model.PolicySet, request: Request, changes: Sequence[Difference]) -> Opening:
+    """What changes newly allow to anybody, from the time of the request on; changes of the request allow nothing."""
+    now = reference.time_of(request)
+    changed = _changed_set(policies, request, changes)
+    if changed is policies:
+        return Opening()
+    return Opening(is_complete=False) if now is None else opened(policies, changed, now)
 
 
 def _part(policies: model.PolicySet, service: model.Service) -> model.PolicySet:
@@ -209,17 +260,23 @@ def _renewal(exception: model.ExceptionGrant) -> Difference:
 
 def _allows(policies: model.PolicySet, request: Request, changes: Sequence[Difference]) -> bool:
     """Whether a set of changes makes the rules allow the request (tried, not inferred)."""
-    changed, asked = policies, request
+    asked = request
     for change in changes:
         asked = change.on_request(asked)
-        if change.renews:
-            changed = _renewed(changed, change.policy, request)
+    changed = _changed_set(policies, request, changes)
+    return reference.decide(changed, asked, snapshot="").policy_effect is Effect.ALLOW
+
+
+def _changed_set(policies: model.PolicySet, request: Request, changes: Sequence[Difference]) -> model.PolicySet:
+    """The policy set with the changes made that are of policy; itself when there is none."""
+    changed = policies
     edits: dict[tuple[str, str], list[Difference]] = {}
     for change in changes:
+        if change.renews:
+            changed = _renewed(changed, change.policy, request)
         if change.edit is not None:
             edits.setdefault((change.policy, change.rule), []).append(change)
-    changed = _edited(changed, edits)
-    return reference.decide(changed, asked, snapshot="").policy_effect is Effect.ALLOW
+    return _edited(changed, edits) if edits else changed
 
 
 def _renewed(policies: model.PolicySet, name: str, request: Request) -> model.PolicySet:

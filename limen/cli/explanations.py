@@ -21,8 +21,10 @@ from mesh.request import Decision, Effect, Protocol, Request
 from policyengine.explain import Explanation, TierStep, explain
 from policyengine.loader import load_tree
 from policyengine.model import PolicySet
+from policyengine.opening import Opening
 
 _DENIED = "× denied "  # noqa: RUF001  the field's check marks
+_ROWS = 3
 UNRECORDED = frozenset({"claims", "headers", "forwarded_ip"})
 _DECISION = ("decision", "policy_decision", "mode", "snapshot", "tier", "policy", "rule", "code")
 Json = Mapping[str, object]
@@ -49,6 +51,19 @@ def show(explained: Explanation, question: str) -> None:
             where = f" ({fix.span.file}:{fix.span.line})" if fix.span is not None else ""
             render.line(f"  nearest  {fix.miss.policy}, rule {fix.miss.rule}{where}: {differs} differs")
         render.line(f"  fix      {fix.miss.fix}")
+        if fix.opening is not None and fix.opening.rows:
+            render.line(f"  opens    {_opens(fix.opening)}")
+
+
+def _opens(opening: Opening) -> str:
+    """What a fix newly allows, to anybody: the first few rows."""
+    shown = []
+    for row in opening.rows[:_ROWS]:
+        words = [row.source, ",".join(row.methods), ",".join(row.paths), "when …" if row.when else ""]
+        shown.append(f"{' '.join(word for word in words if word)} on port {row.port}")
+    more = len(opening.rows) - _ROWS
+    rest = f", and {more} more" if more > 0 else ""
+    return "; ".join(shown) + rest + ("" if opening.is_complete else ", and there may be more")
 
 
 def _step(step: TierStep) -> str:

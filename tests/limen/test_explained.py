@@ -47,6 +47,8 @@ def test_the_keys_of_a_decision_stay_as_they_are() -> None:
     assert [(item["changes"], item["rule"], item["field"]) for item in nearest["changes"]] == [
         ("policy", "orders", "paths")
     ]
+    assert [(row["source"], row["paths"], row["replayed"]) for row in nearest["opens"]] == [("any", ["/refunds"], True)]
+    assert nearest["complete"] is True
 
 
 def test_the_deciding_rule_and_every_tier_are_placed() -> None:
