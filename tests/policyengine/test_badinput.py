@@ -9,13 +9,17 @@ tree see the same findings.
 import json
 import pathlib
 import resource
+import tempfile
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from limen.__main__ import run
 from mesh.problems import Severity
 from policyengine.loader import load_tree
+from tests.examples import examples
 from tests.policyengine.test_loader import DB, HEAD, rule
 
 GOOD = rule("id: a\n    effect: allow\n    from: [any]\n")
@@ -190,3 +194,34 @@ def test_findings_of_all_files_and_all_kinds_come_at_once(
         ("3.yaml", 2, "LM5102"),
         ("4.yaml", 1, "LM2022"),
     ]
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(st.data())
+def test_whatever_becomes_of_the_bytes_of_a_good_tree_nothing_is_raised_and_every_finding_has_its_place(
+    data: st.DataObject,
+) -> None:
+    content = bytearray(GOOD.encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        kind = data.draw(st.sampled_from(("set", "remove", "insert", "double")))
+        if kind == "set":
+            content[place] = data.draw(st.integers(0, 255))
+        elif kind == "remove":
+            del content[place : place + data.draw(st.integers(1, 30))]
+        elif kind == "insert":
+            content[place:place] = data.draw(
+                st.sampled_from((b"&a ", b"*a", b"!!x ", b"[", b"{", b"\n---\n", b"? ", b"\t", b"no", b"0x1"))
+            )
+        else:
+            content[place:place] = content[place : place + 60]
+        if not content:
+            return
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "f.yaml"
+        file.write_bytes(content)
+        for item in load_tree(file)[1]:
+            assert item.message
+            assert item.code == "LM2023" or (
+                item.span is not None and item.span.file == str(file) and item.span.line >= 1
+            )

@@ -2,6 +2,7 @@
 
 import json
 
+from policyengine.formatting import formatted
 from policyengine.importers.imported import files_of
 from policyengine.importers.istio import import_istio
 from policyengine.loader import load_text
@@ -20,6 +21,7 @@ def test_one_file_a_service_and_the_workloads_beside_them() -> None:
     policies, findings = load_text(files["db.yaml"], "db.yaml")
     assert not findings
     assert policies.to_json() == found.policies.to_json()
+    assert formatted(files["db.yaml"], "db.yaml") == files["db.yaml"]
     assert json.loads(files["workloads.jsonl"]) == {
         "spiffe_id": "spiffe://corp.test/ns/shop/sa/db", "namespace": "shop", "labels": {"app": "db", "tier": "back"}
     }  # fmt: skip
