@@ -140,7 +140,7 @@ def _more(found: Plan, broken: Sequence[str]) -> str:
     return more + (
         ""
         if found.is_complete
-        else "; there may be more: a service is too large to look at whole, or its `path_case` changes"
+        else "; there may be more: a service is too large to look at whole, its `path_case` changes, or an issuer does"
     )
 
 
@@ -202,6 +202,6 @@ def _remarks(found: Plan) -> Iterator[str]:
             called = f"{flow.destination}:{flow.destination_port} {what}"
             yield f"    {change.outcome.replace('_', ' ')}  {flow.source} → {called}"
     if not found.is_complete:
-        yield "there may be more: a service is too large to look at whole, or its `path_case` changes"
+        yield "there may be more: a service is too large to look at whole, its `path_case` changes, or an issuer does"
     elif not found.has_findings:
         yield "equivalent: nobody gains and nobody loses access"

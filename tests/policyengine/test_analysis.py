@@ -14,6 +14,7 @@ from policyengine.analysis import plan
 from policyengine.canonical import HostPattern, PathPattern
 from policyengine.decide import Index
 from policyengine.diagram import build
+from policyengine.issuer import Issuer
 from policyengine.lookup import leaf_of
 from policyengine.model import (
     Conditions,
@@ -32,6 +33,7 @@ from policyengine.model import (
 )
 from tests.examples import examples
 from tests.policyengine import strategies
+from tests.policyengine.corners import CLAIM_ADMIN, IDP, allow, tree
 from tests.policyengine.rowwords import speaks_of
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
@@ -465,3 +467,20 @@ def test_one_change_among_ten_thousand_rules_takes_less_than_the_budget(shape: s
     assert found.is_complete
     assert seconds < 10  # the budget is 2 s on an idle machine; this bound only catches a change of order
     Index(new, "").service("db")
+
+
+def test_a_plan_says_that_it_cannot_know_what_another_issuer_signs() -> None:
+    before = tree(app=[allow(when=CLAIM_ADMIN)])
+    issuer = Issuer(name="idp", owner="", issuer=IDP, audiences=("a",), jwks_uri="https://idp.test/keys")
+    declared = dataclasses.replace(before, issuers=(issuer,))
+    elsewhere = dataclasses.replace(before, issuers=(dataclasses.replace(issuer, jwks_uri="https://evil.test/keys"),))
+    unnamed = dataclasses.replace(declared, issuers=(issuer, dataclasses.replace(issuer, name="x", issuer="x")))
+    for old, new, expected in (
+        (before, declared, False),
+        (declared, elsewhere, False),
+        (declared, before, False),
+        (declared, declared, True),
+        (declared, unnamed, True),
+        (None, declared, True),
+    ):
+        assert plan(old, new, (), NOW).is_complete is expected
