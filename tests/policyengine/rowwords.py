@@ -11,16 +11,22 @@ from mesh.request import Request
 from mesh.spiffe import SpiffePattern
 from policyengine import model
 from policyengine.attributes import Facts, Truth, holds, read
-from policyengine.canonical import PathPattern
+from policyengine.canonical import PathCase, PathPattern
 from policyengine.reading import _network
 
 FIELDS = {"headers", "claims", "peer_ip", "forwarded_ip", "hours", "rego"}
 
 
-def speaks_of(row: Any, request: Request, headers: frozenset[str] = frozenset(), custom: Any = None) -> bool:
+def speaks_of(
+    row: Any,
+    request: Request,
+    headers: frozenset[str] = frozenset(),
+    custom: Any = None,
+    path_case: PathCase = "sensitive",
+) -> bool:
     """Whether a row's words hold for a request."""
     is_connection = not row.methods
-    facts = read(request, "tcp" if is_connection else request.protocol, headers)
+    facts = read(request, "tcp" if is_connection else request.protocol, headers, path_case)
     facts.custom = custom
     when = row.when
     assert facts.source is not None
@@ -41,7 +47,9 @@ def speaks_of(row: Any, request: Request, headers: frozenset[str] = frozenset(),
 
     def on(text: str) -> bool:
         assert facts.path is not None
-        return PathPattern.parse(text).matches(facts.path)
+        pattern = PathPattern.parse(text)
+        meant = pattern if path_case == "sensitive" else pattern.folded()
+        return isinstance(meant, PathPattern) and meant.matches(facts.path)
 
     if not any(on(text) for text in row.paths) or any(on(text) for text in when.get("path_not_in", [])):
         return False
