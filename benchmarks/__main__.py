@@ -14,6 +14,8 @@ HERE = pathlib.Path(__file__).parent
 # name -> the arguments that keep it short, and the programs it needs
 SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "decide": ((), ()),
+    "plan": (("--rounds", "1"), ()),
+    "impact": (("--flows", "1000000"), ()),
     "lint": ((), ()),
     "issuance": ((), ()),
     "batch": ((), ()),

@@ -19,7 +19,7 @@ from policyengine.diagram import Builder, Leaf, TooLarge
 from policyengine.ir import ANYTHING, Grant
 from policyengine.model import Invariant, PolicySet, Principals
 from policyengine.regions import Region, changes_of, form_of, regions_of, watched_regions
-from policyengine.replay import Impact, impact_of
+from policyengine.replay import Counted, Impact, impact_of
 from policyengine.rows import Because, Difference, Row, parts_of, reasons, rows_of
 from policyengine.secondlook import Replayer
 
@@ -83,7 +83,7 @@ class Plan:
         }
 
 
-def plan(old: PolicySet | None, new: PolicySet, flows: Iterable[Flow], now: dt.datetime) -> Plan:
+def plan(old: PolicySet | None, new: PolicySet, flows: Iterable[Flow | Counted], now: dt.datetime) -> Plan:
     """Compare two versions. Without an old one everything was denied.
 
     1. Slice by called service: one whose slice is equal decides alike and is not looked at again.

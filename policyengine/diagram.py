@@ -88,6 +88,7 @@ class Diagram:
 
     def __init__(self, regions: Iterable[Region], now: dt.datetime) -> None:
         self.regions = tuple(regions)
+        self.by_caller = {callers.name: region for region in self.regions for callers in region.callers}
         self._now = now
         self._built: dict[int, Builder] = {}
 

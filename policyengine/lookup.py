@@ -56,7 +56,7 @@ def place_of(diagram: Diagram, request: Request, custom: CustomRules | None = No
     source = identity_of(request.source)
     if source is None:
         return None
-    region = next((found for found in diagram.regions if _has(found, source)), None)
+    region = region_of(diagram, source)
     axes = None if region is None else next((found for found in region.ports if found.port == request.port), None)
     if region is None or axes is None or "source" in request.unknown:
         return None
@@ -77,22 +77,33 @@ def place_of(diagram: Diagram, request: Request, custom: CustomRules | None = No
     return Place(region=region, axes=axes, classes=classes)
 
 
-def _has(region: Region, source: SpiffeId) -> bool:
-    """Whether a caller is in a region: the narrowest class that holds it is one of the region's."""
-    holding = [found for found in region.classes if found.pattern is not None and found.pattern.matches(source)]
-    narrowest = max(holding, key=lambda found: len(found.inside), default=region.classes[-1])
-    return narrowest in region.callers
+def region_of(diagram: Diagram, source: SpiffeId) -> Region | None:
+    """The region of a caller: the one that has the narrowest class that holds it."""
+    prefixes = [str(source)]
+    while prefixes[-1].count("/") > 2:
+        prefixes.append(prefixes[-1].rpartition("/")[0])
+    texts = (prefixes[0], *(f"{prefix}/**" for prefix in prefixes[1:]), "any")
+    return next((diagram.by_caller[text] for text in texts if text in diagram.by_caller), None)
 
 
 def _operation(axes: PortAxes, facts: Facts) -> dict[int, int] | None:
     if not facts.is_parsed or facts.method is None or facts.path is None:
         return None
-    method = facts.method if facts.method in axes.methods else OTHER
-    signature = frozenset(i for i, pattern in enumerate(axes.patterns) if pattern.matches(facts.path))
-    path = next((i for i, (found, _) in enumerate(axes.paths) if found == signature), None)
+    path = path_class(axes, facts.path)
     if path is None:
         return None
-    return {METHOD: axes.methods.index(method), HOST: _host(axes, facts.host), PATH: path}
+    return {METHOD: method_class(axes, facts.method), HOST: _host(axes, facts.host), PATH: path}
+
+
+def method_class(axes: PortAxes, method: str) -> int:
+    """The class of a method."""
+    return axes.methods.index(method if method in axes.methods else OTHER)
+
+
+def path_class(axes: PortAxes, path: tuple[str, ...]) -> int | None:
+    """The class of a canonical path; None where the diagram does not look."""
+    signature = frozenset(i for i, pattern in enumerate(axes.patterns) if pattern.matches(path))
+    return next((i for i, (found, _) in enumerate(axes.paths) if found == signature), None)
 
 
 def _host(axes: PortAxes, host: str | None) -> int:

@@ -17,6 +17,7 @@ from limen.cli import render
 from limen.cli.can import usable_tree
 from limen.cli.context import output_option
 from limen.cli.signing import approve_review, has_local_key, key_option, signing_key
+from limen.flowcounts import Odd, count_flows, is_large
 from mesh.clock import SystemClock
 from mesh.flow import Flow, flow_from_json
 from mesh.problems import Conflict, Invalid
@@ -43,9 +44,20 @@ def plan(ctx: click.Context, tree: pathlib.Path, against: str, flows: pathlib.Pa
     """
     new = usable_tree(tree)
     old = active_policies() if against == "active" else usable_tree(pathlib.Path(against))
-    found = make_plan(old, new, read_flows(flows) if flows else (), SystemClock().now())
+    found = _plan_with(old, new, flows)
     show(found, output)
     ctx.exit(1 if found.has_findings else 0)
+
+
+def _plan_with(old: PolicySet | None, new: PolicySet, file: pathlib.Path | None) -> Plan:
+    """The plan with its impact on recorded flows; a large file is counted first, and read by line where it is odd."""
+    now = SystemClock().now()
+    if file is not None and is_large(file):
+        try:
+            return make_plan(old, new, count_flows(file), now)
+        except Odd:
+            render.say("the flows are read line by line: something in the file is unusual")
+    return make_plan(old, new, read_flows(file) if file else (), now)
 
 
 @click.command()
@@ -200,7 +212,8 @@ def _remarks(found: Plan) -> Iterator[str]:
             flow = change.flow
             what = f"{flow.method or ''} {flow.path or ''}".strip()
             called = f"{flow.destination}:{flow.destination_port} {what}"
-            yield f"    {change.outcome.replace('_', ' ')}  {flow.source} → {called}"
+            times = f"  ({change.count} times)" if change.count > 1 else ""
+            yield f"    {change.outcome.replace('_', ' ')}  {flow.source} → {called}{times}"
     if not found.is_complete:
         yield "there may be more: a service is too large to look at whole, its `path_case` changes, or an issuer does"
     elif not found.has_findings:

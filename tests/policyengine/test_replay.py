@@ -1,3 +1,4 @@
+import dataclasses
 import datetime as dt
 from typing import Any
 
@@ -8,7 +9,7 @@ from mesh.request import Effect
 from mesh.spiffe import SpiffePattern
 from policyengine.canonical import HostPattern, PathPattern
 from policyengine.model import Conditions, Operation, PolicySet, Port, Unless
-from policyengine.replay import impact_of
+from policyengine.replay import Counted, impact_of
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 ID = "spiffe://corp.test/ns/shop/sa/"
@@ -46,10 +47,9 @@ def test_counts_what_stays_and_what_changes(version: Any, make_rule: Any) -> Non
     flows = [flow(), flow(), flow(source=ID + "batch"), flow(path="/x")]
     found = impact_of(old, new, flows, NOW)
     assert counts(found) == (1, 1, 2, 0)
-    assert [(change.outcome, change.before, change.after) for change in found.changes] == [
-        ("newly_denied", "db-app/r", "LM2302"),
-        ("newly_denied", "db-app/r", "LM2302"),
-        ("newly_allowed", "LM2302", "db-app/r"),
+    assert [(change.outcome, change.before, change.after, change.count) for change in found.changes] == [
+        ("newly_denied", "db-app/r", "LM2302", 2),
+        ("newly_allowed", "LM2302", "db-app/r", 1),
     ]
     assert found.changes[0].to_json()["flow"] == flow().to_json()
 
@@ -109,3 +109,30 @@ def test_a_destination_that_no_service_has_is_the_same(version: Any, make_rule: 
     stranger = str(SpiffePattern.parse("spiffe://b.test/x").id)
     found = impact_of(version(), version(make_rule("r", "cart")), [flow(destination=stranger)], NOW)
     assert counts(found) == (1, 0, 0, 0)
+
+
+def test_what_was_counted_counts_so_often(version: Any, make_rule: Any) -> None:
+    flows = [Counted(flow(), 1000), Counted(flow(path="/x"), 5), flow()]
+    found = impact_of(version(make_rule("r", "cart", to=ORDERS)), version(), flows, NOW)
+    assert counts(found) == (5, 0, 1001, 0)
+    assert [change.count for change in found.changes] == [1001]
+
+
+def test_what_both_versions_look_at_alike_is_certain(version: Any, make_rule: Any) -> None:
+    kept = make_rule("r", "cart", when=Conditions(headers=(("x", ("a",)),)))
+    beside = make_rule("s", "cart", to=(Operation(paths=(PathPattern.parse("/other"),)),))
+    found = impact_of(version(kept), version(kept, beside), [flow(), flow(path="/other")], NOW)
+    assert counts(found) == (1, 0, 0, 1)  # `/other` was allowed before, too, if it had the header
+
+
+def test_a_deny_that_takes_everything_is_certain_whatever_was_not_recorded(version: Any, make_rule: Any) -> None:
+    open_ = make_rule("r", "cart")
+    found = impact_of(version(open_), version(open_, make_rule("d", "any", effect=Effect.DENY)), [flow(path=None)], NOW)
+    assert counts(found) == (0, 0, 1, 0)
+
+
+def test_an_identity_that_another_service_takes_over_is_asked_of_both(version: Any, make_rule: Any) -> None:
+    old = version(make_rule("r", "cart"))
+    renamed = dataclasses.replace(old.services[0], name="store")
+    new = dataclasses.replace(old, services=(renamed, *old.services[1:]))
+    assert counts(impact_of(old, new, [flow()], NOW)) == (0, 0, 1, 0)
