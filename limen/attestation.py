@@ -89,7 +89,8 @@ class Attestation:
         if not isinstance(found, k8s.K8s | oidc.Oidc):
             return ()
         place = found.keys if "://" in found.keys else str(self._file.folder / found.keys)
-        source = Source(place=place, ca=found.keys_ca, token_path=found.keys_token)
+        token = str(self._file.folder / found.keys_token) if found.keys_token else ""
+        source = Source(place=place, ca=found.keys_ca, token_path=token)
         return self._key_sets.get(source, kid_of(evidence.token))
 
     def attest(self, evidence: Evidence, keys: tuple[JwtKey, ...]) -> Json:

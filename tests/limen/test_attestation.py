@@ -17,6 +17,7 @@ from enforcer.door import Door
 from enforcer.join import Admission
 from enforcer.proof import Method, attest
 from limen import attestation
+from mesh.keysets import KeySets, Source
 from mesh.problems import Forbidden, Problem, Unavailable
 from tests.ca.attestation.issuers import AUDIENCE, ISSUER, RSA_KEY, jwk, key_set, token
 from tests.doors import Doors
@@ -193,6 +194,27 @@ def test_a_ban_holds_for_every_name_that_a_machine_gives_itself(world_now: World
 
 def name_of(admission: Admission) -> str:
     return admission.spiffe_id.rpartition("/")[2]
+
+
+def test_the_token_for_an_issuer_stands_beside_the_file_that_names_it(world_now: World) -> None:
+    place = Place(world_now)
+    text = FILE.replace("jwks: keys.json", "jwks: https://issuer.test/jwks\n  jwks_token: cluster-token", 1)
+    (place.folder / "attestors.yaml").write_text(text)
+    world_now.app.tick()
+    asked: list[Source] = []
+
+    def fetch(source: Source) -> bytes:
+        asked.append(source)
+        return key_set(jwk(RSA_KEY, "r1"))
+
+    world_now.app.attestation._key_sets = KeySets(fetch)
+
+    async def run() -> None:
+        async with Doors(world_now) as doors:
+            await let_in(doors, place.pod())
+
+    asyncio.run(run())
+    assert [source.token_path for source in asked] == [str(place.folder / "cluster-token")]
 
 
 def test_nothing_is_written_for_a_proof_that_does_not_hold(world_now: World, tmp_path: pathlib.Path) -> None:
