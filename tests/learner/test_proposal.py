@@ -1,4 +1,5 @@
 from learner.proposal import Grant, ProposedRule, ProposedService
+from policyengine.formatting import formatted
 from policyengine.loader import load_text
 
 EVIDENCE = {"n": 1, "examples": ['GET /a"b', "ü: #"]}
@@ -25,8 +26,18 @@ def test_what_is_written_loads_and_says_the_same() -> None:
     found, findings = load_text(text, "x")
     assert not [item for item in findings if item.severity == "error"]
     assert [item.name for item in found.services] == ["db"]
+    assert formatted(text, "x") == text, "in the one form of policy files"
     assert found.policies[0].rules[0].to is not None
     assert len(found.policies[0].rules[0].to) == 3
+
+
+def test_names_that_yaml_reads_as_something_else_are_quoted() -> None:
+    for name in ("no", "080", "0x10", "true", "null", "1", "1.5"):
+        rule = ProposedRule(id=name, caller="spiffe://td/web", grants=(Grant(port=1),), evidence=EVIDENCE)
+        service = ProposedService(name=name, owner=name, identity="spiffe://td/x", ports=((1, "tcp"),), rules=(rule,))
+        found, findings = load_text(service.to_yaml(), "x")
+        assert findings == []
+        assert (found.services[0].name, found.services[0].owner, found.policies[0].rules[0].id) == (name, name, name)
 
 
 def test_a_service_that_nobody_may_call_has_no_policy() -> None:
