@@ -26,7 +26,7 @@ VALIDATOR = jsonschema.Draft202012Validator(schema())
 BEYOND = {
     "LM2007", "LM2008", "LM2012", "LM2006", "LM2013", "LM2014", "LM2016", "LM2011", "LM2015", "LM2030", "LM2031",
     "LM2032", "LM2033", "LM2034", "LM2035", "LM2036", "LM2037", "LM2038", "LM2039", "LM2040", "LM2051", "LM2052", "LM2053",
-    "LM2702", "LM2703", "LM2704", "LM2705", "LM2122", "LM2123",
+    "LM2060", "LM2061", "LM2702", "LM2703", "LM2704", "LM2705", "LM2122", "LM2123",
 }  # fmt: skip
 
 
@@ -109,6 +109,19 @@ spec:
     because: nobody
 """
 )
+ISSUER = (
+    HEAD
+    + """kind: Issuer
+metadata: {name: idp, owner: o, suppress: [{code: LM2108, reason: r, until: 2027-01-01}]}
+spec:
+  issuer: https://idp.test
+  audiences: [shop]
+  jwks_uri: https://idp.test/keys
+  algorithms: [ES256]
+  leeway: 30s
+  bind: [actor]
+"""
+)
 VALUES: list[Any] = [
     None, True, 0, 1, -1, 8080, 65536, 1.5, "", "any", "a b", "GET", "get", "/a", "/a/**", "a", "/a//b", "/{x:no}", "/a?b", "/%2f",
     "/{x:int}", "/a/.", "*.a.test", "A.test", "a:80", "[::1]", "spiffe://td/a", "spiffe://td", "spiffe://td/**", "spiffe://td/a/**/b",
@@ -131,7 +144,7 @@ def places(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | 
 @st.composite
 def bent(draw: st.DrawFn) -> dict[str, Any]:
     """A good document with up to three things wrong, or none."""
-    good = [*documents_of(draw(policy_sets)), *documents(TEST), *documents(FULL)]
+    good = [*documents_of(draw(policy_sets)), *documents(TEST), *documents(FULL), *documents(ISSUER)]
     document = copy.deepcopy(draw(st.sampled_from(good)))
     assert isinstance(document, dict)
     for _ in range(draw(st.integers(0, 2))):
