@@ -16,6 +16,7 @@ SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "decide": ((), ()),
     "plan": (("--rounds", "1"), ()),
     "impact": (("--flows", "1000000"), ()),
+    "recompile": ((), ()),
     "lint": ((), ()),
     "issuance": ((), ()),
     "batch": ((), ()),

@@ -6,7 +6,7 @@ The loader and the reader of snapshots both demand it. A finding names its place
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from mesh.request import Effect
 from policyengine import model
@@ -15,9 +15,46 @@ from policyengine.lookalikes import skeleton
 from policyengine.reading import Finding, Path, did_you_mean
 from policyengine.regocheck import MAX_MODULES, MODULE_PATH, check_text, package_of
 
+IsClean = Callable[[model.Policy], bool]
 
-def check(found: model.PolicySet) -> list[Finding]:
-    """All contradictions between the objects of a set.
+
+class Checked:
+    """The policies in which a check found nothing: those need not be looked at again.
+
+    What a policy is checked against is its service, the names of all services and groups, modules and issuers.
+    """
+
+    def __init__(self) -> None:
+        self._clean: dict[int, tuple[model.Policy, model.Service | None]] = {}
+        self._names: object = None
+
+    def begin(self, found: model.PolicySet) -> IsClean:
+        """Begin a check; says of a policy whether there is nothing new about it."""
+        services = {item.name: item for item in found.services}
+        names = (frozenset(services), frozenset(item.name for item in found.groups), found.rego, found.issuers)
+        if names != self._names:
+            self._names, self._clean = names, {}
+
+        def is_clean(policy: model.Policy) -> bool:
+            held = self._clean.get(id(policy))
+            # the policy is held, so that nothing else can have its id
+            return held is not None and held[0] is policy and held[1] is services.get(policy.service)
+
+        return is_clean
+
+    def end(self, found: model.PolicySet, findings: Iterable[Finding]) -> None:
+        """Remember the policies without a finding."""
+        dirty = {finding.path[1] for finding in findings if finding.path[0] == "policies"}
+        services = {item.name: item for item in found.services}
+        self._clean = {
+            id(policy): (policy, services.get(policy.service))
+            for place, policy in enumerate(found.policies)
+            if place not in dirty
+        }
+
+
+def check(found: model.PolicySet, checked: Checked | None = None) -> list[Finding]:
+    """All contradictions between the objects of a set; ``checked`` is what the same checker found before.
 
     1. Names are unique within a kind, and none looks like another; policies and exceptions share one space, because
        decisions name both.
@@ -28,16 +65,20 @@ def check(found: model.PolicySet) -> list[Finding]:
     5. A custom rule that no module of the set can have is noted: it is unknown. Modules keep to what rules may be
        made of, as far as their text shows it.
     """
-    return [
+    checked = Checked() if checked is None else checked
+    is_clean = checked.begin(found)
+    findings = [
         *_check_names(found),
         *_check_identities(found),
-        *_check_references(found),
+        *_check_references(found, is_clean),
         *_check_cycles(found),
-        *_check_rules(found),
+        *_check_rules(found, is_clean),
         *_check_case(found),
         *_check_issuers(found),
         *_check_modules(found),
     ]
+    checked.end(found, findings)
+    return findings
 
 
 def _check_names(found: model.PolicySet) -> Iterator[Finding]:
@@ -86,9 +127,12 @@ def _check_identities(found: model.PolicySet) -> Iterator[Finding]:
 
 def _users(
     found: model.PolicySet,
+    is_clean: IsClean,
 ) -> Iterator[tuple[Path, str | None, str, tuple[tuple[str, tuple[model.Principal, ...]], ...]]]:
     """Everything that names services and principals: path, called service, path field, lists of principals."""
     for place, policy in enumerate(found.policies):
+        if is_clean(policy):
+            continue
         yield ("policies", place), policy.service, "service", ()
         for index, rule in enumerate(policy.rules):
             lists = [("from", rule.from_)]
@@ -103,11 +147,11 @@ def _users(
         yield ("exceptions", place, "rule"), exception.service, "service", (("from", exception.from_),)
 
 
-def _check_references(found: model.PolicySet) -> Iterator[Finding]:
+def _check_references(found: model.PolicySet, is_clean: IsClean) -> Iterator[Finding]:
     """(3), services and groups."""
     services = {item.name for item in found.services}
     groups = {item.name for item in found.groups}
-    for path, called, field, lists in _users(found):
+    for path, called, field, lists in _users(found, is_clean):
         if called is not None and called not in services:
             facts = {"service": called, "hint": did_you_mean(called, services)}
             yield Finding((*path, field), "LM2032", facts)
@@ -137,12 +181,12 @@ def _check_cycles(found: model.PolicySet) -> Iterator[Finding]:
                 waiting.extend(edges.get(name, ()))
 
 
-def _check_rules(found: model.PolicySet) -> Iterator[Finding]:
+def _check_rules(found: model.PolicySet, is_clean: IsClean) -> Iterator[Finding]:
     """(3) ports, (4) and (5) for all rules, exceptions and invariants."""
     services = {item.name: item for item in found.services}
     packages = {package_of(module.source) for module in found.rego}
     for place, policy in enumerate(found.policies):
-        for index, rule in enumerate(policy.rules):
+        for index, rule in enumerate(policy.rules if not is_clean(policy) else ()):
             path: Path = ("policies", place, "rules", index)
             if policy.service in services:
                 yield from _check_ports(services[policy.service], rule, path)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import hashlib
 import json
+import marshal
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from mesh.clock import format_time
 from mesh.problems import Invalid
 from policyengine import model
-from policyengine.consistency import check
+from policyengine.consistency import Checked, check
 from policyengine.issuer import Issuer
 from policyengine.issuerreading import issuer_to_json, read_issuer
 from policyengine.reading import Path, Reader
@@ -151,8 +153,38 @@ def _time_of_day(moment: dt.time) -> str:
     return moment.isoformat("minutes" if moment.second == 0 else "seconds")
 
 
-def read_policy_set(obj: object) -> model.PolicySet:
-    """Read what `policy_set_to_json` writes.
+class Kept:
+    """What was read, each object by the digest of how it was written, so that the next reading keeps what is the same.
+
+    Not by equality, because to Python `1` and `true` are equal; and an object with findings is never kept.
+    """
+
+    def __init__(self) -> None:
+        self._now: dict[bytes, object] = {}
+        self._before: dict[bytes, object] = {}
+        self.checked = Checked()
+
+    def begin(self) -> None:
+        """Begin another reading: what it does not come upon is forgotten with the one after."""
+        self._before, self._now = self._now, {}
+
+    def take(self, kind: str, item: object) -> tuple[bytes, object | None]:
+        """The digest of an object as it is written, and what it was read as before."""
+        # version 2 writes types and values and no references: the same bytes are the same value
+        written = marshal.dumps(cast("dict[str, object]", {"kind": kind, "item": item}), 2)  # plain JSON, so it can
+        form = hashlib.blake2b(written, digest_size=32).digest()
+        found = self._before.get(form)
+        if found is not None:
+            self._now[form] = found
+        return form, found
+
+    def keep(self, form: bytes, value: object) -> None:
+        """Keep what an object was read as."""
+        self._now[form] = value
+
+
+def read_policy_set(obj: object, kept: Kept | None = None) -> model.PolicySet:
+    """Read what `policy_set_to_json` writes; ``kept`` is what the same reader read before.
 
     1. Every object has its fields, no others, and no empty list or mapping (the strict reader).
     2. Names, ports and identities fit together, as the loader demands it of a tree.
@@ -161,6 +193,8 @@ def read_policy_set(obj: object) -> model.PolicySet:
     """
     # (1)
     reader = Reader()
+    kept = Kept() if kept is None else kept
+    kept.begin()
     kinds = ("services", "policies", "groups", "invariants", "exceptions")
     fields = reader.mapping(obj, (), ("schema", *kinds), ("rego", "issuers"))
     if fields is not None and (fields["schema"] != SCHEMA or isinstance(fields["schema"], bool)):
@@ -168,16 +202,18 @@ def read_policy_set(obj: object) -> model.PolicySet:
     if fields is None or reader.findings:
         raise _malformed(reader)
     found = model.PolicySet(
-        services=_read(reader, fields, "services", reader.service),
-        policies=_read(reader, fields, "policies", reader.policy),
-        groups=_read(reader, fields, "groups", reader.group),
-        invariants=_read(reader, fields, "invariants", reader.invariant),
-        exceptions=_read(reader, fields, "exceptions", reader.exception),
+        services=_read(reader, kept, fields, "services", reader.service),
+        policies=_read(reader, kept, fields, "policies", reader.policy),
+        groups=_read(reader, kept, fields, "groups", reader.group),
+        invariants=_read(reader, kept, fields, "invariants", reader.invariant),
+        exceptions=_read(reader, kept, fields, "exceptions", reader.exception),
         rego=reader.modules(fields["rego"], ("rego",)) if "rego" in fields else (),
-        issuers=_read(reader, fields, "issuers", functools.partial(read_issuer, reader)) if "issuers" in fields else (),
+        issuers=_read(reader, kept, fields, "issuers", functools.partial(read_issuer, reader))
+        if "issuers" in fields
+        else (),
     )
     # (2)
-    reader.findings.extend(finding for finding in check(found) if finding.code not in WARNINGS)
+    reader.findings.extend(finding for finding in check(found, kept.checked) if finding.code not in WARNINGS)
     if reader.findings:
         raise _malformed(reader)
     return found
@@ -189,6 +225,7 @@ WARNINGS = frozenset({"LM2040"})
 
 def _read(
     reader: Reader,
+    kept: Kept,
     fields: Mapping[str, object],
     kind: str,
     read: Callable[[str, str, object, Path], T | None],
@@ -204,12 +241,19 @@ def _read(
         if not isinstance(item, Mapping) or "name" not in item or "owner" not in item:
             reader.refuse(path, "LM2003", field="name and owner", owner=kind)
             continue
+        form, known = kept.take(kind, item)
+        if known is not None:
+            found.append(cast("T", known))  # by its kind, which is part of the digest
+            continue
+        before = len(reader.findings)
         name, owner = reader.name(item["name"], (*path, "name")), reader.text(item["owner"], (*path, "owner"))
         spec = {key: value for key, value in item.items() if key not in {"name", "owner"}}
         if name is not None and owner is not None:
             value = read(name, owner, spec, path)
             if value is not None:
                 found.append(value)
+                if len(reader.findings) == before:
+                    kept.keep(form, value)
     return tuple(found)
 
 

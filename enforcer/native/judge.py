@@ -43,9 +43,10 @@ class Rules:
         return cls.of(snapshot, read_policy_set(policies))
 
     @classmethod
-    def of(cls, snapshot: str, policies: PolicySet) -> Rules:
-        """Build from policies that were read."""
-        return cls(snapshot=snapshot, policies=policies, index=Index(policies, snapshot))
+    def of(cls, snapshot: str, policies: PolicySet, before: Rules | None = None) -> Rules:
+        """Build from policies that were read; what did not change since ``before`` is kept as it was built."""
+        index = Index(policies, snapshot, None if before is None else before.index)
+        return cls(snapshot=snapshot, policies=policies, index=index)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

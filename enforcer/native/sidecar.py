@@ -28,7 +28,7 @@ from mesh.problems import Invalid, Problem
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
 from mesh.x509svid import X509Svid
 from policyengine.model import PolicySet
-from policyengine.wire import read_policy_set
+from policyengine.wire import Kept, read_policy_set
 
 TICK_SECONDS = 0.25
 TICKS_PER_SECOND = 4
@@ -53,6 +53,8 @@ class Sidecar(asyncio.Protocol):
         self._custom = CustomEngines()
         self._tokens = Tokens()
         self._released: tuple[tuple[str, PolicySet] | None, tuple[str, PolicySet] | None] = (None, None)
+        self._rules: tuple[Rules | None, Rules | None] = (None, None)
+        self._kept = Kept()
         self._inbound: list[Inbound] = []
         self._outbound: list[Outbound] = []
         self._held: dict[int, Held] = {}
@@ -252,7 +254,7 @@ class Sidecar(asyncio.Protocol):
         if epoch < self._epoch:
             raise Invalid("LM3015", epoch=epoch, highest=self._epoch)
         # (2)
-        self._released = (_released(message.get("active")), _released(message.get("candidate")))
+        self._released = (self._read(message.get("active")), self._read(message.get("candidate")))
         self._judge_anew()
         self._epoch = epoch
         self._recheck()
@@ -260,17 +262,32 @@ class Sidecar(asyncio.Protocol):
 
     def _judge_anew(self) -> None:
         """Decide by what was released, for the workload as it is called now."""
-        active, candidate = (None if found is None else self._rules(*found) for found in self._released)
+        active, candidate = (
+            None if found is None else self._ready_to_decide(*found, before)
+            for found, before in zip(self._released, self._rules, strict=True)
+        )
+        self._rules = active, candidate
         self._workload.judge = Judge(self._workload.name, active, candidate, self._tokens)
         self._custom.settle()
 
-    def _rules(self, snapshot: str, policies: PolicySet) -> Rules:
-        """A snapshot's rules. Custom ones that cannot be used are told of, and are unknown."""
+    def _ready_to_decide(self, snapshot: str, policies: PolicySet, before: Rules | None) -> Rules:
+        """A snapshot's rules, made anew where they changed.
+
+        Custom ones that cannot be used are told of, and are unknown.
+        """
         try:
             policies = self._custom.bind(policies, self._workload.name)
         except Invalid as err:
             self._fail(err)
-        return Rules.of(snapshot, policies)
+        return Rules.of(snapshot, policies, before)
+
+    def _read(self, found: object) -> tuple[str, PolicySet] | None:
+        """A snapshot's hash and its policies, as the agent sends them; what was read before is kept."""
+        if found is None:
+            return None
+        if not isinstance(found, dict):
+            raise Invalid("LM3002", reason="a snapshot has a hash and policies")
+        return _text(found, "hash"), read_policy_set(found.get("policies"), self._kept)
 
     def _take_endpoints(self, message: wire.Message) -> None:
         found = [
@@ -381,15 +398,6 @@ def _bundle(domain: TrustDomain, told: object) -> TrustBundle:
         intermediates=None if pins is None else frozenset(str(item) for item in _list(pins)),
         crls=tuple(wire.text_to_bytes(item) for item in _list(told.get("crls"))),
     )
-
-
-def _released(found: object) -> tuple[str, PolicySet] | None:
-    """A snapshot's hash and its policies, as the agent sends them."""
-    if found is None:
-        return None
-    if not isinstance(found, dict):
-        raise Invalid("LM3002", reason="a snapshot has a hash and policies")
-    return _text(found, "hash"), read_policy_set(found.get("policies"))
 
 
 def _text(row: Mapping[str, object], name: str) -> str:

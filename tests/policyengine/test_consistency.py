@@ -5,7 +5,7 @@ import dataclasses
 from mesh.request import Effect
 from mesh.spiffe import SpiffePattern
 from policyengine.canonical import PathPattern
-from policyengine.consistency import check
+from policyengine.consistency import Checked, check
 from policyengine.model import Conditions, Group, Invariant, Operation, Policy, Port, Principal, Rule, Service
 from tests.policyengine.corners import FUTURE, TD, allow, grant, tree
 
@@ -118,3 +118,30 @@ def test_ports_must_have_a_meaning_for_every_field() -> None:
         name="p", owner="", service="db", tier="app", rules=(dataclasses.replace(rules["LM2037"], effect=Effect.ALLOW),)
     )
     assert [item.code for item in check(dataclasses.replace(only, policies=(policy,)))] == ["LM2038"]
+
+
+def test_a_policy_without_findings_is_looked_at_again_when_what_it_is_checked_against_changes() -> None:
+    good = tree(
+        app=[allow(**{"from": ["group:g", "service:web"]}, to=[{"ports": [8080], "paths": ["/a"]}])],
+        groups={"g": [f"{TD}/**"]},
+    )
+    db, web = good.services
+    changes = {
+        "LM2036": dataclasses.replace(
+            good, services=(dataclasses.replace(db, ports=(Port(port=81, protocol="http"),)), web)
+        ),
+        "LM2039": dataclasses.replace(
+            good, services=(dataclasses.replace(db, ports=(Port(port=8080, protocol="tcp"),)), web)
+        ),
+        "LM2033": dataclasses.replace(good, groups=()),
+        "LM2032": dataclasses.replace(good, services=(db,)),
+    }
+    for code, changed in changes.items():
+        checked = Checked()
+        assert not check(good, checked)
+        assert not check(good, checked)
+        found = check(changed, checked)
+        assert found == check(changed)
+        assert code in {item.code for item in found}
+        assert check(changed, checked) == found  # and is not taken for clean because it was looked at
+        assert not check(good, checked)

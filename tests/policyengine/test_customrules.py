@@ -1,7 +1,10 @@
 """Custom rules: true and false as they say so, everything else unknown; what they may not be is refused."""
 
 import dataclasses
+import os
 import pathlib
+import signal
+import threading
 import time
 
 import pytest
@@ -177,3 +180,40 @@ spec:
     assert [module.path for module in policies.rego] == ["rules/shop.rego"]
     found = {(item.code, item.span.line if item.span else 0) for item in findings if item.severity is not Severity.INFO}
     assert found == {("LM2600", 3), ("LM2040", 14), ("LM2601", 15)}
+
+
+def test_an_engine_that_dies_mid_query_denies_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policyengine.rego._FIRST_PAUSE_S", 0.0)
+    policies = with_rule("data.shop.slow")
+    pids: list[int] = []
+    with CustomRules(policies, deadline_s=60.0) as rules:
+        rules.load()
+        engine = rules._engine
+        assert engine is not None
+        index = Index(dataclasses.replace(policies, custom=rules.holds), "s")
+        for turn in range(1, 4):
+            assert engine._process is not None
+            pids.append(engine._process.pid)
+
+            def abort_when_busy(pid: int = pids[-1]) -> None:
+                spent = busy(pid)
+                while busy(pid) < spent + 5:  # it works on the question
+                    os.sched_yield()
+                os.kill(pid, signal.SIGABRT)
+
+            killer = threading.Thread(target=abort_when_busy)
+            killer.start()
+            found = index.decide(ask(claims=token(many=list(range(1, 500)))))
+            killer.join()
+            # an unknown rule allows nothing; nothing else of the decision point fails
+            assert (found.effect, found.code, index.errors) == (Effect.DENY, "LM2302", 0)
+            assert rules.failures == turn
+            rules.load()
+    assert len(set(pids)) == 3
+    assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def busy(pid: int) -> int:
+    """How many clock ticks a process has computed for."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return int(fields[11])

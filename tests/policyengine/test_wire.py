@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mesh.problems import Invalid
 from policyengine.consistency import check
 from policyengine.model import PolicySet, policy_set_from_json
+from policyengine.wire import Kept, read_policy_set
 from tests.examples import examples
 from tests.policyengine.corners import CLAIM_ADMIN, FUTURE, ROLE_ADMIN, TD, allow, deny, grant, tree
 from tests.policyengine.strategies import policy_sets
@@ -128,3 +129,66 @@ def test_a_sidecar_imports_no_yaml_pydantic_or_grpc() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# -- reading again
+
+
+def test_what_is_written_the_same_is_the_same_object_and_what_is_not_is_read() -> None:
+    kept, written = Kept(), tree(app=[allow()], baseline=[deny()], groups={"g": [f"{TD}/**"]}).to_json()
+    before = read_policy_set(copy.deepcopy(written), kept)
+    written["policies"][0]["rules"][0]["id"] = "other"  # type: ignore[index]  # plain JSON
+    after = read_policy_set(written, kept)
+    assert after.policies[0] is not before.policies[0]
+    assert after.policies[0].rules[0].id == "other"
+    assert after.policies[1] is before.policies[1]
+    assert after.services[0] is before.services[0]
+    assert after.groups[0] is before.groups[0]
+
+
+# to Python they are equal, to a policy they are not
+@pytest.mark.parametrize(("one", "other"), [(1, True), (0, False), (True, 1)])
+def test_equal_to_python_is_not_the_same(one: object, other: object) -> None:
+    kept = Kept()
+    for value in (one, other):
+        claims = {"claims": {"issuer": "https://idp.test", "n": [value]}}
+        found = read_policy_set(tree(app=[allow(when=claims)]).to_json(), kept)
+        when = found.policies[0].rules[0].when
+        assert when is not None
+        assert when.claims is not None
+        assert [type(item) for item in when.claims.values[0][1]] == [type(value)]
+
+
+def test_what_was_refused_is_refused_again() -> None:
+    kept, written = Kept(), whole()
+    read_policy_set(copy.deepcopy(written), kept)
+    written["policies"][0]["rules"][0]["from"] = []
+    for _ in range(2):
+        with pytest.raises(Invalid):
+            read_policy_set(copy.deepcopy(written), kept)
+
+
+def test_what_is_gone_is_forgotten() -> None:
+    kept = Kept()
+    for place in range(20):
+        read_policy_set(tree(app=[allow(id=f"r{place}")]).to_json(), kept)
+    assert len(kept._now) + len(kept._before) <= 6
+
+
+# INVARIANT: a reader that keeps what it read reads as one that keeps nothing, whatever was changed in between.
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(policy_sets, min_size=2, max_size=4), st.data())
+def test_reading_again_equals_reading_anew(history: list[PolicySet], data: st.DataObject) -> None:
+    kept, current = Kept(), history[0].to_json()
+    for other in history:
+        taken = data.draw(st.sets(st.sampled_from(("services", "policies", "groups", "exceptions"))))
+        current = {**current, **{kind: other.to_json()[kind] for kind in taken}}
+        try:
+            expected: object = policy_set_from_json(copy.deepcopy(current))
+        except Invalid as err:
+            expected = (err.code, err.facts)
+        try:
+            found: object = read_policy_set(copy.deepcopy(current), kept)
+        except Invalid as err:
+            found = (err.code, err.facts)
+        assert found == expected
