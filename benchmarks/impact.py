@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import pathlib
 import sys
 import tempfile
@@ -71,6 +72,7 @@ def main() -> int:
     assert part.same + part.newly_allowed + part.newly_denied + part.uncertain == min(PART, chosen.flows)
     print(f"{chosen.flows:,} flows, {size / 1e9:.2f} GB, 10,000 rules: {counts}")
     print(f"counted by DuckDB, then decided: {seconds:.1f} s ({cpu:.1f} s of CPU)")
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     print(f"line by line: {by_line:.0f} s, scaled up from {PART:,} lines")
     if chosen.save:
         save(
@@ -81,6 +83,7 @@ def main() -> int:
                 "budget_s": BUDGET_S,
                 "wall_s": round(seconds, 1),
                 "cpu_s": round(cpu, 1),
+                "load_average": round(os.getloadavg()[0], 1),
                 "line_by_line_scaled_s": round(by_line),
                 "impact": counts,
             },

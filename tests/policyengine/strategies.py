@@ -269,3 +269,8 @@ def mixed(asked: list[Request], count: int, dice: random.Random) -> list[Request
         )
         for _ in range(count)
     ]
+
+
+def folds(*versions: model.PolicySet) -> bool:
+    """Whether some service compares paths without regard to case: patterns then stand there as nobody wrote them."""
+    return any(service.path_case == "insensitive" for version in versions for service in version.services)

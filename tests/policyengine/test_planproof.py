@@ -1,0 +1,77 @@
+import dataclasses
+import datetime as dt
+from typing import Any
+
+import pytest
+from hypothesis import Phase, assume, given, settings
+
+from mesh.request import Effect
+from policyengine import model
+from policyengine.analysis import plan
+from tests.examples import examples
+from tests.policyengine import strategies
+from tests.policyengine.planproof import disagreement
+from tests.policyengine.strategies import NOW
+
+# shrinking a disagreement asks z3 again and again; the first one says enough
+ONCE = {"deadline": None, "phases": (Phase.explicit, Phase.generate)}
+
+
+@settings(max_examples=examples(6), **ONCE)
+@given(strategies.policy_sets, strategies.policy_sets)
+def test_z3_finds_no_request_about_which_a_plan_is_wrong(old: model.PolicySet, new: model.PolicySet) -> None:
+    assume(not strategies.folds(old, new))
+    found = plan(old, new, [], NOW)
+    assert found.is_complete
+    assert disagreement(old, new, found) is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@settings(max_examples=examples(60), **ONCE)
+@given(strategies.policy_sets, strategies.policy_sets)
+def test_z3_finds_none_among_many_pairs(old: model.PolicySet, new: model.PolicySet) -> None:
+    assume(not strategies.folds(old, new))
+    found = plan(old, new, [], NOW)
+    assert found.is_complete
+    assert disagreement(old, new, found) is None
+
+
+@pytest.fixture
+def pair(make_service: Any, make_policy: Any, make_rule: Any) -> tuple[model.PolicySet, model.PolicySet]:
+    """Two versions that differ under a condition."""
+    service = make_service("db", ports=(model.Port(port=8080, protocol="http"),))
+    when = model.Conditions(headers=(("x-role", ("admin",)),))
+    old = model.PolicySet(services=(service,), policies=(make_policy("db", make_rule("r", "cart")),))
+    deny = make_rule("d", "any", effect=Effect.DENY, when=when)
+    new = dataclasses.replace(old, policies=(make_policy("db", make_rule("r", "cart"), deny),))
+    return old, new
+
+
+def test_a_row_too_few_is_found(pair: tuple[model.PolicySet, model.PolicySet]) -> None:
+    found = plan(*pair, [], NOW)
+    assert len(found.newly_denied) == 2
+    for place in range(2):
+        fewer = tuple(row for index, row in enumerate(found.newly_denied) if index != place)
+        assert disagreement(*pair, dataclasses.replace(found, newly_denied=fewer)) is not None
+
+
+def test_a_row_too_wide_is_found(pair: tuple[model.PolicySet, model.PolicySet]) -> None:
+    found = plan(*pair, [], NOW)
+    (first, *rest) = found.newly_denied
+    for change in ({"source": "any"}, {"when": {}}):
+        wider = (dataclasses.replace(first, **change), *rest)
+        assert disagreement(*pair, dataclasses.replace(found, newly_denied=wider)) is not None
+
+
+def test_an_end_too_late_is_found(pair: tuple[model.PolicySet, model.PolicySet]) -> None:
+    old, _ = pair
+    grant = model.ExceptionGrant(
+        name="e", owner="", service="db", from_=(model.Principal("any"),), until=NOW + dt.timedelta(days=1), reason="x"
+    )
+    new = dataclasses.replace(old, exceptions=(grant,))
+    found = plan(old, new, [], NOW)
+    assert disagreement(old, new, found) is None
+    (row,) = found.newly_allowed
+    forever = dataclasses.replace(row, when={key: value for key, value in row.when.items() if key != "time"})
+    assert disagreement(old, new, dataclasses.replace(found, newly_allowed=(forever,))) is not None
