@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -40,6 +41,8 @@ ISSUED = sa.Table(
     sa.Column("kind", sa.String),
     sa.Column("sha256", sa.String),
 )
+# rows of one statement: 900 parameters, and no SQLite takes fewer than 999
+_AT_ONCE = 100
 _COLUMNS = [column.name for column in ISSUED.columns]
 
 
@@ -107,24 +110,30 @@ def record_issuances(connection: sa.Connection, issued: Sequence[Issuance]) -> N
         (serial, spiffe_id, node, rule, texts[begin], texts[end], authority, kind, sha256)
         for serial, spiffe_id, node, rule, begin, end, authority, kind, sha256 in issued
     ]
-    statement, is_positional = _insert(connection.dialect)
+    one, many = _inserts(connection.dialect)
+    whole = len(rows) - len(rows) % _AT_ONCE if many else 0
     try:
         # as the driver takes them: what the library does with each row costs as much as the row
-        if is_positional:
-            connection.exec_driver_sql(statement, rows)
-        else:
-            connection.exec_driver_sql(statement, [dict(zip(_COLUMNS, row, strict=True)) for row in rows])
+        for begin in range(0, whole, _AT_ONCE):
+            connection.exec_driver_sql(many, tuple(itertools.chain.from_iterable(rows[begin : begin + _AT_ONCE])))
+        if many and rows[whole:]:
+            connection.exec_driver_sql(one, rows[whole:])
+        elif not many:
+            connection.exec_driver_sql(one, [dict(zip(_COLUMNS, row, strict=True)) for row in rows])
     except sa.exc.IntegrityError as err:
         raise Conflict("LM1205", serial=", ".join(found.serial for found in issued[:3])) from err
 
 
 @functools.lru_cache(maxsize=8)
-def _insert(dialect: sa.Dialect) -> tuple[str, bool]:
-    """The statement as the driver takes it, and whether its parameters have places or names."""
+def _inserts(dialect: sa.Dialect) -> tuple[str, str]:
+    """The statements of one row and of many, as the driver takes them; none of many where parameters have names."""
     made = sa.insert(ISSUED).compile(dialect=dialect)
     assert list(Issuance._fields) == _COLUMNS
-    assert not made.positional or made.positiontup == _COLUMNS
-    return str(made), made.positional
+    if not made.positional:
+        return str(made), ""
+    assert made.positiontup == _COLUMNS
+    head, values, row = str(made).partition(" VALUES ")
+    return str(made), head + values + ", ".join([row] * _AT_ONCE)
 
 
 def record_issuance(connection: sa.Connection, found: Issuance) -> None:

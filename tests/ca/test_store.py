@@ -66,3 +66,19 @@ def test_a_names_svids_that_live_are_found_by_an_index_and_a_serial_numbers_what
             {"name": name, "now": "2026"},
         ).all()
     assert "ca_issued_live" in str(plan)
+
+
+@pytest.mark.parametrize("count", [1, 99, 100, 101, 250])
+def test_a_batch_of_any_size_is_recorded_as_it_is_and_all_or_none(
+    ready: sa.Engine, now: dt.datetime, count: int
+) -> None:
+    made = [issuance(f"{place:x}", now, HOUR + dt.timedelta(seconds=place)) for place in range(count)]
+    with transaction(ready) as connection:
+        store.record_issuances(connection, [])
+        store.record_issuances(connection, made)
+        assert sorted(store.valid_issuances(connection, now)) == sorted(made)
+    again = [issuance(f"n{place}", now) for place in range(count)] + [made[-1]]
+    with pytest.raises(Conflict, match="LM1205"), transaction(ready) as connection:
+        store.record_issuances(connection, again)
+    with transaction(ready) as connection:
+        assert len(store.valid_issuances(connection, now)) == count
