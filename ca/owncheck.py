@@ -230,7 +230,7 @@ class OwnCheck:
         # (3)
         if bundle.crls and any(is_listed(serial, crl, model.signer) for crl in bundle.crls):
             return None
-        if leaf in self._vouched:
+        if self._vouched and leaf in self._vouched:
             self._vouched.discard(leaf)
             return Found(window[1], serial)
         try:
