@@ -171,6 +171,7 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
             group.create_task(own.keep(worker, stop))
             if app.follower is not None:
                 group.create_task(keep_following(app, app.follower, worker, stop))
+            lifecycle.keep_what_is_loaded()
             lifecycle.announce(
                 state,
                 "server",

@@ -166,6 +166,7 @@ async def _run(state: pathlib.Path, *, url: str, ways: Ways, advertise: str | No
         waiting = tasks.create_task(ready.wait())
         await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
+            lifecycle.keep_what_is_loaded()
             lifecycle.announce(
                 state,
                 "agent",

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import json
 import os
 import pathlib
@@ -19,6 +20,16 @@ def test_announcing_writes_the_file_and_the_line(tmp_path: pathlib.Path, capsys:
     assert capsys.readouterr().out == "ready server\n"
     lifecycle.retire(tmp_path, "server")
     assert not (tmp_path / "run" / "server.json").exists()
+
+
+def test_what_is_loaded_is_not_looked_at_again() -> None:
+    held = [{"a": [place]} for place in range(1000)]
+    try:
+        lifecycle.keep_what_is_loaded()
+        assert gc.get_freeze_count() > len(held)
+        assert not any(item is held for item in gc.get_objects())
+    finally:
+        gc.unfreeze()
 
 
 def test_one_process_of_a_name_runs_on_a_state(tmp_path: pathlib.Path) -> None:
