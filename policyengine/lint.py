@@ -67,7 +67,8 @@ def lint(
         form = normalise(parts[service.name], service)
         found += _service(form, now)
         found += _effects(form, now)
-        if recorded is not None:
+        is_somebody = known is None or any(known.has_any(pattern) for pattern in service.identities)
+        if recorded is not None and is_somebody:  # rules of a service that nobody is are its own finding
             found += _unused(form, now, recorded.get(service.name, ()))
     for policy in policies.policies:
         for rule in policy.rules:

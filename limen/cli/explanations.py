@@ -24,6 +24,8 @@ from policyengine.model import PolicySet
 from policyengine.opening import Opening
 
 _DENIED = "× denied "  # noqa: RUF001  the field's check marks
+_BY_POLICY = "LM23"
+"""The codes of what policies decide; every other refusal never came to them."""
 _ROWS = 3
 UNRECORDED = frozenset({"claims", "headers", "forwarded_ip"})
 _DECISION = ("decision", "policy_decision", "mode", "snapshot", "tier", "policy", "rule", "code")
@@ -110,7 +112,7 @@ def show_recorded(identifier: str, tree: pathlib.Path | None, output: str) -> in
         decided = decision_from_json({name: row[name] for name in _DECISION})
     except (DecisionError, KeyError):
         return _show_refusal(row, output)
-    if not decided.snapshot:
+    if not decided.snapshot or not decided.code.startswith(_BY_POLICY):
         return _show_refusal(row, output)
     policies = located(snapshot_policies(context.state(), decided.snapshot), files_of(tree))
     explained, follows = _followed(row, decided, policies)

@@ -111,16 +111,19 @@ def test_a_rule_that_reads_what_is_not_recorded_is_named_all_the_same(
     assert "  fix" not in shown
 
 
+@pytest.mark.parametrize("is_active", [False, True])
 def test_what_no_policy_refused_is_explained_by_its_code(
-    world: World, sidecar: Sidecar, capsys: pytest.CaptureFixture[str]
+    world: World, sidecar: Sidecar, capsys: pytest.CaptureFixture[str], *, is_active: bool
 ) -> None:
+    snapshot = world.app.active_snapshot()["hash"] if is_active else ""
     identifier = sidecar.record(
-        direction="outbound", decision="deny", policy_decision="deny", mode="enforce", snapshot="", tier="", policy="",
-        rule="", code="LM3422", facts={"pid": 7, "executable": "/bin/\x1b[31mevil"},
+        direction="outbound", decision="deny", policy_decision="deny", mode="enforce", snapshot=snapshot, tier="",
+        policy="", rule="", code="LM3422", facts={"pid": 7, "executable": "/bin/\x1b[31mevil"},
     )  # fmt: skip
     assert run(["explain", identifier, "--state", str(world.state)]) == 1
     shown = capsys.readouterr().out
     assert "LM3422" in shown
+    assert "  path" not in shown
     assert "\x1b" not in shown
 
 
