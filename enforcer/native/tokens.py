@@ -35,7 +35,7 @@ class Tokens:
     def __init__(self) -> None:
         self._told: dict[str, tuple[tuple[JwtKey, ...], dt.datetime]] = {}
         self._declared: dict[str, tuple[JwtKey, ...]] = {}
-        self._verified: dict[tuple[bytes, Issuer], Claims] = {}
+        self._verified: dict[bytes, tuple[Issuer, JwtTrust, Claims]] = {}
         self._missed: set[str] = set()
 
     def learn(self, sets: Iterable[tuple[str, bytes, dt.datetime]]) -> None:
@@ -81,14 +81,24 @@ class Tokens:
         if match is None:
             raise UnknownClaims
         token = match[1].decode("ascii")
+        name = hashlib.sha256(match[1]).digest()
+        known = self._verified.get(name)
         # (2)
-        named = issuer_of(token)
-        issuer = next((item for item in issuers if item.issuer == named), None)
-        if issuer is None or now is None:
+        if known is not None and known[0] in issuers:
+            issuer = known[0]
+        else:
+            known, named = None, issuer_of(token)
+            found_issuer = next((item for item in issuers if item.issuer == named), None)
+            if found_issuer is None:
+                raise UnknownClaims
+            issuer = found_issuer
+        if now is None:
             raise UnknownClaims
         keys = self._keys(issuer, now)
         # (3)
-        claims = self._verify(token, keys, issuer, now)
+        claims = (
+            self._again(known[1], known[2], now) if known is not None else self._anew(name, token, keys, issuer, now)
+        )
         # (4)
         if not all(_is_bound(claims, binding, source, certificate) for binding in issuer.bind):
             raise UnknownClaims
@@ -107,21 +117,10 @@ class Tokens:
             raise UnknownClaims
         return keys
 
-    def _verify(self, token: str, keys: Sequence[JwtKey], issuer: Issuer, now: dt.datetime) -> Claims:
-        """The claims of a token; one that verified under the same keys is only asked for its times again."""
-        trust = JwtTrust(
-            issuer=issuer.issuer,
-            audiences=issuer.audiences,
-            algorithms=issuer.algorithms,
-            leeway_s=issuer.leeway_s,
-            needs_begin=False,
-        )
-        name = hashlib.sha256(token.encode("ascii")).digest(), issuer
-        known = self._verified.get(name)
+    def _anew(self, name: bytes, token: str, keys: Sequence[JwtKey], issuer: Issuer, now: dt.datetime) -> Claims:
+        """The claims of a token that was not seen before, under its digest kept for the next time."""
         try:
-            if known is not None:
-                check_times(known, trust, now.timestamp())
-                return known
+            trust = _trust(issuer)
             claims: Claims = verify_jwt(token, keys, trust, now)
         except ValueError:
             kid = kid_of(token)
@@ -130,8 +129,27 @@ class Tokens:
             raise UnknownClaims from None
         if len(self._verified) >= MAX_VERIFIED:
             self._verified.clear()
-        self._verified[name] = claims
+        self._verified[name] = issuer, trust, claims
         return claims
+
+    @staticmethod
+    def _again(trust: JwtTrust, claims: Claims, now: dt.datetime) -> Claims:
+        """The claims of a token that verified under the same keys: its times are looked at again."""
+        try:
+            check_times(claims, trust, now.timestamp())
+        except ValueError:
+            raise UnknownClaims from None
+        return claims
+
+
+def _trust(issuer: Issuer) -> JwtTrust:
+    return JwtTrust(
+        issuer=issuer.issuer,
+        audiences=issuer.audiences,
+        algorithms=issuer.algorithms,
+        leeway_s=issuer.leeway_s,
+        needs_begin=False,
+    )
 
 
 def thumbprint(certificate: bytes) -> str:

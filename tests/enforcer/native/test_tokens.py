@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcer.native.judge import Judge, Rules
-from enforcer.native.tokens import MAX_VERIFIED, Tokens, UnknownClaims, thumbprint
+from enforcer.native.tokens import MAX_VERIFIED, Tokens, UnknownClaims, _trust, thumbprint
 from mesh.problems import Invalid
 from policyengine.issuer import Issuer
 from tests.ca.attestation.issuers import AUDIENCE, EC_KEY, ISSUER, NOW, RSA_KEY, claims, jwk, key_set, raw, token
@@ -169,9 +169,18 @@ def test_a_token_that_verified_is_looked_at_again() -> None:
     assert read(tokens, text) == read(tokens, text)
     assert read(tokens, text, now=NOW + dt.timedelta(seconds=36)) == "unknown"
     for number in range(MAX_VERIFIED + 2):
-        tokens._verified[number.to_bytes(4, "big"), IDP] = {}
+        tokens._verified[number.to_bytes(4, "big")] = IDP, _trust(IDP), {}
     read(tokens, bearer())
     assert len(tokens._verified) <= MAX_VERIFIED + 3
+
+
+def test_a_token_that_verified_counts_no_more_when_its_issuer_is_declared_in_another_way() -> None:
+    tokens, text = known(), bearer()
+    assert read(tokens, text) != "unknown"
+    assert read(tokens, text, issuers=()) == "unknown"
+    other = Issuer(name="idp", owner="", issuer=ISSUER, audiences=("other",), jwks_uri=URI)
+    assert read(tokens, text, issuers=(other,)) == "unknown"
+    assert read(tokens, text) != "unknown"
 
 
 def test_an_unknown_time_verifies_nothing() -> None:
