@@ -39,6 +39,7 @@ from mesh.wrapping import WrappingKey
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 DOMAIN = TrustDomain("bench.test")
 HOUR = dt.timedelta(hours=1)
+MINUTES = dt.timedelta(minutes=5)
 BATCH = 500
 RULES = 1000
 X509_BUDGET, JWT_BUDGET = 7_000, 20_000
@@ -138,7 +139,7 @@ class Bench:
                     JwtOrder(
                         spiffe_id=found.spiffe_id,
                         audiences=AUDIENCE,
-                        life=dt.timedelta(minutes=5),
+                        life=MINUTES,
                         node="n1",
                         rule=found.rule,
                     )

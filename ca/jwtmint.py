@@ -11,8 +11,8 @@ import dataclasses
 import datetime as dt
 import functools
 import json
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -45,6 +45,7 @@ class JwtSigner:
     algorithm: Algorithm = "ES256"
     not_after: dt.datetime | None = None
     _head: bytes = dataclasses.field(init=False, repr=False, compare=False)
+    _signature: Callable[[bytes], bytes] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         fits = (
@@ -56,6 +57,7 @@ class JwtSigner:
             raise ValueError("a JWT authority has an id, and an algorithm that its key fits")
         head = {"alg": self.algorithm, "kid": self.kid, "typ": "JWT"}
         object.__setattr__(self, "_head", _base64url(_JSON(head).encode("ascii")) + b".")
+        object.__setattr__(self, "_signature", _maker(self.key, self.algorithm))
 
     def sign(self, claims: dict[str, object]) -> str:
         """A token that says these claims: the header has alg, kid and typ, and nothing else (J-3)."""
@@ -66,15 +68,15 @@ class JwtSigner:
         data = self._head + _base64url(claims.encode("ascii"))
         return (data + b"." + _base64url(self._signature(data))).decode("ascii")
 
-    def _signature(self, data: bytes) -> bytes:
-        # the algorithm is the key's own: that was held when this was made, and a look at the type costs more
-        if self.algorithm not in _CURVES_OF:
-            key: Any = self.key
-            return bytes(key.sign(data, _PSS if self.algorithm == "PS256" else _PKCS1, hashes.SHA256()))
-        # RFC 7518 §3.4: both numbers, as long as the curve's order
-        size, scheme = _CURVES_OF[self.algorithm]
-        curve: Any = self.key
-        return numbers(curve.sign(data, scheme), size)
+
+def _maker(key: JwtKey, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+    """What makes the signature of a token (RFC 7518 §3), by a key that the algorithm fits."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        scheme = _PSS if algorithm == "PS256" else _PKCS1
+        return lambda data: key.sign(data, scheme, hashes.SHA256())
+    # RFC 7518 §3.4: both numbers, as long as the curve's order
+    size, curve = _CURVES_OF[algorithm]
+    return lambda data: numbers(key.sign(data, curve), size)
 
 
 def jwt_signer(kid: str, key: JwtKey, *, not_after: dt.datetime | None = None) -> JwtSigner:

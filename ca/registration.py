@@ -153,7 +153,7 @@ class RuleSet:
 
     def entitle(self, facts: Facts, trust_domain: TrustDomain) -> Entitlement | Refusal:
         """Find the identity that facts give: by all rules, once for the very same facts."""
-        key = (trust_domain, *facts.items())
+        key = (trust_domain.name, *facts.items())
         found = self._known.get(key)
         if found is None:
             found = self._entitle(facts, trust_domain)
