@@ -1,12 +1,18 @@
 import datetime as dt
 import json
 import os
+import pathlib
 
 import pytest
+import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.record import record, to_bytes
 from audit.spool import batch_digest, sign_batch
+from benchmarks import entries
+from ca.registration import IdentityRule, RuleSet
+from ca.ruleindex import RuleIndex
+from limen import rulesfile
 from limen.opening import open_app
 from limen.values import Endpoint
 from mesh.problems import Problem
@@ -220,3 +226,55 @@ def test_identity_explanations_name_every_rule(world: World) -> None:
     assert found["spiffe_id"] is None
     assert found["rules"] == [{"rule": "user", "matched": False, "reason": "unix:uid is 7, not 1000"}]
     assert world.app.explain_identity([("unix:uid", "1000")])["container_bound"] is True
+
+
+GROWING = (
+    *("ca_issued", "ca_revoked", "ca_nodes", "ca_tokens", "ca_node_proofs", "ca_journal", "ca_trust_seen"),
+    *("limen_flows", "acme_orders", "acme_authorizations", "acme_challenges", "acme_certificates"),
+)
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_an_idle_minute_looks_at_no_entry_and_scans_no_table_that_grows(
+    world: World, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    node = world.join()
+    world.rules(entries.text(count) + RULES.removeprefix("rules:\n"))
+    assert world.issue(node, unix__uid="1000").code == ""
+    assert len(world.app._rules.rules.rules) == count + 1
+    world.app.tick()
+    asked: dict[str, object] = {}
+    visited: list[str] = []
+
+    def ask(connection: object, cursor: object, statement: str, parameters: object, *more: object) -> None:
+        asked[statement] = parameters
+
+    def visit(self: object, *call: object) -> None:
+        visited.append("rules")
+
+    sa.event.listen(world.app._engine, "before_cursor_execute", ask)
+    # every way to look at entries: by facts, all of them, and by reading the file
+    monkeypatch.setattr(RuleIndex, "candidates", visit)
+    monkeypatch.setattr(RuleSet, "explain", visit)
+    monkeypatch.setattr(RuleSet, "rules", property(visit), raising=False)
+    monkeypatch.setattr(IdentityRule, "fits", visit)
+    monkeypatch.setattr(rulesfile, "read_rules", visit)
+    monkeypatch.setattr(pathlib.Path, "read_bytes", visit)
+    for _ in range(60):
+        world.clock.advance(dt.timedelta(seconds=1))
+        world.app.tick()
+        # what is looked for beside the tick, and what every agent says four times a second
+        world.app.acme.due()
+        world.app.federations.due()
+        world.app.report_status(node, epoch=0, snapshot="", sidecars=0, handshakes=0, refusals=(), trust=1)
+    assert visited == []
+    sa.event.remove(world.app._engine, "before_cursor_execute", ask)
+    plans = {}
+    with world.app._engine.begin() as connection:
+        for statement, parameters in asked.items():
+            if statement.startswith(("SELECT", "DELETE", "UPDATE")):
+                rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+                plans[statement] = [str(row[3]) for row in rows]
+    assert plans
+    scans = {detail for found in plans.values() for detail in found if detail.startswith("SCAN")}
+    assert not [detail for detail in scans if detail.split()[1] in GROWING], scans
