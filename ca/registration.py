@@ -138,18 +138,18 @@ class RuleVerdict:
 class RuleSet:
     """All rules of a file; what it found for facts it knows again, since workloads come back with theirs.
 
-    ``base`` are the rules before a change: when few are others now, those alone are indexed and compared with the rest.
+    ``layers`` say it with less work than all the rules, when few are others than before.
     """
 
     rules: tuple[IdentityRule, ...] = ()
-    base: dataclasses.InitVar[RuleSet | None] = None
-    layers: RuleLayers = dataclasses.field(init=False, repr=False, compare=False)
+    layers: RuleLayers = dataclasses.field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # set below
     _known: dict[tuple[object, ...], Entitlement | Refusal] = dataclasses.field(
         init=False, repr=False, compare=False, default_factory=dict
     )
 
-    def __post_init__(self, base: RuleSet | None) -> None:
-        object.__setattr__(self, "layers", RuleLayers.over(self.rules, None if base is None else base.layers))
+    def __post_init__(self) -> None:
+        if self.layers is None:
+            object.__setattr__(self, "layers", RuleLayers.of(self.rules))
 
     def entitle(self, facts: Facts, trust_domain: TrustDomain) -> Entitlement | Refusal:
         """Find the identity that facts give: by all rules, once for the very same facts."""

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 
 from ca.registration import DEFAULT_TTL, DIGESTS, TEMPLATE, IdentityRule, RuleSet, Selector, is_host_name, is_reserved
-from ca.ruleblocks import divide
+from ca.ruleblocks import divide, redivide
+from ca.rulelayers import RuleLayers
 from mesh.interpreters import is_interpreter_name
 from mesh.problems import Diagnostic, Severity, Span
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
@@ -47,7 +48,7 @@ MAX_HINT_BYTES = 1024
 MAX_FILE_BYTES = 40 << 20
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Part:
     """Some rules of a file, read from a text; ``line`` is where that stood when it was read."""
 
@@ -60,12 +61,17 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A file that was read: its rules, every finding, and those that reading it before had not."""
+    """A file that was read: its rules, every finding, and those that reading it before had not.
 
+    ``parts`` begin at ``begins``; there are none when it was not read in parts.
+    """
+
+    text: str
     rules: RuleSet
     findings: list[Diagnostic]
     news: list[Diagnostic]
     parts: tuple[Part, ...] = ()
+    begins: tuple[int, ...] = ()
 
 
 def load_rules(text: str, file: str) -> tuple[RuleSet, list[Diagnostic]]:
@@ -86,33 +92,76 @@ def read_rules(text: str, file: str, before: Loaded | None = None) -> Loaded:
     3. Over all of them: no id stands twice, and no rules tie.
     """
     # (1)
-    known = {part.text: part for part in before.parts} if before is not None else {}
-    parts: list[Part] = []
-    lines: list[int] = []
-    news: list[Diagnostic] = []
-    for content, count, line in divide(text) if len(text) <= MAX_FILE_BYTES else ():
-        part = known.get(content)
-        if part is None:
-            part = _read_part(content, file, count, line)
-            news.extend(part.findings)
-        parts.append(part)
-        lines.append(line)
+    parts = [] if len(text) > MAX_FILE_BYTES else _divided(text, file, before)
+    is_kept = bool(parts) and all(part.is_whole for part in parts)
     # (2)
-    if not parts or not all(part.is_whole for part in parts):
+    if not is_kept:
         whole = _read_whole(text, file)
         if not parts or not any(item.code == "LM5108" for item in whole.findings):
-            parts, lines, news = [whole], [1], [*whole.findings]
-    rules = tuple(itertools.chain.from_iterable(part.rules for part in parts))
-    found = [_moved(item, line - part.line) for part, line in zip(parts, lines, strict=True) for item in part.findings]
+            parts = [whole]
+    lines = [*itertools.accumulate((part.text.count("\n") + 1 for part in parts), initial=1)]
+    begins = [*itertools.accumulate((len(part.text) + 1 for part in parts), initial=0)]
+    if len(parts) > 1 or is_kept:
+        head = len(text) - begins[-1] + 1
+        first = text.count("\n", 0, head)
+        lines, begins = [line + first for line in lines], [begin + head for begin in begins]
+    shifts = [line - part.line for line, part in zip(lines, parts, strict=False)]
+    found = [_moved(item, shift) for part, shift in zip(parts, shifts, strict=True) for item in part.findings]
+    old = {id(part) for part in before.parts} if before is not None else set()
+    news = [item for part in parts if id(part) not in old for item in part.findings]
     # (3)
-    result = RuleSet(rules=rules, base=before.rules if before is not None else None)
-    over_all = [*_twice(rules), *result.conflicts()]
+    rules = tuple(itertools.chain.from_iterable(part.rules for part in parts))
+    layers = _layers(rules, parts, before)
+    result = RuleSet(rules=rules) if layers is None else RuleSet(rules=rules, layers=layers)
+    over_all = [*(_twice(rules) if layers is None else ()), *result.conflicts()]
     if over_all:
-        over_all = _placed(over_all, parts, lines)
+        over_all = _placed(over_all, parts, shifts)
         found.extend(over_all)
         news.extend(over_all)
-    is_kept = all(part.is_whole for part in parts)
-    return Loaded(rules=result, findings=sorted(found, key=_place), news=news, parts=tuple(parts) if is_kept else ())
+    return Loaded(
+        text=text,
+        rules=result,
+        findings=sorted(found, key=_place),
+        news=news,
+        parts=tuple(parts) if is_kept else (),
+        begins=tuple(begins[:-1]) if is_kept else (),
+    )
+
+
+def _divided(text: str, file: str, before: Loaded | None) -> list[Part]:
+    """Step 1 of `read_rules`: the parts that are there still, and the others read."""
+    same = redivide(text, before.text, before.begins) if before is not None and before.parts else None
+    first: tuple[Part, ...] = ()
+    last: tuple[Part, ...] = ()
+    if same is not None:
+        assert before is not None
+        between = same[2]
+        first, last = before.parts[: same[0]], before.parts[len(before.parts) - same[1] :]
+    else:
+        between = [*divide(text)]
+    if not between:
+        return [*first, *last]
+    known = {part.text: part for part in before.parts} if before is not None else {}
+    line, at, made = 1, 0, []
+    for content, count, begin in between:
+        line += text.count("\n", at, begin)
+        at = begin
+        made.append(known.get(content) or _read_part(content, file, count, line))
+    return [*first, *made, *last]
+
+
+def _layers(rules: tuple[IdentityRule, ...], parts: list[Part], before: Loaded | None) -> RuleLayers | None:
+    """The rules over those from before, when few parts are others; None when they have to be looked at all."""
+    if before is None or not before.parts or any(item.code == "LM1222" for item in before.findings):
+        return None
+    old, new = {id(part) for part in before.parts}, {id(part) for part in parts}
+    if len(new) < len(parts):
+        return None
+    return before.rules.layers.after(
+        rules,
+        removed=[rule for part in before.parts if id(part) not in new for rule in part.rules],
+        added=[rule for part in parts if id(part) not in old for rule in part.rules],
+    )
 
 
 def _read_part(content: str, file: str, count: int, line: int) -> Part:
@@ -152,10 +201,10 @@ def _twice(rules: tuple[IdentityRule, ...]) -> Iterator[Diagnostic]:
         seen.add(rule.id)
 
 
-def _placed(found: list[Diagnostic], parts: list[Part], lines: list[int]) -> list[Diagnostic]:
+def _placed(found: list[Diagnostic], parts: list[Part], shifts: list[int]) -> list[Diagnostic]:
     """Findings about rules, at the lines where these stand now; a rule knows where it stood when it was read."""
-    deltas = {rule.span: line - part.line for part, line in zip(parts, lines, strict=True) for rule in part.rules}
-    return [_moved(item, deltas.get(item.span, 0)) for item in found]
+    known = {id(rule.span): shift for part, shift in zip(parts, shifts, strict=True) for rule in part.rules}
+    return [_moved(item, known.get(id(item.span), 0)) for item in found]
 
 
 def _moved(item: Diagnostic, delta: int) -> Diagnostic:

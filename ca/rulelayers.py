@@ -41,22 +41,33 @@ class RuleLayers:
         self._index = RuleIndex(more)
 
     @classmethod
-    def over(cls, rules: tuple[IdentityRule, ...], before: RuleLayers | None) -> RuleLayers:
-        """Layers for these rules: over the first one of ``before``, where few are others."""
-        if before is not None:
-            first = before.first
-            more, kept = [], set()
-            for rule in rules:
-                place = first.places.get(rule.id)
-                if place is not None and (first.rules[place] is rule or first.rules[place] == rule):
-                    kept.add(place)
-                else:
-                    more.append(rule)
-            is_once = len(kept) + len(more) == len(rules)
-            if is_once and len(more) <= FEW and len(first.rules) - len(kept) <= FEW:
-                gone = frozenset(range(len(first.rules))) - kept
-                return cls(rules, first, gone, tuple(more))
+    def of(cls, rules: tuple[IdentityRule, ...]) -> RuleLayers:
+        """All rules in one layer."""
         return cls(rules, _First(rules), frozenset(), ())
+
+    def after(
+        self, rules: tuple[IdentityRule, ...], *, removed: Sequence[IdentityRule], added: Sequence[IdentityRule]
+    ) -> RuleLayers | None:
+        """Layers for these rules, which are those from before without some and with others.
+
+        None when too many are others by now, or when an id stands twice: then they have to be looked at all. Before,
+        each id stood once.
+        """
+        first, gone, more = self.first, {*self._gone}, {rule.id: rule for rule in self._more}
+        for rule in removed:
+            if more.pop(rule.id, None) is None:
+                gone.add(first.places[rule.id])
+        for rule in added:
+            place = first.places.get(rule.id)
+            if rule.id in more or (place is not None and place not in gone):
+                return None
+            if place is not None and first.rules[place] == rule:
+                gone.discard(place)
+            else:
+                more[rule.id] = rule
+        if len(more) > FEW or len(gone) > FEW:
+            return None
+        return RuleLayers(rules, first, frozenset(gone), tuple(more.values()))
 
     def candidates(self, facts: Mapping[str, tuple[str, ...]]) -> list[IdentityRule]:
         """Every rule that may match some facts, each once."""

@@ -51,7 +51,9 @@ class RulesFile:
         try:
             data = self._path.read_bytes()
             # as a text file is read: every kind of line end is one
-            text = data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+            text = data.decode("utf-8")
+            if "\r" in text:
+                text = text.replace("\r\n", "\n").replace("\r", "\n")
         except (OSError, UnicodeDecodeError) as err:
             log.warning("identity rules cannot be read", reason=str(err))
             return False

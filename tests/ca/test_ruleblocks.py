@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from ca import rulefile
 from ca.ruleblocks import divide
-from ca.rulefile import load_rules
+from ca.rulefile import load_rules, read_rules
 from tests.examples import examples
 
 ONE = "id: a{n}\n  match: {{'unix:path': /opt/{n}, 'unix:sha256': '{n:064x}'}}\n  spiffe_id: /sa/a{n}\n"
@@ -21,10 +21,9 @@ def test_the_parts_are_the_file(indent: str, head: str) -> None:
     parts = list(divide(text))
     assert sum(count for _, count, _ in parts) == 500
     assert len(parts) > 1
-    lines = text.split("\n")
-    for content, count, line in parts:
+    for content, count, begin in parts:
         assert content.count(f"{indent}- id") == count
-        assert lines[line - 1 : line + content.count("\n")] == content.split("\n")
+        assert text.startswith(content, begin)
 
 
 def test_a_rule_more_changes_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,3 +89,24 @@ def test_reading_in_parts_is_reading_the_whole(pieces: list[str], head: str, alo
         in_parts = shown(text)
         patched.setattr(rulefile, "divide", lambda _: iter(()))
         assert in_parts == shown(text)
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(st.lists(PIECES, max_size=9), st.lists(PIECES, max_size=4), st.integers(0, 9), st.integers(0, 9), st.booleans())
+def test_reading_what_changed_is_reading_all(
+    pieces: list[str], others: list[str], begin: int, end: int, alone: bool
+) -> None:
+    def made(found: list[str]) -> str:
+        return "rules:\n" + "".join(f"- {piece}" for piece in found)
+
+    first, second = made(pieces), made([*pieces[:begin], *others, *pieces[begin + end :]])
+    with pytest.MonkeyPatch.context() as patched:
+        if alone:
+            patched.setattr("ca.ruleblocks._MOST", 0)
+        loaded = read_rules(first, "f")
+        for text in (second, first, "# moved\n" + second, first):
+            loaded, plain = read_rules(text, "f", loaded), read_rules(text, "f")
+            assert loaded.rules == plain.rules
+            assert [(item.code, item.span) for item in loaded.findings] == [
+                (item.code, item.span) for item in plain.findings
+            ]

@@ -26,6 +26,15 @@ FACTS = st.dictionaries(
 )
 
 
+def after(before: RuleSet, rules: tuple[IdentityRule, ...]) -> RuleSet:
+    """The same with layers over those from before, where that can be."""
+    removed = [rule for rule in before.rules if rule not in rules]
+    added = [rule for rule in rules if rule not in before.rules]
+    ids = {rule.id for rule in before.rules}
+    layers = before.layers.after(rules, removed=removed, added=added) if len(ids) == len(before.rules) else None
+    return RuleSet(rules=rules) if layers is None else RuleSet(rules=rules, layers=layers)
+
+
 def ties_of(rules: RuleSet) -> set[tuple[object, object]]:
     return {(item.facts["rule"], item.facts["other"]) for item in rules.conflicts()}
 
@@ -37,8 +46,8 @@ def test_layers_say_what_the_rules_say(
 ) -> None:
     layered = RuleSet(rules=first)
     layered.conflicts()
-    for rules in (second, third, (*third[1:], *first[:2]), first):
-        layered, plain = RuleSet(rules=rules, base=layered), RuleSet(rules=rules)
+    for rules in (second, third, third[1:], (*third[1:], *first[:1]), first):
+        layered, plain = after(layered, rules), RuleSet(rules=rules)
         assert layered == plain
         assert layered.entitle(facts, DOMAIN) == plain.entitle(facts, DOMAIN)
         assert ties_of(layered) == ties_of(plain)
@@ -69,10 +78,10 @@ def test_one_changed_rule_of_many_is_the_only_one_that_is_indexed(monkeypatch: p
     monkeypatch.setattr(rulelayers, "RuleIndex", index)
     compared: list[int] = []
     monkeypatch.setattr(rulelayers, "ties", lambda rules: compared.append(len(rules)) or iter(()))
-    after = RuleSet(rules=many(5000, r77="/sa/other"), base=before)
-    assert after.conflicts() == ()
+    found_after = after(before, many(5000, r77="/sa/other"))
+    assert found_after.conflicts() == ()
     assert (sizes, compared) == ([1], [1])
-    found = after.entitle({"unix:path": ("/opt/77",), "unix:uid": ("0",)}, DOMAIN)
+    found = found_after.entitle({"unix:path": ("/opt/77",), "unix:uid": ("0",)}, DOMAIN)
     assert getattr(found, "spiffe_id", None) == DOMAIN.id.__class__.parse("spiffe://layers.test/sa/other")
 
 
@@ -84,12 +93,19 @@ def test_a_new_rule_that_ties_with_an_old_one_is_found() -> None:
         match=(Selector.parse("unix:path", "/opt/9"), Selector.parse("unix:gid", "5")),
         spiffe_id="/new",
     )
-    after = RuleSet(rules=(*before.rules, tied), base=before)
-    assert ties_of(after) == {("new", "r9")}
+    assert ties_of(after(before, (*before.rules, tied))) == {("new", "r9")}
 
 
 def test_many_changes_are_a_new_first_layer() -> None:
     before = RuleSet(rules=many(FEW + 10))
-    after = RuleSet(rules=tuple(many(FEW + 10, **{f"r{place}": "/x" for place in range(FEW + 1)})), base=before)
-    assert after.layers.first is not before.layers.first
-    assert RuleSet(rules=many(FEW + 10, r1="/x"), base=before).layers.first is before.layers.first
+    others = tuple(many(FEW + 10, **{f"r{place}": "/x" for place in range(FEW + 1)}))
+    assert after(before, others).layers.first is not before.layers.first
+    assert after(before, many(FEW + 10, r1="/x")).layers.first is before.layers.first
+
+
+def test_an_id_that_stands_twice_is_looked_at_with_all() -> None:
+    before = RuleSet(rules=many(10))
+    again = IdentityRule(id="r3", match=(Selector.parse("unix:uid", "9"),), spiffe_id="/x")
+    assert before.layers.after((*before.rules, again), removed=(), added=[again]) is None
+    new = IdentityRule(id="new", match=(Selector.parse("unix:uid", "9"),), spiffe_id="/x")
+    assert before.layers.after((*before.rules, new, new), removed=(), added=[new, new]) is None
