@@ -212,6 +212,18 @@ def _check_invariants(
     return tuple(results), was_all_checked
 
 
+def broken_invariants(policies: PolicySet, now: dt.datetime) -> tuple[str, ...]:
+    """The invariants of a policy set that do not hold, by name; one that cannot be looked at whole is among them."""
+    broken = []
+    for invariant in policies.invariants:
+        try:
+            if allowed_rows(policies, invariant.service, _as_grant(policies, invariant), now):
+                broken.append(invariant.name)
+        except TooLarge:
+            broken.append(invariant.name)
+    return tuple(sorted(broken))
+
+
 def allowed_rows(policies: PolicySet, service: str, watched: Grant, now: dt.datetime) -> tuple[Row, ...]:
     """What a version allows of what a grant speaks of.
 

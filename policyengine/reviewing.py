@@ -20,6 +20,7 @@ from mesh.problems import Conflict, Invalid, NotFound, Problem
 from mesh.spiffe import TrustDomain
 from mesh.ulid import new_ulid
 from policyengine import dsse, store
+from policyengine.analysis import broken_invariants
 from policyengine.issuerreading import issuer_to_json
 from policyengine.model import PolicySet
 from policyengine.ownership import owners_required
@@ -129,8 +130,9 @@ def propose(
     1. It changes the release that is active, and says so: a plan against another one is worth nothing.
     2. It changes something.
     3. The snapshot names the reviewer set in force.
+    4. EVERY invariant of its own holds in it, from now on.
 
-    Raises Conflict (LM2428 for 1, LM2429 for 2), NotFound (LM2431), Invalid (LM2433).
+    Raises Conflict (LM2428 for 1, LM2429 for 2, LM2441 for 4), NotFound (LM2431), Invalid (LM2433).
     """
     if len(note) > MAX_NOTE_LENGTH:
         raise Invalid("LM2433", reason=f"a note has at most {MAX_NOTE_LENGTH} characters")
@@ -151,6 +153,10 @@ def propose(
     # (2)
     if running is not None and _is_same(running, snapshot):
         raise Conflict("LM2429", snapshot=running.hash)
+    # (4)
+    broken = broken_invariants(policies, now)
+    if broken:
+        raise Conflict("LM2441", invariants=", ".join(broken))
     store.put_snapshot(connection, snapshot, now)
     review = Review(
         id=new_ulid(now, random),

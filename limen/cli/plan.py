@@ -21,7 +21,7 @@ from limen.flowcounts import Odd, count_flows, is_large
 from mesh.clock import SystemClock
 from mesh.flow import Flow, flow_from_json
 from mesh.problems import Conflict, Invalid
-from policyengine.analysis import Plan
+from policyengine.analysis import Plan, broken_invariants
 from policyengine.analysis import plan as make_plan
 from policyengine.model import PolicySet, policy_set_from_json
 from policyengine.rows import Row
@@ -68,9 +68,13 @@ def _plan_with(old: PolicySet | None, new: PolicySet, file: pathlib.Path | None)
 def publish(tree: pathlib.Path, note: str, key: pathlib.Path | None, output: str) -> None:
     """Propose a tree, approve it with the local key, and activate it.
 
-    Exit status 4 when that is not enough: more approvals are needed, or this host has no key to give one with.
+    Exit status 1 when an invariant of the tree is broken; 4 when that is not enough: more approvals are needed, or this
+    host has no key to give one with.
     """
     policies = usable_tree(tree)
+    if broken := broken_invariants(policies, SystemClock().now()):
+        render.say(str(Conflict("LM2441", invariants=", ".join(broken))))
+        click.get_current_context().exit(1)
     # a file that was named has to be there; without one, and without the local key, nobody approves here
     private = signing_key(key) if key is not None or has_local_key() else None
     body = {"policies": policies.to_json(), "proposer": None, "predecessor": active_hash(), "note": note}

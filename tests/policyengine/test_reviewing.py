@@ -6,8 +6,9 @@ import pytest
 import sqlalchemy as sa
 
 from mesh.database import migrate, open_database
-from mesh.problems import Problem
+from mesh.problems import Conflict, Problem
 from policyengine import reviewing, store
+from policyengine.model import Invariant, Principal
 from policyengine.review import State, activation_from_json, verify_activation
 from policyengine.reviewers import sign_set
 
@@ -315,3 +316,16 @@ def test_describes_the_reviewers_with_their_chain(house: Any) -> None:
     assert found["hash"] == found["first"] == house.releases.judges.hash
     assert [reviewer["name"] for reviewer in found["reviewers"]] == ["dana", "wim", "olga"]  # type: ignore[attr-defined]
     assert len(found["chain"]) == 1  # type: ignore[arg-type]
+
+
+def test_a_release_that_breaks_its_own_invariant_is_not_put_up_for_approval(house: Any) -> None:
+    policies = house.releases.snapshot("cart").policies
+    (service, *_) = policies.services
+    allowed = policies.policies[0].rules[0].from_
+    forbidden = Invariant(name="no-carts", owner="", service=service.name, from_=allowed)
+    with pytest.raises(Conflict) as caught:
+        house.propose("cart", policies=dataclasses.replace(policies, invariants=(forbidden,)))
+    assert caught.value.code == "LM2441"
+    assert "no-carts" in str(caught.value)
+    held = dataclasses.replace(forbidden, from_=(Principal.parse("spiffe://elsewhere.test/**"),))
+    assert house.propose("cart", policies=dataclasses.replace(policies, invariants=(held,))).state is State.PROPOSED

@@ -129,3 +129,16 @@ def test_asks_the_server_for_what_is_active(trees: Any, capsys: Any, tmp_path: A
     words = ["--state", str(tmp_path / "s"), "policy", "plan", "--policies", trees("new", SERVICE)]
     assert run(words) == 3
     assert "LM5201" in capsys.readouterr().err
+
+
+def test_a_broken_invariant_stops_a_publish_before_anything_is_asked(trees: Any, capsys: Any, tmp_path: Any) -> None:
+    tree = trees("new", SERVICE + POLICY + INVARIANT)
+    assert run(["--state", str(tmp_path / "s"), "policy", "publish", "--policies", tree]) == 1
+    assert "no-carts" in capsys.readouterr().err
+
+
+def test_says_that_a_refactoring_is_equivalent(trees: Any, capsys: Any) -> None:
+    split = POLICY.replace("id: orders", "id: renamed").replace("methods: [GET]", "methods: [GET, GET]")
+    status, out = plan(capsys, "--policies", trees("new", SERVICE + split), "--against", trees("old", SERVICE + POLICY))
+    assert status == 0
+    assert "equivalent" in out
