@@ -7,6 +7,9 @@ import datetime as dt
 import hashlib
 import hmac
 import json
+import re
+import subprocess
+import sys
 from typing import Any
 
 import jwt
@@ -21,7 +24,7 @@ from enforcer.native.tokens import MAX_VERIFIED, Tokens, UnknownClaims, _trust, 
 from mesh.problems import Invalid
 from policyengine.issuer import Issuer
 from tests.ca.attestation.issuers import AUDIENCE, EC_KEY, ISSUER, NOW, RSA_KEY, claims, jwk, key_set, raw, token
-from tests.enforcer.native.harness import DB, OPS, WEB, policies
+from tests.enforcer.native.harness import DB, OPS, ROOT, WEB, policies
 from tests.enforcer.native.test_judge import head
 
 URI = "https://issuer.test/keys"
@@ -334,3 +337,14 @@ def test_the_candidate_reads_the_token_by_its_own_issuers() -> None:
     )
     assert found.candidate is not None
     assert (found.decision.is_allowed, found.candidate.is_allowed) == (False, True)
+
+
+def test_every_attack_on_tokens_is_shown_by_a_test() -> None:
+    """A43 to A46 stand in the ids of tests that pytest collects; none can go unseen."""
+    files = ("tests/enforcer/native/test_tokens.py", "tests/enforcer/test_issuerkeys.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", *files],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert {name[:3] for name in re.findall(r"\[(A4[0-9]-)", done.stdout)} == {"A43", "A44", "A45", "A46"}
