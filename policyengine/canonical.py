@@ -140,7 +140,7 @@ def canonical_segments(raw: str) -> tuple[str, ...] | Ambiguous:
     """The segments of a request target's canonical form, or why it has none: `canonical_path` for who only decides."""
     plain = _PLAIN_TARGET.fullmatch(raw) if len(raw) <= MAX_TARGET_LENGTH else None
     if plain is not None:
-        return tuple(plain[1][1:].split("/"))
+        return tuple(raw[1 : plain.end(1)].split("/"))
     found = canonical_path(raw)
     return found if isinstance(found, Ambiguous) else found.segments
 

@@ -113,7 +113,7 @@ class PathTrie(Generic[E]):
         return leaves
 
 
-def _walk(node: _Node[E], path: tuple[str, ...], leaves: list[list[E]]) -> None:
+def _walk(node: _Node[E], path: tuple[str, ...], leaves: list[list[E]]) -> None:  # noqa: C901, PLR0912  a call costs
     """Add the leaves below a node; one way is followed as far as it goes, and what else goes on waits."""
     place, count = 0, len(path)
     waiting: list[tuple[_Node[E], int]] = []
@@ -127,12 +127,14 @@ def _walk(node: _Node[E], path: tuple[str, ...], leaves: list[list[E]]) -> None:
                 leaves.append(node.below)
             segment = path[place]
             place += 1
-            following = node.first if segment == node.first_literal else None
-            if following is None and node.literals is not None:
+            if segment == node.first_literal:
+                following = node.first
+            elif node.literals is not None:
                 following = node.literals.get(segment)
-            for fits, other in node.typed or ():
-                if fits(segment):
-                    waiting.append((other, place))
+            if node.typed is not None:
+                for fits, other in node.typed:
+                    if fits(segment):
+                        waiting.append((other, place))
         if following is not None:
             node = following
         elif waiting:
