@@ -22,6 +22,7 @@ SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "batch": ((), ()),
     "newprocess": ((), ()),
     "entries": ((), ()),
+    "change": ((), ()),
     "audit": ((), ()),
     "tls_stack": ((), ()),
     "pair": ((), ("wrk",)),
