@@ -31,7 +31,7 @@ def redivide(text: str, before: str, begins: Sequence[int]) -> tuple[int, int, l
     """What changed of a file that was divided before into parts that began at ``begins``.
 
     Returns how many parts are the same at the beginning and at the end, and the parts between them; None when the first
-    one is not the same, and with it what stands before it may be.
+    one is not the same, and with it what stands before it may be, or when the text cannot be divided any more.
     """
     prefix = _common(before, text)
     suffix = _common_end(before, text, min(len(before), len(text)) - prefix)
@@ -43,7 +43,11 @@ def redivide(text: str, before: str, begins: Sequence[int]) -> tuple[int, int, l
     last = max(same, bisect.bisect_left(begins, len(before) - suffix + 1))
     begin = begins[same]
     end = len(text) if last == len(begins) else len(text) - (len(before) - begins[last]) - 1
-    return same, len(begins) - last, [] if end < begin else [*_parts(text, begin, end, indent)]
+    if end < begin:
+        return same, len(begins) - last, []
+    between = [*_parts(text, begin, end, indent)]
+    # nothing, of a text that is not: a document may end in it
+    return (same, len(begins) - last, between) if between else None
 
 
 def _parts(text: str, begin: int, end: int, indent: str) -> Iterator[tuple[str, int, int]]:

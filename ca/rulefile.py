@@ -141,12 +141,14 @@ def _divided(text: str, file: str, before: Loaded | None) -> list[Part]:
         between = [*divide(text)]
     if not between:
         return [*first, *last]
-    known = {part.text: part for part in before.parts} if before is not None else {}
+    rest = before.parts[len(first) : len(before.parts) - len(last)] if before is not None else ()
+    # each at most once: a rule stands where its part stands
+    known: dict[str, Part | None] = {part.text: part for part in rest}
     line, at, made = 1, 0, []
     for content, count, begin in between:
         line += text.count("\n", at, begin)
         at = begin
-        made.append(known.get(content) or _read_part(content, file, count, line))
+        made.append(known.pop(content, None) or _read_part(content, file, count, line))
     return [*first, *made, *last]
 
 

@@ -115,7 +115,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _authorities(reader: Reader, value: object, path: Path) -> str | None:
-    text = reader.text(value, path)
+    text = reader.prose(value, path)
     if text is None:
         return None
     rest = _CERTIFICATE.sub("", text).strip() if len(text) <= _MAX_PEM else "x"
