@@ -45,7 +45,7 @@ def test_what_cannot_be_read_is_a_finding(tmp_path: pathlib.Path) -> None:
     assert found == [("LM2022", name) for name in ("linked", "loop", "nowhere.yaml", "pipe.yaml", "zero.yaml")]
 
 
-@pytest.mark.skipif(not UNPRIVILEGED, reason="root may read everything")
+@pytest.mark.skipif(not UNPRIVILEGED, reason="root reads all")
 def test_a_directory_that_cannot_be_entered_is_a_finding(tmp_path: pathlib.Path) -> None:
     (tmp_path / "shut").mkdir(mode=0)
     assert read(tmp_path) == ([], [("LM2022", "shut")])
