@@ -73,6 +73,13 @@ class Cluster:
         except (OSError, ValueError):
             return False
 
+    def shows_keys(self, token: str) -> bool:
+        """Whether the one with this token may read the keys: the roles of a new server take a moment to hold."""
+        try:
+            return bool(self.call("GET", "/openid/v1/jwks", token=token))
+        except OSError:
+            return False
+
     def account(self, namespace: str, name: str) -> None:
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts"
         self.call("POST", path, {"metadata": {"name": name}})
@@ -167,11 +174,12 @@ def agents(cluster: Cluster) -> str:
     return "limen"
 
 
-def trusts(cluster: Cluster, world: World) -> None:
+def trusts(cluster: Cluster, world: World, until: Callable[..., object]) -> None:
     """The guide's attestor, for this cluster."""
     (world.state / "cluster-ca.pem").write_bytes(cluster.ca.read_bytes())
     # who reads the keys shows the API server a token for itself
     token = cluster.token("limen", "reader", audience=None)
+    until(lambda: cluster.shows_keys(token), 60)
     (world.state / "cluster-token").write_text(token)
     (world.state / "attestors.yaml").write_text(
         f"""
@@ -200,10 +208,10 @@ async def let_in(doors: Doors, folder: pathlib.Path, token: str) -> Admission:
 
 
 def test_a_pods_token_lets_its_agent_in_and_no_other_token_does(
-    cluster: Cluster, world_now: World, tmp_path: pathlib.Path
+    cluster: Cluster, world_now: World, tmp_path: pathlib.Path, until: Callable[..., object]
 ) -> None:
     namespace = agents(cluster)
-    trusts(cluster, world_now)
+    trusts(cluster, world_now, until)
     pod = cluster.pod(namespace, "agent-x", "agent", "node-a")
     other = cluster.pod(namespace, "other-x", "other", "node-a")
 
