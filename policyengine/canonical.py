@@ -20,11 +20,9 @@ MAX_TARGET_LENGTH = 65_536
 # RFC 3986 §3.3: unreserved, sub-delims, ":" and "@" stand for themselves in a segment; `;` is refused below
 _SEGMENT_SAFE = "!$&'()*+,=:@"
 _CLEAN = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,=:@/]+")
-# a target that is canonical as it stands: no segment is empty or ends in a dot, and no query surprises. Nothing in it
-# can be matched in two ways (possessive), so that it is read once, whatever it is
-_PLAIN_TARGET = re.compile(
-    r"(?=/)((?:/[A-Za-z0-9\-._~!$&'()*+,=:@]++(?<!\.))*+/?)(?:\?[\x21\x22\x24-\x7e\x80-\xff]*+)?"
-)
+# a target that is canonical as it stands, unless a segment is empty or ends in a dot; saying that here too would take a
+# possessive repetition of a group, and before Python 3.11.5 those match what they should not
+_PLAIN_TARGET = re.compile(r"(/[A-Za-z0-9\-._~!$&'()*+,=:@/]*)(?:\?[\x21\x22\x24-\x7e\x80-\xff]*)?")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _REFUSED_BYTES = frozenset(b"/\\?#%;") | frozenset(range(0x20)) | {0x7F}
 _QUERY_REFUSED = re.compile(r"[\x00-\x20\x7f#]|[^\x00-\xff]")
@@ -140,7 +138,9 @@ def canonical_segments(raw: str) -> tuple[str, ...] | Ambiguous:
     """The segments of a request target's canonical form, or why it has none: `canonical_path` for who only decides."""
     plain = _PLAIN_TARGET.fullmatch(raw) if len(raw) <= MAX_TARGET_LENGTH else None
     if plain is not None:
-        return tuple(raw[1 : plain.end(1)].split("/"))
+        path = plain[1]
+        if "//" not in path and "./" not in path and path[-1] != ".":
+            return tuple(path[1:].split("/"))
     found = canonical_path(raw)
     return found if isinstance(found, Ambiguous) else found.segments
 
