@@ -6,7 +6,7 @@ A trie over the segments of the patterns, so that a question costs what its answ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Generic, TypeVar
 
 from policyengine.atoms import is_segment_within, segments_overlap
@@ -76,17 +76,7 @@ class PatternTrie(Generic[T]):
 
     def including(self, pattern: PathPattern | None) -> Iterator[T]:
         """The items whose pattern holds EVERY path of one, those of wide patterns first."""
-        pattern = EVERYTHING if pattern is None else pattern
-        count = len(pattern.segments)
-        nodes = [self._root]
-        for depth in range(count + 1):
-            for node in nodes:
-                if depth < count or pattern.subtree:
-                    yield from node.below
-                if depth == count and not pattern.subtree:
-                    yield from node.ends
-            if depth < count:
-                nodes = [found for node in nodes for found in node.holding(pattern.segments[depth])]
+        yield from self._along(EVERYTHING if pattern is None else pattern, _Node.holding)
 
     def matching(self, path: tuple[str, ...]) -> Iterator[T]:
         """The items whose pattern holds a path, given by its segments."""
@@ -96,22 +86,26 @@ class PatternTrie(Generic[T]):
     def overlapping(self, pattern: PathPattern | None) -> Iterator[T]:
         """The items whose pattern shares ANY path with one."""
         pattern = EVERYTHING if pattern is None else pattern
-        count = len(pattern.segments)
-        nodes = [self._root]
-        for depth in range(count + 1):
-            for node in nodes:
-                if depth < count or pattern.subtree:
-                    yield from node.below
-                if depth == count and not pattern.subtree:
-                    yield from node.ends
-            if depth < count:
-                nodes = [found for node in nodes for found in node.sharing(pattern.segments[depth])]
+        nodes = yield from self._along(pattern, _Node.sharing)
         waiting = [child for node in nodes for child in _children(node)] if pattern.subtree else []
         while waiting:
             node = waiting.pop()
             yield from node.ends
             yield from node.below
             waiting.extend(_children(node))
+
+    def _along(
+        self, pattern: PathPattern, step: Callable[[_Node[T], PathSegment], Iterator[_Node[T]]]
+    ) -> Generator[T, None, list[_Node[T]]]:
+        """The items beside a pattern, step by step of its segments; returns the nodes at its end."""
+        nodes = [self._root]
+        for segment in pattern.segments:
+            for node in nodes:
+                yield from node.below
+            nodes = [found for node in nodes for found in step(node, segment)]
+        for node in nodes:
+            yield from node.below if pattern.subtree else node.ends
+        return nodes
 
 
 def _children(node: _Node[T]) -> list[_Node[T]]:
