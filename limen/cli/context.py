@@ -18,6 +18,11 @@ def output_option(*choices: str) -> Callable[[F], F]:
     return click.option("-o", "--output", type=click.Choice(choices), default=choices[0], help="How to print the data.")
 
 
+def tree_option(text: str = "The directory of the policy tree.") -> Callable[[F], F]:
+    """Add `--policies`, which is needed: a tree as an argument that is named so."""
+    return click.option("--policies", "tree", type=click.Path(path_type=pathlib.Path), required=True, help=text)
+
+
 def _shared() -> dict[str, Any]:
     found = click.get_current_context().find_root().obj
     return found if isinstance(found, dict) else {}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import click
 
 from limen.cli import render
-from limen.cli.context import output_option
+from limen.cli.context import output_option, tree_option
 from mesh.clock import SystemClock
 from mesh.problems import Conflict, Diagnostic, Invalid, NotFound, Severity
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
@@ -106,13 +106,7 @@ def _import(
 
 @click.command("export")
 @click.argument("target", type=click.Choice((*TARGETS, REGO, *LATER)))
-@click.option(
-    "--policies",
-    "tree",
-    type=click.Path(path_type=pathlib.Path),
-    required=True,
-    help="The directory of the policy tree.",
-)
+@tree_option()
 @_out_option
 @click.option("--trust-domain", callback=_domain, default=None, help="The cluster's; default: that of all services.")
 @click.option(

@@ -24,13 +24,7 @@ _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 
 
 @click.command()
-@click.option(
-    "--policies",
-    "tree",
-    type=click.Path(path_type=pathlib.Path),
-    required=True,
-    help="The directory of the policy tree.",
-)
+@context.tree_option()
 @click.option("--workloads", type=_FILE, help="Known workloads, one JSON object with a `spiffe_id` a line.")
 @click.option("--flows", type=_FILE, help="Recorded flows, one JSON object a line.")
 @click.option(

@@ -8,24 +8,17 @@ import click
 
 from limen.cli import render
 from limen.cli.can import usable_tree
-from limen.cli.context import output_option
+from limen.cli.context import output_option, tree_option
 from limen.decisions import name_of
 from mesh.clock import SystemClock
 from mesh.problems import Invalid
 from policyengine.compile.rego import compile_rego
 
 _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
-_TREE = click.option(
-    "--policies",
-    "tree",
-    type=click.Path(path_type=pathlib.Path),
-    required=True,
-    help="The directory of the policy tree.",
-)
 
 
 @click.command()
-@_TREE
+@tree_option()
 @click.option("--opa", "url", required=True, help="The OPA to push to: http(s)://HOST:PORT.")
 @click.option("--token-file", type=_FILE, help="A file with OPA's bearer token.")
 @click.option("--ca", type=_FILE, help="The authority of OPA's certificate, PEM.")

@@ -15,7 +15,7 @@ import click
 from limen import client
 from limen.cli import render
 from limen.cli.can import usable_tree
-from limen.cli.context import output_option
+from limen.cli.context import output_option, tree_option
 from limen.cli.signing import approve_review, has_local_key, key_option, signing_key
 from limen.flowcounts import Odd, count_flows, is_large
 from mesh.clock import SystemClock
@@ -28,9 +28,7 @@ from policyengine.rows import Row
 
 
 @click.command()
-@click.option(
-    "--policies", "tree", type=click.Path(path_type=pathlib.Path), required=True, help="The tree with the change."
-)
+@tree_option("The tree with the change.")
 @click.option("--against", default="active", show_default=True, help="The tree to compare with, or `active`.")
 @click.option(
     "--flows", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="Recorded flows, one JSON object a line."
@@ -61,7 +59,7 @@ def _plan_with(old: PolicySet | None, new: PolicySet, file: pathlib.Path | None)
 
 
 @click.command()
-@click.option("--policies", "tree", type=click.Path(path_type=pathlib.Path), required=True, help="The tree to publish.")
+@tree_option("The tree to publish.")
 @click.option("--note", default="", help="Why; kept with the review.")
 @key_option
 @output_option("table", "json")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 import click
 
 from limen.cli import render
+from limen.cli.context import tree_option
 from limen.decisions import RequestError, decision_to_json, name_of, request_from_json
 from mesh.clock import SystemClock
 from mesh.problems import Invalid
@@ -67,21 +68,11 @@ def policy() -> None:
     """Lint, evaluate, plan and publish policies."""
 
 
-def _tree_option(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option(
-        "--policies",
-        "tree",
-        type=click.Path(path_type=pathlib.Path),
-        required=True,
-        help="The directory of the policy tree.",
-    )(command)
-
-
 Engine = Callable[[Request], Decision]
 
 
 @policy.command("eval")
-@_tree_option
+@tree_option()
 @click.option(
     "--engine",
     type=click.Choice(["index", "reference", "rego", "opa", "envoy"]),

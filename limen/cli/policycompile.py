@@ -8,7 +8,7 @@ import click
 
 from limen.cli import render
 from limen.cli.can import usable_tree
-from limen.cli.context import output_option
+from limen.cli.context import output_option, tree_option
 from limen.decisions import name_of
 from limen.files import replace_file
 from mesh import canonicaljson
@@ -19,13 +19,7 @@ from policyengine.statistics import ServiceStatistics, statistics_of
 
 
 @click.command("compile")
-@click.option(
-    "--policies",
-    "tree",
-    type=click.Path(path_type=pathlib.Path),
-    required=True,
-    help="The directory of the policy tree.",
-)
+@tree_option()
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=pathlib.Path),

@@ -8,6 +8,7 @@ import pathlib
 import click
 
 from limen.cli import render
+from limen.cli.context import tree_option
 from limen.files import replace_file
 from mesh.problems import Diagnostic, Invalid, NotFound, Span
 from mesh.yamlio import compose_documents
@@ -16,13 +17,7 @@ from policyengine.treefiles import read_files
 
 
 @click.command()
-@click.option(
-    "--policies",
-    "tree",
-    type=click.Path(path_type=pathlib.Path),
-    required=True,
-    help="The directory of the policy tree, or one file of it.",
-)
+@tree_option("The directory of the policy tree, or one file of it.")
 @click.option("--check", "is_check", is_flag=True, help="Write nothing; exit 1 when a file would change.")
 @click.option("--diff", "is_diff", is_flag=True, help="Write nothing; show what would change.")
 @click.pass_context

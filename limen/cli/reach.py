@@ -9,7 +9,7 @@ import click
 
 from limen.cli import render
 from limen.cli.can import usable_tree
-from limen.cli.context import output_option
+from limen.cli.context import output_option, tree_option
 from limen.cli.plan import active_policies
 from mesh.clock import SystemClock
 from mesh.problems import Invalid
@@ -21,7 +21,7 @@ from policyengine.rows import Row
 
 
 @click.command()
-@click.option("--policies", "tree", type=click.Path(path_type=pathlib.Path), required=True, help="The policy tree.")
+@tree_option("The policy tree.")
 @click.option("--to", "service", help="The service that is asked about.")
 @click.option("--from", "callers", multiple=True, help="Who calls: as in a rule's `from`. Anybody by default.")
 @click.option("--outside", multiple=True, help="Leave these callers out: `--outside group:pci`.")
@@ -63,9 +63,7 @@ def reach(
 
 
 @click.command()
-@click.option(
-    "--policies", "tree", type=click.Path(path_type=pathlib.Path), required=True, help="The tree with the change."
-)
+@tree_option("The tree with the change.")
 @click.option("--against", default="active", show_default=True, help="The tree that is in force, or `active`.")
 @output_option("table", "json")
 @click.pass_context

@@ -9,7 +9,7 @@ import click
 
 from limen import client
 from limen.cli import render
-from limen.cli.context import output_option
+from limen.cli.context import output_option, tree_option
 from limen.cli.signing import approve_review, key_option, other_changes, replan, signing_key
 from mesh.clock import SystemClock
 from policyengine import dsse
@@ -21,7 +21,7 @@ def review() -> None:
 
 
 @review.command()
-@click.option("--policies", "tree", type=click.Path(path_type=pathlib.Path), required=True, help="The tree to propose.")
+@tree_option("The tree to propose.")
 @click.option("--note", default="", help="Why; kept with the review.")
 @click.option(
     "--key",
