@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from audit.reader import CHECKPOINT
+from mesh.disk import sync
 
 Note = Callable[[], bytes]
 
@@ -139,7 +140,7 @@ class Shelf:
 
     def _sync_all(self, wanted: Iterable[pathlib.Path], found: Mapping[str, str]) -> None:
         for path in wanted:
-            _sync(path)
+            sync(path)
         self._drop_partials(found.values())
 
     def _wanted(self, paths: Iterable[str]) -> list[pathlib.Path]:
@@ -188,12 +189,4 @@ def write(path: pathlib.Path, data: bytes, *, is_tile: bool = False, is_durable:
             os.fsync(file.fileno())
     draft.replace(path)
     if is_durable:
-        _sync(path.parent)
-
-
-def _sync(path: pathlib.Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(path.parent)

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from mesh.disk import sync
 from mesh.problems import Conflict, Forbidden, Invalid, Unavailable
 
 SEGMENT_BYTES = 8 << 20
@@ -91,7 +92,7 @@ class Spool:
         self._number = max([*kept, self._cursor.segment])
         self._file = os.open(self._path(self._number), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._sizes.setdefault(self._number, 0)
-        _sync_folder(self._directory)
+        sync(self._directory)
 
     def close(self) -> None:
         """Close the files, durably."""
@@ -176,7 +177,7 @@ class Spool:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self._directory / "cursor")
-            _sync_folder(self._directory)
+            sync(self._directory)
         except OSError as err:
             raise Unavailable("LM6011", reason=err.strerror or str(err)) from err
         self._cursor, self.sequence, self.previous = cursor, sequence, previous
@@ -195,7 +196,7 @@ class Spool:
         os.close(self._file)
         self._file, self._number = file, number
         self._sizes[number] = 0
-        _sync_folder(self._directory)
+        sync(self._directory)
 
     def _read_cursor(self) -> tuple[Cursor, int, str]:
         try:
@@ -280,14 +281,6 @@ def _lock(directory: pathlib.Path) -> int:
         os.close(handle)
         raise Conflict("LM6013", path=directory) from err
     return handle
-
-
-def _sync_folder(directory: pathlib.Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def batch_digest(agent: str, sequence: int, records: Sequence[bytes], previous: str) -> str:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from mesh.disk import sync
 from mesh.problems import Invalid
 
 _VERSION = b"\x01"
@@ -90,8 +91,4 @@ def _make_key_file(path: pathlib.Path) -> None:
             path.hardlink_to(name)
     finally:
         pathlib.Path(name).unlink()
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
