@@ -180,19 +180,24 @@ def _show_markdown(found: Plan) -> None:
         render.line(f"- {_escaped(text)}")
 
 
-_HEADERS = ("source", "service", "methods", "paths", "when", "because", "replayed")
+ACCESS_HEADERS = ("source", "service", "methods", "paths", "when", "because")
+_HEADERS = (*ACCESS_HEADERS, "replayed")
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def access_cells(row: Row) -> tuple[str, ...]:
+    """Who, to where, with what and when: what every table of access begins with."""
     return (
         row.source,
         f"{row.service}:{row.port}",
         ",".join(row.methods) or "-",
         ",".join(row.paths) or "-",
         json.dumps(row.when, ensure_ascii=False) if row.when else "-",
-        ", ".join(row.because) or "default deny",
-        "yes" if row.is_replayed else "no",
     )
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    because = ", ".join(row.because) or "default deny"
+    return (*access_cells(row), because, "yes" if row.is_replayed else "no")
 
 
 def _escaped(text: str) -> str:

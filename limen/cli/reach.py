@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
+from collections.abc import Sequence
 
 import click
 
 from limen.cli import render
 from limen.cli.can import usable_tree
 from limen.cli.context import output_option, tree_option
-from limen.cli.plan import active_policies
+from limen.cli.plan import ACCESS_HEADERS, access_cells, active_policies
 from mesh.clock import SystemClock
 from mesh.problems import Invalid
 from policyengine.diagram import TooLarge
@@ -100,18 +100,8 @@ def _callers(policies: PolicySet, texts: tuple[str, ...]) -> Principals:
     return principals
 
 
-_HEADERS = ("source", "service", "methods", "paths", "when", "because")
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    return (
-        row.source,
-        f"{row.service}:{row.port}",
-        ",".join(row.methods) or "-",
-        ",".join(row.paths) or "-",
-        json.dumps(row.when, ensure_ascii=False) if row.when else "-",
-        ", ".join(row.because),
-    )
+def _show_access(rows: Sequence[Row]) -> None:
+    render.table([(*access_cells(row), ", ".join(row.because)) for row in rows], ACCESS_HEADERS)
 
 
 def _show_rows(service: str, rows: tuple[Row, ...], output: str) -> None:
@@ -120,7 +110,7 @@ def _show_rows(service: str, rows: tuple[Row, ...], output: str) -> None:
         return
     render.line(f"{service}: reached by {len(rows)} rows" if rows else f"{service}: nobody of these reaches it")
     if rows:
-        render.table([_cells(row) for row in rows], _HEADERS)
+        _show_access(rows)
 
 
 def _show_reached(identity: str, found: tuple[Reached, ...], output: str) -> None:
@@ -130,7 +120,7 @@ def _show_reached(identity: str, found: tuple[Reached, ...], output: str) -> Non
     render.line(f"{identity} reaches {len(found) or 'no'} services")
     for reached in found:
         render.line(f"{' → '.join((*reached.via, reached.service))}")
-        render.table([_cells(row) for row in reached.access], _HEADERS)
+        _show_access(reached.access)
 
 
 def _show_chains(chains: tuple[Chain, ...], output: str) -> None:
