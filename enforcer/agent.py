@@ -37,6 +37,7 @@ from enforcer.runtime.explaining import explained, runtimes_status
 from enforcer.runtime.options import Options
 from enforcer.skew import ServerClock
 from enforcer.sockdiag import SockDiag
+from enforcer.stamp import open_stamps
 from enforcer.trusted import Trusted
 from enforcer.workload import Feed, Workload
 from enforcer.workloadapi import WorkloadApi
@@ -71,6 +72,7 @@ class Agent:
     ) -> None:
         self._folder, self._node_state, self._wrapping = folder, node_state, wrapping
         self._clock, self._advertise = clock, advertise
+        self._log = structlog.get_logger()
         self._domain = TrustDomain.parse(node_state.trust_domain)
         self._trusted = Trusted(folder / "agent", self._domain, node_state)
         self._rejected: set[str] = set()
@@ -87,6 +89,9 @@ class Agent:
             Spool(folder / "spool"), record_key, node_state.spiffe_id, record_key.sign(b"limen/audit/mask/1")[:32]
         )
         self._diag = SockDiag()
+        # why connections are not stamped; empty when they are
+        self._unstamped = ""
+        self._stamps = open_stamps(self._say_unstamped)
         self._endpoints: list[pb.Endpoint] = []
         self._listed: list[pb.Endpoint] = []
         # whether the server, once, named all endpoints that there are: one that has just come back does not know them
@@ -96,6 +101,7 @@ class Agent:
             KeptWorkloads(folder / "agent" / "workloads"),
             self._feed,
             self._diag,
+            self._stamps,
             House(reissue=self._reissue, write_guard=self._write_guard, ended=self._workload_ended),
         )
         self._issuers = IssuerKeys(clock, self._tell)
@@ -103,7 +109,6 @@ class Agent:
         self._stop = asyncio.Event()
         self._guard_reason = guard.left_out()
         self._guard_name = guard.table_name(folder)
-        self._log = structlog.get_logger()
         order = Order(open_watch(lambda reason: self._log.info("execs are not heard of", reason=reason)))
         self._containers = (runtimes or Options()).containers()
         self._callers = Callers(
@@ -121,6 +126,10 @@ class Agent:
         )
         self._api = WorkloadApi(self._callers, folder / "agent.sock", folder / "run" / "api", order)
         self.is_connected = False
+
+    def _say_unstamped(self, reason: str) -> None:
+        self._unstamped = reason
+        self._log.info("who begins a connection is found by a scan", reason=reason)
 
     # -- life
 
@@ -164,6 +173,8 @@ class Agent:
             await self._node.close()
             self._delivery.close()
             self._diag.close()
+            if self._stamps is not None:
+                self._stamps.close()
 
     async def _flush(self) -> None:
         """Bring what is left to the server, as far as it answers within two seconds; the rest is on the disk."""
@@ -475,6 +486,7 @@ class Agent:
             "epoch": self._releases.epoch,
             "snapshot": self._releases.active.hash if self._releases.active is not None else None,
             "left_out": self.left_out(),
+            "attested_by": {"way": "scan", "reason": self._unstamped} if self._unstamped else {"way": "ebpf"},
             "workloads": [
                 {
                     "name": found.name,

@@ -8,9 +8,12 @@ import os
 from collections.abc import Mapping
 
 from enforcer.holders import holders
-from enforcer.process import read_stat
+from enforcer.process import read_stat, tracer_of
 from enforcer.sockdiag import Address, SockDiag
+from enforcer.stamp import Stamp, Stamps
 from mesh.problems import NotFound, Problem
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +46,16 @@ class Attested:
         return not self.code
 
 
-def attest_connection(launch: Launch, source: Address, destination: Address, diag: SockDiag) -> Attested:
+def attest_connection(
+    launch: Launch, source: Address, destination: Address, diag: SockDiag, stamps: Stamps | None
+) -> Attested:
     """Find out whether the launched workload, and nothing else, is behind a loopback connection.
 
     1. The kernel names the client's socket: owner and inode. A socket that is gone is refused.
     2. Its owner is the workload's user.
-    3. EVERY process that holds it is found; a socket that nobody is seen to hold is refused.
-    4. EVERY holder is the launched image: see `check_member`.
+    3. With stamps, the process that BEGAN the connection is the launched image, and is there still.
+    4. EVERY process that holds it is found; a socket that nobody is seen to hold is refused.
+    5. EVERY holder is the launched image: see `check_member`.
 
     Everything that cannot be found out is a refusal, with its code.
     """
@@ -60,10 +66,16 @@ def attest_connection(launch: Launch, source: Address, destination: Address, dia
         if found.uid != launch.uid:
             return _refused("LM3420", uid=found.uid, expected=launch.uid)
         # (3)
+        stamp = stamps.find(found.cookie) if stamps is not None else None
+        if stamp is not None:
+            refusal = _check_beginner(launch, stamp)
+            if refusal is not None:
+                return refusal
+        # (4)
         pids = holders(found.inode)
         if not pids:
             return _refused("LM3421", inode=found.inode)
-        # (4)
+        # (5)
         for pid in sorted(pids):
             refusal = check_member(launch, pid)
             if refusal is not None:
@@ -71,6 +83,17 @@ def attest_connection(launch: Launch, source: Address, destination: Address, dia
     except Problem as problem:
         return Attested(code=problem.code, facts={name: str(value) for name, value in problem.facts.items()})
     return Attested()
+
+
+def _check_beginner(launch: Launch, stamp: Stamp) -> Attested | None:
+    """Check the process that began a connection; one that is gone, or whose pid another has by now, is not known."""
+    try:
+        start = read_stat(stamp.pid).start
+    except NotFound:
+        return _refused("LM3426", pid=stamp.pid)
+    if start > stamp.began * _TICKS_PER_S // 1_000_000_000:
+        return _refused("LM3426", pid=stamp.pid)
+    return check_member(launch, stamp.pid)
 
 
 def check_member(launch: Launch, pid: int) -> Attested | None:
@@ -82,7 +105,8 @@ def check_member(launch: Launch, pid: int) -> Attested | None:
     4. Its memory has the layout of the launched image, which was drawn at random: a fork keeps it, an exec never does,
        and no descendant can write it itself (`enforcer.trampoline`). So a process that connected first and executes
        the genuine program afterwards does not pass, whenever it is looked at.
-    5. Looked at again it is the same process still: nobody took over its pid in between.
+    5. Nobody traces it: a tracer writes into it what it likes.
+    6. Looked at again it is the same process still: nobody took over its pid in between.
 
     Returns None for a member, the refusal for anything else.
     """
@@ -107,6 +131,10 @@ def check_member(launch: Launch, pid: int) -> Attested | None:
     if stat.layout != launch.layout:
         return _refused("LM3424", pid=pid, program=name)
     # (5)
+    tracer = tracer_of(pid)
+    if tracer:
+        return _refused("LM3427", pid=pid, program=name, tracer=tracer)
+    # (6)
     again = read_stat(pid)
     if (again.start, again.session, again.layout) != (stat.start, stat.session, stat.layout):
         raise NotFound("LM3401", pid=pid)

@@ -14,6 +14,7 @@ import grp
 import hashlib
 import os
 import pwd
+import re
 import stat as st
 import time
 from collections import OrderedDict
@@ -23,6 +24,9 @@ from mesh.interpreters import is_interpreter_name
 from mesh.problems import Invalid, NotFound
 
 MAX_EXECUTABLE_BYTES = 1 << 30
+_TRACER = re.compile(rb"^TracerPid:\t(\d+)$", re.MULTILINE)
+# the line comes before those whose length a process can choose
+_STATUS_BYTES = 4096
 _DELETED = " (deleted)"
 _HASH_CACHE_SIZE = 256
 # a file changed so lately may change again within one tick of its times, which then look the same
@@ -156,6 +160,16 @@ def runs(pid: int, executable: Executable) -> bool:
     except OSError:
         return False
     return (found.st_dev, found.st_ino) == (executable.device, executable.inode)
+
+
+def tracer_of(pid: int) -> int:
+    """The pid of whoever traces a process now (ptrace(2)), 0 for nobody. Raises NotFound LM3401."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            found = _TRACER.search(file.read(_STATUS_BYTES))
+    except OSError as err:
+        raise NotFound("LM3401", pid=pid) from err
+    return int(found[1]) if found is not None else 0
 
 
 def is_randomised(pid: int) -> bool:

@@ -20,6 +20,8 @@ _NLM_F_REQUEST = 1
 _ANY_STATE = 0xFFFFFFFF
 _NO_COOKIE = 0xFFFFFFFF
 _INET_DIAG_CGROUP_ID = 21
+# struct inet_diag_msg: after state, ports, addresses and interface
+_COOKIE_AT = 44
 _UNIX_SHOW_PEER = 0x4
 _UNIX_DIAG_PEER = 2
 _HEADER = struct.Struct("=IHHII")
@@ -29,10 +31,14 @@ Address = tuple[str, int]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Socket:
-    """A socket as its own side sees it. ``cgroup`` is the id of the cgroup it was made in, None when not told."""
+    """A socket as its own side sees it. ``cgroup`` is the id of the cgroup it was made in, None when not told.
+
+    ``cookie`` is the kernel's own number of it, which no other socket ever has.
+    """
 
     uid: int
     inode: int
+    cookie: int
     cgroup: int | None
 
 
@@ -64,9 +70,10 @@ class SockDiag:
         message = _body(self._ask(body), _text(source), _text(destination))
         if len(message) < 72:
             raise Unavailable("LM3411", reason="a short answer")
+        cookie = int(struct.unpack_from("=Q", message, _COOKIE_AT)[0])
         uid, inode = struct.unpack_from("=II", message, 64)
         cgroup = _attribute(message, 72, _INET_DIAG_CGROUP_ID, "=Q")
-        return Socket(uid=uid, inode=inode, cgroup=cgroup)
+        return Socket(uid=uid, inode=inode, cookie=cookie, cgroup=cgroup)
 
     def find_peer(self, inode: int) -> int:
         """The inode of the other end of a connected Unix socket that has ``inode`` (unix_diag.h).

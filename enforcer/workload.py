@@ -27,6 +27,7 @@ from enforcer.identity import Identity
 from enforcer.native import wire
 from enforcer.process import read_stat
 from enforcer.sockdiag import SockDiag
+from enforcer.stamp import Stamps
 from enforcer.trusted import for_sidecar
 from mesh.bundle import TrustBundle
 from mesh.clock import format_time
@@ -81,7 +82,9 @@ class Feed:
 class Workload:
     """A program, its sidecar and its identity."""
 
-    def __init__(self, name: str, ports: Ports, feed: Feed, diag: SockDiag, sidecar_uid: int | None) -> None:
+    def __init__(
+        self, name: str, ports: Ports, feed: Feed, diag: SockDiag, stamps: Stamps | None, sidecar_uid: int | None
+    ) -> None:
         self.name, self.ports = name, ports
         self.sidecar_uid = sidecar_uid
         self.launch: Launch | None = None
@@ -89,7 +92,7 @@ class Workload:
         self.applied: tuple[int, str] = (0, "")
         self.handshakes = 0
         self.trusts = 0
-        self._feed, self._diag = feed, diag
+        self._feed, self._diag, self._stamps = feed, diag, stamps
         self._identified = asyncio.Event()
         self._ready = asyncio.Event()
         self._failed: Problem | None = None
@@ -332,7 +335,9 @@ class Workload:
         if self.launch is None:
             answer = Attested(code="LM3421", facts={"inode": "unknown"})
         else:
-            answer = await asyncio.to_thread(attest_connection, self.launch, source, destination, self._diag)
+            answer = await asyncio.to_thread(
+                attest_connection, self.launch, source, destination, self._diag, self._stamps
+            )
         if answer.is_ok:
             try:
                 async with asyncio.timeout(IDENTITY_WITHIN_S):

@@ -27,6 +27,7 @@ from enforcer.native import wire
 from enforcer.orders import read_begun, read_order
 from enforcer.process import read_stat
 from enforcer.sockdiag import SockDiag
+from enforcer.stamp import Stamps
 from enforcer.workload import Feed, Workload
 from mesh.peercred import peer_credentials
 from mesh.problems import Forbidden, NotFound, Problem, Unavailable, first_problem
@@ -48,8 +49,10 @@ class House:
 class Workloads:
     """The workloads that run, by number."""
 
-    def __init__(self, kept: KeptWorkloads, feed: Callable[[], Feed], diag: SockDiag, house: House) -> None:
-        self._kept, self._feed, self._diag, self._house = kept, feed, diag, house
+    def __init__(
+        self, kept: KeptWorkloads, feed: Callable[[], Feed], diag: SockDiag, stamps: Stamps | None, house: House
+    ) -> None:
+        self._kept, self._feed, self._diag, self._stamps, self._house = kept, feed, diag, stamps, house
         self._running: dict[int, Workload] = {}
         self._predecessors = {(found.launch.pid, found.launch.start): found for found in kept.load()}
         # sidecars that came back before their workloads were resumed
@@ -95,7 +98,7 @@ class Workloads:
         self._last += 1
         number = self._last
         uid = guard.FIRST_UID + number % (guard.LAST_UID - guard.FIRST_UID) if os.geteuid() == 0 else None
-        workload = Workload(asked.name, asked.ports, self._feed(), self._diag, uid)
+        workload = Workload(asked.name, asked.ports, self._feed(), self._diag, self._stamps, uid)
 
         async def begin() -> None:
             # (2)
@@ -133,7 +136,7 @@ class Workloads:
         if kept is None or check_member(kept.launch, pid) is not None:
             raise NotFound("LM3462", pid=pid)
         # (3)
-        workload = Workload(kept.name, kept.ports, self._feed(), self._diag, kept.sidecar_uid)
+        workload = Workload(kept.name, kept.ports, self._feed(), self._diag, self._stamps, kept.sidecar_uid)
         if kept.sidecar is not None:
             with contextlib.suppress(NotFound):
                 workload.take_over(kept.sidecar, kept.spiffe_id)

@@ -328,7 +328,7 @@ def _client_context(key: ec.EllipticCurvePrivateKey, chain: list[x509.Certificat
 
 GUARD_CODE = "LM3701"
 DEFAULT_DENY = frozenset({"LM2302"})
-NOT_THE_WORKLOAD = frozenset({"LM3421", "LM3422", "LM3423", "LM3424"})
+NOT_THE_WORKLOAD = frozenset({"LM3421", "LM3422", "LM3423", "LM3424", "LM3426"})
 TABLE: tuple[Attack, ...] = (
     Attack(
         name="no-rule",

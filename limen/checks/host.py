@@ -15,6 +15,7 @@ from enforcer.execwatch import ExecWatch
 from enforcer.holders import is_complete
 from enforcer.process import read_process
 from enforcer.sockdiag import SockDiag
+from enforcer.stamp import open_stamps
 from limen import attacks
 from limen.checks.result import Result, failed, passed, warned
 from mesh.problems import Problem, Unavailable
@@ -72,6 +73,7 @@ def kernel() -> list[Result]:
     return [
         _sock_diag(group),
         _peer_pidfd(group),
+        _stamps(group),
         _execs(group),
         _layout(group),
         _randomisation(group),
@@ -100,6 +102,17 @@ def _peer_pidfd(group: str) -> Result:
         except OSError:
             return passed(group, "callers of agent.sock: pidfd_open, start time read twice (the kernel is before 6.5)")
     return passed(group, "callers of agent.sock are held by a pidfd of the kernel's (SO_PEERPIDFD)")
+
+
+def _stamps(group: str) -> Result:
+    reasons: list[str] = []
+    stamps = open_stamps(reasons.append)
+    if stamps is None:
+        text = f"who begins a connection is found by a scan of all processes, and not noted by the kernel: {reasons[0]}"
+        hint = "run the agent as root on a host with a unified control group hierarchy"
+        return warned(group, text, "LM3407", hint)
+    stamps.close()
+    return passed(group, "the kernel notes who begins a connection (eBPF, cgroup/connect4 and connect6)")
 
 
 def _execs(group: str) -> Result:

@@ -17,6 +17,7 @@ from enforcer.attest import Attested, Launch, attest_connection
 from enforcer.launch import Order
 from enforcer.session import members
 from enforcer.sockdiag import SockDiag
+from enforcer.stamp import Stamps, open_stamps
 from tests.launching import launch
 
 # what the workload does for the tests: each line on stdin is one thing to do, each answered by a line
@@ -65,10 +66,32 @@ for line in sys.stdin:
             # isolated: a copied interpreter finds its library where this one has it
             os.execve(program, [own, "-c", say + "; print(os.getpid(), flush=True); input()"], {**os.environ})
         os.wait()
+    elif word == "fork-as":
+        import ctypes, struct
+        number = ctypes.c_int(int(rest)); arguments = (ctypes.c_uint64 * 11)()
+        arguments[4] = 17; arguments[8] = ctypes.addressof(number); arguments[9] = 1
+        pid = ctypes.CDLL(None).syscall(435, arguments, 88)
+        if pid == 0:
+            time.sleep(60); os._exit(0)
+        print(pid, flush=True)
+    elif word == "receive":
+        u = socket.socket(socket.AF_UNIX); u.connect(rest); kept.append(socket.recv_fds(u, 1, 1)[1]); u.send(b"x")
+        print("ok", flush=True)
     elif word == "pass":
         port, path = rest.split(" "); c = connect(int(port)); u = socket.socket(socket.AF_UNIX); u.connect(path)
         socket.send_fds(u, [b"x"], [c.fileno()]); u.recv(1); print("ok", flush=True)
 """
+
+
+def _ways() -> tuple[str, ...]:
+    found = open_stamps(lambda _: None)
+    if found is None:
+        return ("scanned",)
+    found.close()
+    return ("scanned", "stamped")
+
+
+WAYS = _ways()
 
 
 @dataclasses.dataclass(slots=True)
@@ -81,6 +104,7 @@ class Launched:
     stdout: int
     server: socket.socket
     diag: SockDiag
+    stamps: Stamps | None
     script: pathlib.Path
 
     @property
@@ -98,11 +122,20 @@ class Launched:
         """What is said of the next connection."""
         accepted, peer = self.server.accept()
         with accepted:
-            return attest_connection(self.launch, peer, self.server.getsockname(), self.diag)
+            return attest_connection(self.launch, peer, self.server.getsockname(), self.diag, self.stamps)
+
+
+@pytest.fixture(params=WAYS)
+def stamps(request: pytest.FixtureRequest) -> Iterator[Stamps | None]:
+    """Every way by which this host can tell who began a connection."""
+    found = open_stamps(lambda _: None) if request.param == "stamped" else None
+    yield found
+    if found is not None:
+        found.close()
 
 
 @pytest.fixture
-def make_launched(tmp_path: pathlib.Path) -> Iterator[Callable[..., Launched]]:
+def make_launched(tmp_path: pathlib.Path, stamps: Stamps | None) -> Iterator[Callable[..., Launched]]:
     made: list[Launched] = []
 
     def make(argv: tuple[str, ...] | None = None, name: str = "app") -> Launched:
@@ -123,7 +156,7 @@ def make_launched(tmp_path: pathlib.Path) -> Iterator[Callable[..., Launched]]:
         os.close(outer)
         server = socket.create_server(("127.0.0.1", 0))
         server.settimeout(10)
-        made.append(Launched(child, found, stdin, stdout, server, SockDiag(), script))
+        made.append(Launched(child, found, stdin, stdout, server, SockDiag(), stamps, script))
         return made[-1]
 
     yield make

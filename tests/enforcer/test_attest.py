@@ -6,13 +6,15 @@ import pathlib
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from enforcer.attest import check_member
 
+PTRACE_CONT, PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 7, 17, 0x4206, 0x4207, 0x40000000
 ASK_PERSONALITY, ADDR_NO_RANDOMIZE = 0xFFFFFFFF, 0x0040000
 # claims the layout of another process for itself and says what came of it; then connects, if it is told where
 FORGER = """
@@ -163,7 +165,7 @@ def test_another_users_socket_is_refused(launched: Any) -> None:
 def test_a_connection_that_is_gone_is_refused(launched: Any) -> None:
     from enforcer.attest import attest_connection
 
-    found = attest_connection(launched.launch, ("127.0.0.1", 1), ("127.0.0.1", 2), launched.diag)
+    found = attest_connection(launched.launch, ("127.0.0.1", 1), ("127.0.0.1", 2), launched.diag, launched.stamps)
     assert found.code == "LM3410"
 
 
@@ -187,3 +189,83 @@ def test_a_holder_of_another_user_is_seen_too(launched: Any, tmp_path: pathlib.P
         assert launched.attest().code == "LM3422"
         os.kill(pid, 9)
         os.waitpid(pid, 0)
+
+
+def hand_over(launched: Any, path: str) -> int:
+    """A stranger connects, gives the connection to the workload and ends; return the number it had."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        stranger = os.fork()
+        if stranger == 0:
+            try:
+                with socket.create_connection(("127.0.0.1", launched.port)) as connection:
+                    receiver, _ = listener.accept()
+                    socket.send_fds(receiver, [b"x"], [connection.fileno()])
+                    receiver.recv(1)
+            finally:
+                os._exit(0)
+        assert launched.do(f"receive {path}") == "ok"
+        os.waitpid(stranger, 0)
+    return stranger
+
+
+def test_a_connection_that_a_stranger_began_is_refused_though_the_workload_alone_holds_it(
+    launched: Any, tmp_path: pathlib.Path
+) -> None:
+    hand_over(launched, str(tmp_path / "u"))
+    # without the kernel's note the beginning is over, and nobody saw it
+    assert launched.attest().code == ("LM3426" if launched.stamps else "")
+
+
+def test_a_connection_that_a_stranger_began_and_shares_with_the_workload_is_refused(
+    launched: Any, tmp_path: pathlib.Path
+) -> None:
+    path = str(tmp_path / "u")
+    with (
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.create_connection(("127.0.0.1", launched.port)) as connection,
+    ):
+        listener.bind(path)
+        listener.listen()
+        launched.say(f"receive {path}")
+        receiver, _ = listener.accept()
+        with receiver:
+            socket.send_fds(receiver, [b"x"], [connection.fileno()])
+            receiver.recv(1)
+            assert launched.attest().code == "LM3422"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may choose the number of a process")
+def test_a_worker_that_was_given_the_beginners_number_afterwards_is_not_taken_for_it(
+    launched: Any, tmp_path: pathlib.Path
+) -> None:
+    number = hand_over(launched, str(tmp_path / "u"))
+    assert launched.do(f"fork-as {number}") == str(number)
+    assert launched.attest().code == ("LM3426" if launched.stamps else "")
+
+
+@pytest.fixture
+def traced(launched: Any) -> Iterator[None]:
+    """The workload is traced by this process, as by a debugger, while it goes on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
+        assert libc.ptrace(request, launched.launch.pid, None, None) == 0, os.strerror(ctypes.get_errno())
+    os.waitpid(launched.launch.pid, WALL)
+    assert libc.ptrace(PTRACE_CONT, launched.launch.pid, None, None) == 0
+    yield
+    assert libc.ptrace(PTRACE_INTERRUPT, launched.launch.pid, None, None) == 0
+    os.waitpid(launched.launch.pid, WALL)
+    libc.ptrace(PTRACE_DETACH, launched.launch.pid, None, None)
+
+
+def test_a_traced_workload_is_refused_for_as_long_as_it_is_traced(
+    request: pytest.FixtureRequest, launched: Any
+) -> None:
+    launched.do(f"connect {launched.port}")
+    assert launched.attest().code == ""
+    request.getfixturevalue("traced")
+    launched.do(f"connect {launched.port}")
+    refused = launched.attest()
+    assert (refused.code, refused.facts["tracer"]) == ("LM3427", str(threading.get_native_id()))

@@ -106,7 +106,7 @@ class Setting:
     def serve(self, launched: Any, *, direct: bool) -> None:
         """A launched workload with a sidecar that has an identity."""
         feed: Any = None
-        workload = Workload("w", Ports(), feed, launched.diag, None)
+        workload = Workload("w", Ports(), feed, launched.diag, None, None)
         workload.launch = launched.launch
         svid = X509Svid(spiffe_id=SpiffeId.parse(NAME), chain_der=(), key_pkcs8_der=b"", not_after=NOW)
         workload.identity = Identity(svid=svid, rule="r", hint="", direct=direct, renew_at=NOW)

@@ -51,7 +51,7 @@ def start(workload: Workload, *argv: str) -> subprocess.Popen[bytes]:
 def run(work: Any, ports: Ports | None = None) -> None:
     async def main() -> None:
         diag = SockDiag()
-        workload = Workload("w", ports or Ports(), FEED, diag, None)
+        workload = Workload("w", ports or Ports(), FEED, diag, None, None)
         async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
             tasks.create_task(workload.run_sidecar())
             try:

@@ -65,7 +65,7 @@ async def successor(folder: pathlib.Path) -> AsyncIterator[Workloads]:
     """The next agent's workloads, with the sidecars' door open."""
     diag = SockDiag()
     house = House(reissue=reissue, write_guard=lambda: None, ended=ended)
-    found = Workloads(KeptWorkloads(folder), lambda: FEED, diag, house)
+    found = Workloads(KeptWorkloads(folder), lambda: FEED, diag, None, house)
     door = listen_for_sidecars(folder / "s")
     async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         accepting = tasks.create_task(found.accept_sidecars(door))
