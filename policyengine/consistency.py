@@ -254,9 +254,14 @@ def _check_ports(service: model.Service, rule: model.Rule, path: Path) -> Iterat
     1. A port that is named is declared, and every field has a meaning on it.
     2. An allow that names no port has a port where all its fields have a meaning.
     3. A deny or pass that names no port has fields that have a meaning on every port: it never narrows by itself.
+    4. A service that asks for the native data plane has no rule that reads requests on a grpc port.
     """
     protocols = {port.port: port.protocol for port in service.ports}
     yield from _undeclared(rule.to, set(protocols), service.name, path)
+    # (4)
+    unread = rule.reads_on("grpc", service) if service.dataplane == "native" else ()
+    if unread:
+        yield Finding(path, "LM2043", {"rule": rule.id, "service": service.name, "port": unread[0]})
     operations: tuple[model.Operation | None, ...] = rule.to if rule.to is not None else (None,)
     for index, operation in enumerate(operations):
         where: Path = path if operation is None else (*path, "to", index)

@@ -29,7 +29,20 @@ _ORDER = (
     ("id", "name", "owner", "decision", "policy_decision", "effect", "source", "service", "tier"),
     ("identities", "ports", "methods", "hosts", "paths", "policy", "rule", "code"),
     ("mode", "until", "learn", "dataplane", "path_case", "reason", "forbid", "suppress"),
-    ("given", "port", "protocol", "method", "host", "path", "expect", "because", "members", "tz", "issuer"),
+    (
+        "given",
+        "port",
+        "protocol",
+        "websocket",
+        "method",
+        "host",
+        "path",
+        "expect",
+        "because",
+        "members",
+        "tz",
+        "issuer",
+    ),
     ("from", "to", "when", "unless", "evidence", "rules", "cases"),
 )
 _PLACE = {name: place for place, name in enumerate(name for group in _ORDER for name in group)}

@@ -214,6 +214,7 @@ def _rule(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> 
         reads = _left_out(rule.when)
         if reads:
             yield _finding("LM2105", rule.span, {**facts, "reads": reads})
+    yield from _needs_envoy(policies, policy, rule)
     if rule.effect is Effect.PASS and policy.tier == "baseline":
         yield _finding("LM2107", rule.span, facts)
     if rule.effect is Effect.ALLOW:
@@ -226,6 +227,14 @@ def _rule(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> 
                 yield _finding("LM2113", rule.span, {**facts, "who": below[0], "service": policy.service})
         if policy.tier == "guardrail":
             yield _finding("LM2110", rule.span, facts)
+
+
+def _needs_envoy(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> Iterator[Diagnostic]:
+    """What native sidecars deny because they cannot read it; a service that asks for them has an error already."""
+    service = next((found for found in policies.services if found.name == policy.service), None)
+    if service is not None and service.dataplane == "auto" and (ports := rule.reads_on("grpc", service)):
+        facts = {"rule": rule.id, "service": service.name, "port": ports[0]}
+        yield _finding("LM2126", rule.span, facts)
 
 
 def _is_unlimited(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> bool:

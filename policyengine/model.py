@@ -68,10 +68,14 @@ class Principal:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
-    """A port of a service and what is spoken on it."""
+    """A port of a service and what is spoken on it.
+
+    ``websocket`` lets a request on an http port become a WebSocket; the request that asks for it is decided.
+    """
 
     port: int
     protocol: Protocol
+    websocket: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +226,16 @@ class Rule:
         """Whether all fields that apply with an operation have a meaning on a port of a protocol."""
         reads = self.reads_request_outside_operations or (operation is not None and operation.reads_request)
         return protocol != "tcp" or not reads
+
+    def reads_on(self, protocol: Protocol, service: Service) -> tuple[int, ...]:
+        """The ports of a protocol, of the service that it is about, on which the rule reads requests."""
+        outside = self.reads_request_outside_operations or bool(self.custom_rules())
+        reading = [operation for operation in self.to or (Operation(),) if outside or operation.reads_request]
+        return tuple(
+            port.port
+            for port in service.ports
+            if port.protocol == protocol and any(found.ports is None or port.port in found.ports for found in reading)
+        )
 
     @property
     def reads_claims(self) -> bool:

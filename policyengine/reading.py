@@ -421,14 +421,20 @@ class Reader:
 
     def service_port(self, value: object, path: Path) -> model.Port | None:
         """One port of a service."""
-        fields = self.mapping(value, path, ("port", "protocol"))
+        fields = self.mapping(value, path, ("port", "protocol"), ("websocket",))
         if fields is None:
             return None
         port = self.port(fields["port"], (*path, "port"))
+        if fields["protocol"] == "udp":
+            self.refuse((*path, "protocol"), "LM2041", port=port)
+            return None
         protocol = self.choice(fields["protocol"], (*path, "protocol"), model.PROTOCOLS)
+        websocket = self.flag(fields.get("websocket", False), (*path, "websocket"))
+        if websocket and protocol not in {None, "http"}:
+            self.refuse((*path, "websocket"), "LM2042", port=port, protocol=protocol)
         if port is None or protocol is None:
             return None
-        return model.Port(port=port, protocol=cast("Protocol", protocol))  # checked by choice
+        return model.Port(port=port, protocol=cast("Protocol", protocol), websocket=websocket)  # checked by choice
 
     def policy(self, name: str, owner: str, value: object, path: Path) -> model.Policy | None:
         """The spec of a Policy."""

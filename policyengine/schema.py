@@ -170,7 +170,7 @@ def _expect() -> dict[str, object]:
 
 def _specs() -> dict[str, dict[str, object]]:
     """The `spec` of every kind."""
-    port = _object({"port": _PORT, "protocol": {"enum": list(model.PROTOCOLS)}})
+    port = _object({"port": _PORT, "protocol": {"enum": list(model.PROTOCOLS)}}, {"websocket": {"type": "boolean"}})
     service = _object(
         {"identities": _some(_whole(_SPIFFE)), "ports": _some(port)},
         {

@@ -63,7 +63,10 @@ def _head(item: _Named) -> dict[str, object]:
 def _service(item: model.Service) -> dict[str, object]:
     out = _head(item)
     out["identities"] = [str(pattern) for pattern in item.identities]
-    out["ports"] = [{"port": port.port, "protocol": port.protocol} for port in item.ports]
+    out["ports"] = [
+        {"port": port.port, "protocol": port.protocol, **({"websocket": True} if port.websocket else {})}
+        for port in item.ports
+    ]
     out["mode"] = str(item.mode)
     if item.until is not None:
         out["until"] = format_time(item.until)

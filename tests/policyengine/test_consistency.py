@@ -120,6 +120,21 @@ def test_ports_must_have_a_meaning_for_every_field() -> None:
     assert [item.code for item in check(dataclasses.replace(only, policies=(policy,)))] == ["LM2038"]
 
 
+def test_the_native_data_plane_has_no_rule_that_reads_grpc_requests() -> None:
+    reads, named = {"paths": ["/p.S/M"]}, {"ports": [9000]}
+
+    def codes(plane: str, *rules: Rule) -> list[str]:
+        made = tree(ports=[(8080, "http"), (9000, "grpc")], app=list(rules))
+        db = dataclasses.replace(made.services[0], dataplane=plane)  # type: ignore[arg-type]  # one of the words
+        return [item.code for item in check(dataclasses.replace(made, services=(db, *made.services[1:])))]
+
+    assert codes("native", allow(to=[reads])) == ["LM2043"]
+    assert codes("native", allow(when={"headers": {"x-a": ["b"]}}, to=[named])) == ["LM2043"]
+    assert codes("native", allow(to=[{**reads, "ports": [8080]}])) == []
+    assert codes("native", allow(to=[named])) == []
+    assert codes("envoy", allow(to=[reads])) == []
+
+
 def test_a_policy_without_findings_is_looked_at_again_when_what_it_is_checked_against_changes() -> None:
     good = tree(
         app=[allow(**{"from": ["group:g", "service:web"]}, to=[{"ports": [8080], "paths": ["/a"]}])],

@@ -69,6 +69,8 @@ PLAIN = {"from": [CART]}
         pytest.param(tree(app=[allow(id="a", **PLAIN, to=[{"paths": ["/**"]}])], baseline=[deny(**PLAIN, to=[{"paths": ["/x"]}])]), {"LM2112"}, id="deny-behind-allow-still-holds-for-unknown-paths"),
         pytest.param(tree(app=[allow(**{"from": [f"{TD}/ns/shop/**"]})]), {"LM2113"}, id="allow-anything-to-a-namespace"),
         pytest.param(tree(app=[allow(**{"from": [f"{TD}/ns/shop/**"]}, to=[{"methods": ["GET"]}])]), set(), id="namespace-with-methods"),
+        pytest.param(tree(app=[allow(**PLAIN, to=[{"paths": ["/p.S/M"]}])], ports=[(9000, "grpc")]), {"LM2126"}, id="grpc-request"),
+        pytest.param(tree(app=[allow(**PLAIN, to=[{"ports": [9000]}])], ports=[(9000, "grpc")]), set(), id="grpc-caller"),
         pytest.param(tree(app=[allow(**{"from": [f"{TD}/ns/shop/**"]})], ports=[(5432, "tcp")]), set(), id="namespace-on-tcp"),
         pytest.param(tree(app=[allow(**PLAIN)], observe=PAST), {"LM2115"}, id="observe-ended"),
         pytest.param(tree(app=[allow(**PLAIN)], exceptions=[{**grant(PAST), "owner": "x"}]), {"LM2114"}, id="exception-ended"),

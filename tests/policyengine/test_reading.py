@@ -81,7 +81,7 @@ def test_every_kind_reads_what_is_right() -> None:
             "",
             {
                 "identities": ["spiffe://t/a", "spiffe://t/b/**"],
-                "ports": [{"port": 80, "protocol": "http"}],
+                "ports": [{"port": 80, "protocol": "http", "websocket": True}],
                 "mode": "observe",
                 "until": "2027-01-01T00:00:00Z",
                 "learn": True,
@@ -104,6 +104,17 @@ def test_every_kind_reads_what_is_right() -> None:
         ("service", {"identities": ["x"], "ports": [{"port": 1, "protocol": "ftp"}]}, ["LM2012", "LM2009"]),
         ("service", {"identities": 5, "ports": 5, "learn": "yes"}, ["LM2004", "LM2004", "LM2004"]),
         ("service", {"identities": ["spiffe://t/a"], "ports": [{"port": 1, "protocol": "tcp"}] * 2}, ["LM2011"]),
+        ("service", {"identities": ["spiffe://t/a"], "ports": [{"port": 53, "protocol": "udp"}]}, ["LM2041"]),
+        (
+            "service",
+            {"identities": ["spiffe://t/a"], "ports": [{"port": 1, "protocol": "grpc", "websocket": True}]},
+            ["LM2042"],
+        ),
+        (
+            "service",
+            {"identities": ["spiffe://t/a"], "ports": [{"port": 1, "protocol": "http", "websocket": "yes"}]},
+            ["LM2004"],
+        ),
         ("policy", {"service": "a b", "tier": "x", "rules": 5}, ["LM2020", "LM2009", "LM2004"]),
         ("policy", [], ["LM2004"]),
         ("group", {"members": [5]}, ["LM2004"]),

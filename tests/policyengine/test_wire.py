@@ -30,6 +30,7 @@ def whole() -> dict[str, Any]:
         exceptions=[grant(FUTURE)],
     ).to_json()
     found["services"][0]["path_case"] = "insensitive"
+    found["services"][0]["ports"][0]["websocket"] = True
     found["invariants"] = [{"name": "i", "owner": "", "forbid": {"from": ["any"], "service": "db"}}]
     return found
 
