@@ -16,6 +16,7 @@ from typing import Protocol
 from enforcer.native import answer, serial
 from enforcer.native.http1 import Framing, RequestHead, RequestReader, ResponseHead, ResponseReader
 from enforcer.native.judge import Judgement
+from enforcer.native.l4 import Splice
 from enforcer.native.stream import PlainStream, Stream
 from mesh.problems import Invalid
 
@@ -32,6 +33,7 @@ class State(enum.Enum):
     WAITING = "waiting for a request"
     DIALLING = "waiting for the workload to accept"
     RUNNING = "a request was sent on, its response is not complete"
+    SWITCHED = "a WebSocket: two joined streams"
     CLOSING = "answered for the last time"
     GONE = "gone"
 
@@ -41,6 +43,14 @@ class Host(Protocol):
 
     def judge(self, head: RequestHead) -> tuple[Judgement, str]:
         """Decide and record; return the decision and the record's id."""
+        ...
+
+    def judge_again(self, head: RequestHead) -> bool:
+        """Whether a request that was let through still would be; what would not is recorded."""
+        ...
+
+    def takes_websocket(self) -> bool:
+        """Whether requests on this port may become WebSockets."""
         ...
 
     def refuse(self, problem: Invalid) -> str:
@@ -93,8 +103,8 @@ class HttpConnection:
     """The caller's side of the connection; a `Sink` for its stream."""
 
     __slots__ = (
-        "_app", "_app_is_full", "_caller_ended", "_exchange", "_has_moved", "_head_ticks", "_host", "_identity",
-        "_is_held", "_quiet_ticks", "_reader", "_response", "_state", "_stream",
+        "_app", "_app_is_full", "_caller_ended", "_caller_is_full", "_exchange", "_has_moved", "_head_ticks", "_host",
+        "_identity", "_is_held", "_quiet_ticks", "_reader", "_response", "_state", "_stream", "_switched",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, host: Host, identity: bytes) -> None:
@@ -103,8 +113,10 @@ class HttpConnection:
         self._response = ResponseReader()
         self._app: PlainStream | None = None
         self._exchange: _Exchange | None = None
+        self._switched: tuple[Splice, RequestHead] | None = None
         self._state = State.WAITING
         self._caller_ended = self._app_is_full = self._is_held = self._has_moved = False
+        self._caller_is_full = False
         self._head_ticks = self._quiet_ticks = 0
         stream.sink = self
 
@@ -140,12 +152,16 @@ class HttpConnection:
         self._host.gone(self)
 
     def writable(self, *, ready: bool) -> None:
-        """Hold or release the workload while the caller does not keep up."""
+        """Hold or release the workload while the caller does not keep up, and what the caller asks for meanwhile."""
+        self._caller_is_full = not ready
         if self._app is not None:
             if ready:
                 self._app.resume()
             else:
                 self._app.pause()
+        if ready and self._state is State.WAITING:
+            self._next()
+        self.hold()
 
     # -- what the sidecar tells
 
@@ -163,11 +179,20 @@ class HttpConnection:
             self._head_ticks += 1
             if self._head_ticks > LINGER_SECONDS:
                 self._finish()
-        elif self._quiet_ticks > EXCHANGE_SECONDS:
+        elif self._state is not State.SWITCHED and self._quiet_ticks > EXCHANGE_SECONDS:
             self.abort()
+
+    def recheck(self) -> None:
+        """End a WebSocket whose request would not be let through now."""
+        if self._switched is not None:
+            splice, head = self._switched
+            if not self._host.takes_websocket() or not self._host.judge_again(head):
+                splice.abort()
 
     def abort(self) -> None:
         """Close both sides at once."""
+        if self._switched is not None:
+            self._switched[0].abort()
         self._stream.abort()
         self.lost()
 
@@ -175,7 +200,7 @@ class HttpConnection:
 
     def _next(self) -> None:
         """Begin the next request, or answer as many as are denied."""
-        while self._state is State.WAITING:
+        while self._state is State.WAITING and not self._caller_is_full:
             try:
                 head = self._reader.head()
             except Invalid as err:
@@ -194,6 +219,9 @@ class HttpConnection:
         2. A denied request is answered here. If it has a body, the connection ends with the answer.
         3. An allowed one goes to the workload, over the connection that is open or a new one.
         """
+        if head.websocket_key and (self._reader.buffered or not self._host.takes_websocket()):
+            self._refuse(Invalid("LM3108"))
+            return
         # (1)
         if any(serial.is_identity(name) for name, _ in head.fields):
             head = dataclasses.replace(head, fields=serial.without_identity(head.fields))
@@ -227,7 +255,8 @@ class HttpConnection:
             return
         self._app, self._response, self._app_is_full = app, ResponseReader(), False
         app.sink = _AppSide(self, app)
-        app.resume()
+        if not self._caller_is_full:
+            app.resume()
         self._start(app)
         self.hold()
 
@@ -298,15 +327,18 @@ class HttpConnection:
             self.abort()
 
     def _respond(self) -> None:
-        """Send on what has arrived of the response; interim responses pass as they come."""
+        """Send on what has arrived of the response; interim responses pass as they come, and 101 ends them."""
         exchange = self._exchange
         assert exchange is not None
         out: list[bytes] = []
         try:
             while exchange.response is None:
-                head = self._response.head(exchange.head.method)
+                head = self._response.head(exchange.head.method, exchange.head.websocket_key)
                 if head is None:
                     break
+                if head.status == 101:
+                    self._switch(exchange, head, b"".join(out))
+                    return
                 if head.status >= 200:
                     exchange.response = head
                 out.append(serial.response_head(head, close=self._closes_after(exchange.head, head)))
@@ -322,6 +354,30 @@ class HttpConnection:
         self._stream.write(b"".join(out))
         if exchange.response is not None and self._response.is_done:
             self._complete(exchange, exchange.response)
+
+    def _switch(self, exchange: _Exchange, head: ResponseHead, before: bytes) -> None:
+        """Join the two streams: the workload answered that the request is a WebSocket now.
+
+        What the caller sent before that answer is neither a request nor the WebSocket's, and ends it (RFC 6455 §4.1).
+        """
+        app = self._app
+        assert app is not None
+        if self._reader.buffered or self._caller_ended:
+            raise Invalid("LM3108")
+        exchange.response = head
+        self._count()
+        self._state = State.SWITCHED
+        self._app = None
+        self._stream.write(before + serial.response_head(head, close=False) + self._response.take_rest())
+        self._switched = Splice(self._stream, app, self._parted), exchange.head
+        if not self._app_is_full:
+            self._stream.resume()
+        if not self._caller_is_full:
+            app.resume()
+
+    def _parted(self, _: Splice) -> None:
+        self._switched = None
+        self.lost()
 
     def _response_body(self, head: ResponseHead) -> bytes:
         data = self._response.body()
@@ -394,7 +450,9 @@ class HttpConnection:
         if app_is_full is not None:
             self._app_is_full = app_is_full
         ahead = self._reader.buffered > MAX_PIPELINED_BYTES and self._state is not State.CLOSING
-        wanted = self._state is State.DIALLING or self._app_is_full or ahead
+        # who does not read answers asks for no more of them
+        is_full = self._app_is_full or (self._caller_is_full and self._state is State.WAITING)
+        wanted = self._state is State.DIALLING or is_full or ahead
         if wanted is not self._is_held:
             self._is_held = wanted
             if wanted:

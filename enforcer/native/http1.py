@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 import httptools
 
+from enforcer.native import websocket
 from enforcer.native.body import Body, ChunkedBody, EndlessBody, LengthBody, NoBody
 from mesh.problems import Invalid
 from policyengine.canonical import canonical_host
@@ -58,7 +59,8 @@ class Framing(enum.Enum):
 class RequestHead:
     """A request's head. ``fields`` are the end-to-end ones without Host and framing, in order, as bytes of the wire.
 
-    ``target`` and ``host`` are text whose code points are bytes; ``host_name`` is canonical.
+    ``target`` and ``host`` are text whose code points are bytes; ``host_name`` is canonical. A request that asks to
+    become a WebSocket has a ``websocket_key``.
     """
 
     method: str
@@ -70,6 +72,7 @@ class RequestHead:
     length: int
     keep_alive: bool
     expects_continue: bool
+    websocket_key: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,13 +107,19 @@ class _Witness:
     def on_message_complete(self) -> None:
         self.complete = True
 
-    def head(self, data: bytes, method: bytes, target: bytes, *, has_body: bool) -> None:
+    def head(self, data: bytes, method: bytes, target: bytes, *, has_body: bool, upgrades: bool) -> None:
         """Read a head.
 
         Raises Invalid LM3111 unless it comes out as ours did.
         """
         self.url, self.complete, self.in_body = b"", False, False
-        self._feed(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as err:
+            if not upgrades:
+                raise Invalid("LM3111") from err
+        except httptools.HttpParserError as err:
+            raise Invalid("LM3111") from err
         seen = (self.in_body, self.complete, self.url, self._parser.get_method())
         if seen != (True, not has_body, target, method):
             raise Invalid("LM3111")
@@ -178,7 +187,10 @@ class RequestReader:
             raise Invalid("LM3105", rule=f"at most {MAX_FIELDS} fields")
         head = read_request(match[1], match[2], fields)
         has_body = head.framing is Framing.CHUNKED or head.length > 0
-        self._witness.head(buffer[:end], match[1], match[2], has_body=has_body)
+        upgrades = bool(head.websocket_key)
+        self._witness.head(buffer[:end], match[1], match[2], has_body=has_body, upgrades=upgrades)
+        if upgrades:
+            self._witness = _Witness()  # that one reads no more
         self._buffer = buffer[end:]
         self._checked = self._count = 0
         if head.framing is Framing.CHUNKED:
@@ -252,7 +264,12 @@ class ResponseReader:
         if isinstance(self._body, EndlessBody):
             self._body.is_done = True
 
-    def head(self, method: str) -> ResponseHead | None:
+    def take_rest(self) -> bytes:
+        """Take what has arrived and is no HTTP any more."""
+        rest, self._buffer = self._buffer, b""
+        return rest
+
+    def head(self, method: str, websocket_key: bytes = b"") -> ResponseHead | None:
         """Read the next head, interim ones included; None while it is not complete.
 
         Raises Invalid LM3302 when it is no response that can be sent on.
@@ -265,7 +282,8 @@ class ResponseReader:
         match = _RESPONSE_HEAD.fullmatch(self._buffer, 0, end)
         if match is None:
             raise Invalid("LM3302", rule="its head consists of a status line and field lines")
-        head = read_response(match[1], int(match[2]), match[3] or b"", _FIELDS.findall(match[4]), method)
+        fields = _FIELDS.findall(match[4])
+        head = read_response(match[1], int(match[2]), match[3] or b"", fields, method, websocket_key)
         self._buffer = self._buffer[end:]
         if head.framing is Framing.CHUNKED:
             self._body = ChunkedBody(keep_trailers=True)
@@ -292,17 +310,17 @@ class ResponseReader:
 def read_request(method: bytes, target: bytes, fields: Iterable[tuple[bytes, bytes]]) -> RequestHead:
     """Give a head whose lines are well formed its one meaning.
 
-    1. CONNECT is refused; the target begins with a slash and holds no `#`.
+    1. CONNECT and TRACE are refused; the target begins with a slash and holds no `#`.
     2. No field name holds an underscore (a gateway interface reads `_` and `-` as one).
     3. There is exactly one Host, and it is a host.
     4. The body is framed in one way: one Content-Length of digits, or one Transfer-Encoding that is `chunked`.
-    5. There is no Upgrade, and no Expect but `100-continue`.
+    5. There is no Upgrade but one to a WebSocket, asked for as RFC 6455 has it, and no Expect but `100-continue`.
     6. What `Connection` names is taken away; it may not name what others rely on.
 
     Raises Invalid LM3104, LM3106, LM3107, LM3108, LM3113, LM3114.
     """
     # (1)
-    if method == b"CONNECT" or not _ORIGIN_FORM.fullmatch(target):
+    if method in _NOT_SERVED or not _ORIGIN_FORM.fullmatch(target):
         raise Invalid("LM3107")
     kept, special = _sorted(fields, _SPECIAL)
     # (2)
@@ -314,13 +332,14 @@ def read_request(method: bytes, target: bytes, fields: Iterable[tuple[bytes, byt
     # (4)
     framing, length = _framing(special.get(b"content-length", []), special.get(b"transfer-encoding", []))
     # (5)
+    options = _options(special.get(b"connection", []))
+    websocket_key = b""
     if b"upgrade" in special or b"http2-settings" in special:
-        raise Invalid("LM3108")
+        websocket_key = websocket.key_of(method, special, options, kept, is_bare=framing is Framing.NONE)
     expects = special.get(b"expect", [])
     if expects and [value.lower() for value in expects] != [b"100-continue"]:
         raise Invalid("LM3113")
     # (6)
-    options = _options(special.get(b"connection", []))
     if not options.isdisjoint(_KEPT):
         raise Invalid("LM3103", rule="`Connection` may not name a field that others rely on")
     if options:
@@ -335,9 +354,11 @@ def read_request(method: bytes, target: bytes, fields: Iterable[tuple[bytes, byt
         length=length,
         keep_alive=b"close" not in options,
         expects_continue=bool(expects) and (framing is Framing.CHUNKED or length > 0),
+        websocket_key=websocket_key,
     )
 
 
+_NOT_SERVED = frozenset((b"CONNECT", b"TRACE"))
 _SPECIAL = _HOP_BY_HOP | {b"host", b"content-length", b"expect", b"http2-settings"}
 _RESPONSE_SPECIAL = _HOP_BY_HOP | {b"content-length"}
 
@@ -369,20 +390,27 @@ def _host(found: list[bytes]) -> tuple[str, str]:
 
 
 def read_response(
-    minor: bytes, status: int, reason: bytes, fields: Iterable[tuple[bytes, bytes]], method: str
+    minor: bytes,
+    status: int,
+    reason: bytes,
+    fields: Iterable[tuple[bytes, bytes]],
+    method: str,
+    websocket_key: bytes = b"",
 ) -> ResponseHead:
     """Give a response head whose lines are well formed its one meaning (RFC 9112 §6.3).
 
-    1. 101 answers a request that asked for an upgrade, and none of ours does.
+    1. 101 answers a request that asked to become a WebSocket, and proves that its key was read (RFC 6455 §4.2.2).
     2. Responses to HEAD, 1xx, 204 and 304 have no body, whatever their fields say.
     3. Otherwise the body is framed by chunks, by one length, or by the end of the connection.
 
     Raises Invalid LM3302 when the framing is ambiguous.
     """
+    kept, special = _sorted(fields, _RESPONSE_SPECIAL)
     # (1)
     if status == 101:
-        raise Invalid("LM3302", rule="nobody asked for another protocol")
-    kept, special = _sorted(fields, _RESPONSE_SPECIAL)
+        websocket.check_switch(kept, special, _options(special.get(b"connection", [])), websocket_key)
+    if minor == b"0" and b"transfer-encoding" in special:
+        raise Invalid("LM3302", rule="chunks are of HTTP/1.1")
     try:
         framing, size = _framing(special.get(b"content-length", []), special.get(b"transfer-encoding", []))
     except Invalid as err:

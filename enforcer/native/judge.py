@@ -66,6 +66,7 @@ class Judge:
         self._own, self._active, self._candidate = own, active, candidate
         self._tokens = tokens or Tokens()
         self._tiers: dict[int, PortTier] = {}
+        self._websockets: frozenset[int] = frozenset()
         self._headers: frozenset[str] = frozenset()
         self._needs_all = False
         for rules in (active, candidate):
@@ -79,6 +80,7 @@ class Judge:
         if active is not None and (service := active.policies.service_for(own)) is not None:
             beside = choose_tiers(candidate.policies) if candidate is not None else None
             self._tiers = combine(choose_tiers(active.policies), beside)[service.name]
+            self._websockets = frozenset(port.port for port in service.ports if port.websocket)
 
     def of(self, own: str) -> Judge:
         """The same rules for another name of the workload."""
@@ -92,6 +94,10 @@ class Judge:
     def tier(self, port: int) -> PortTier:
         """What has to look at a port's bytes. Where nothing is declared the connection alone is decided, and denied."""
         return self._tiers.get(port, PortTier.L4)
+
+    def takes_websocket(self, port: int) -> bool:
+        """Whether requests on a port may become WebSockets, by the active policies."""
+        return port in self._websockets
 
     def is_member(self, identity: str, service: str) -> bool:
         """Whether a verified identity belongs to a called service: by the active policies, or by being the very ID."""

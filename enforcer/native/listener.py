@@ -115,11 +115,15 @@ class Inbound:
         """Close the connections, undecided since they began, that the present policies deny.
 
         1. A port whose requests are to be decided serves no connection that was let through whole.
-        2. What is let through whole must be allowed now.
+        2. What is let through whole must be allowed now, a WebSocket by the request that asked for it.
         """
         tier = self._workload.judge.tier(self.port)
         for live in list(self._live.values()):
             if isinstance(live.served, HttpConnection):
+                if tier is PortTier.ENVOY:
+                    live.stream.abort()
+                else:
+                    live.served.recheck()
                 continue
             # (2)
             judgement = self._judge_connection(live.contact)
@@ -236,7 +240,22 @@ class Inbound:
 
     def judge_request(self, contact: Contact, head: RequestHead) -> tuple[Judgement, str]:
         """Decide about a request and record it."""
-        judgement = self._workload.judge.request(
+        judgement = self._judge_request(contact, head)
+        return judgement, self._record_request(contact, judgement, head)
+
+    def takes_websocket(self) -> bool:
+        """Whether requests on the port may become WebSockets."""
+        return self._workload.judge.takes_websocket(self.port)
+
+    def judge_again(self, contact: Contact, head: RequestHead) -> bool:
+        """Whether a request would be let through now; record it if not."""
+        judgement = self._judge_request(contact, head)
+        if not judgement.decision.is_allowed:
+            self._record_request(contact, judgement, head)
+        return judgement.decision.is_allowed
+
+    def _judge_request(self, contact: Contact, head: RequestHead) -> Judgement:
+        return self._workload.judge.request(
             head,
             source=contact.caller or "",
             port=self.port,
@@ -244,10 +263,11 @@ class Inbound:
             now=self._workload.decision_time(),
             certificate=contact.certificate,
         )
-        record = self._workload.recorder.decision(
+
+    def _record_request(self, contact: Contact, judgement: Judgement, head: RequestHead) -> str:
+        return self._workload.recorder.decision(
             contact, judgement, now=self._workload.now(), protocol="http", method=head.method, host=head.host_name
         )
-        return judgement, record
 
     def refuse_request(self, contact: Contact, problem: Invalid) -> str:
         """Record a request that broke a rule of HTTP."""
@@ -289,6 +309,12 @@ class _Caller:
 
     def judge(self, head: RequestHead) -> tuple[Judgement, str]:
         return self._inbound.judge_request(self._live.contact, head)
+
+    def takes_websocket(self) -> bool:
+        return self._inbound.takes_websocket()
+
+    def judge_again(self, head: RequestHead) -> bool:
+        return self._inbound.judge_again(self._live.contact, head)
 
     def refuse(self, problem: Invalid) -> str:
         return self._inbound.refuse_request(self._live.contact, problem)

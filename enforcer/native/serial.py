@@ -9,6 +9,7 @@ from __future__ import annotations
 from enforcer.native.http1 import Fields, Framing, RequestHead, ResponseHead
 
 _IDENTITY = frozenset((b"x-forwarded-client-cert",))
+_UPGRADE = b"connection: upgrade\r\nupgrade: websocket\r\n"
 _IDENTITY_PREFIXES = (b"x-limen-", b"x-envoy-")
 
 
@@ -41,6 +42,8 @@ def request_head(head: RequestHead, *, target: str, host: str, identity: bytes) 
         lines.append(b"content-length: %d\r\n" % head.length)
     if head.expects_continue:
         lines.append(b"expect: 100-continue\r\n")
+    if head.websocket_key:
+        lines.append(_UPGRADE)
     lines += (identity, b"\r\n")
     return b"".join(lines)
 
@@ -55,6 +58,8 @@ def response_head(head: ResponseHead, *, close: bool) -> bytes:
         lines.append(b"transfer-encoding: chunked\r\n")
     elif head.length is not None and head.status >= 200 and head.status != 204:
         lines.append(b"content-length: %d\r\n" % head.length)
+    if head.status == 101:
+        lines.append(_UPGRADE)
     if close and head.status >= 200:
         lines.append(b"connection: close\r\n")
     lines.append(b"\r\n")

@@ -19,6 +19,14 @@ from mesh.request import Decision, Effect, Mode
 GET = b"GET /a HTTP/1.1\r\nHost: db\r\n\r\n"
 HEAD = b"HEAD /a HTTP/1.1\r\nHost: db\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+ASK = (
+    b"GET /a HTTP/1.1\r\nHost: db\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
 ALLOWED = Decision(
     effect=Effect.ALLOW, policy_effect=Effect.ALLOW, mode=Mode.ENFORCE, snapshot="h", tier="app", policy="p", rule="r",
     code="LM2300",
@@ -64,6 +72,8 @@ class World:
         self.caller, self.apps = Recorded(), list[Recorded]()
         self.waiting: list[Callable[[PlainStream | None], None]] = []
         self.dials, self.over = dials, 0
+        self.websockets = self.still = True
+        self.again: list[str] = []
         self.refused: list[str] = []
         self.counted: list[tuple[str, int | None]] = []
         self.connection = HttpConnection(self.caller, self, b"x-limen-source: web\r\n")
@@ -75,6 +85,13 @@ class World:
     def judge(self, head: RequestHead) -> tuple[Judgement, str]:
         decision = denied("LM2302") if head.target.startswith("/no") else ALLOWED
         return Judgement(decision, None, head.target, head.target), "01ABC"
+
+    def takes_websocket(self) -> bool:
+        return self.websockets
+
+    def judge_again(self, head: RequestHead) -> bool:
+        self.again.append(head.target)
+        return self.still
 
     def refuse(self, problem: Invalid) -> str:
         self.refused.append(problem.code)
@@ -308,3 +325,111 @@ def test_silent_connections_end() -> None:
         stuck.connection.tick()
     assert idle.over == 1
     assert (stuck.over, stuck.caller.did[-1], stuck.app.did[-1]) == (1, "abort", "abort")
+
+
+def test_a_websocket_joins_the_streams_once_the_workload_proves_it() -> None:
+    world = World()
+    world.caller.tell.received(ASK)
+    assert b"connection: upgrade\r\nupgrade: websocket\r\n" in world.app.sent
+    assert b"Sec-WebSocket-Key: " in world.app.sent
+    world.app.tell.received(SWITCH + b"\x81\x02hi")
+    assert world.caller.sent.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+    assert world.caller.sent.endswith(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n\x81\x02hi")
+    before = world.app.sent
+    world.caller.tell.received(b"\x81\x80mask")
+    assert world.app.sent == before + b"\x81\x80mask"
+    assert world.counted == [("/a", 101)]
+    for _ in range(exchange.EXCHANGE_SECONDS + 2):
+        world.connection.tick()
+    assert "abort" not in world.caller.did
+    world.app.tell.lost()
+    assert world.over == 1
+    assert "abort" in world.caller.did
+
+
+def test_a_websocket_ends_when_its_request_would_be_denied() -> None:
+    world = World()
+    world.caller.tell.received(ASK)
+    world.app.tell.received(SWITCH)
+    world.connection.recheck()
+    assert world.again == ["/a"]
+    assert "abort" not in world.caller.did
+    world.still = False
+    world.connection.recheck()
+    assert "abort" in world.caller.did
+    assert "abort" in world.app.did
+
+
+def test_a_websocket_ends_when_its_port_no_longer_declares_it() -> None:
+    world = World()
+    world.caller.tell.received(ASK)
+    world.app.tell.received(SWITCH)
+    world.websockets = False
+    world.connection.recheck()
+    assert "abort" in world.caller.did
+
+
+def test_an_upgrade_that_the_port_does_not_declare_is_refused() -> None:
+    world = World()
+    world.websockets = False
+    world.caller.tell.received(ASK)
+    assert world.refused == ["LM3108"]
+    assert world.apps == []
+
+
+def test_bytes_behind_the_request_for_a_websocket_are_refused() -> None:
+    world = World()
+    world.caller.tell.received(ASK + b"GET /no HTTP/1.1\r\n")
+    assert world.refused == ["LM3108"]
+    assert world.apps == []
+
+
+def test_bytes_before_the_answer_never_become_a_websockets() -> None:
+    world = World()
+    world.caller.tell.received(ASK)
+    world.caller.tell.received(b"\x81\x80mask")
+    world.app.tell.received(SWITCH)
+    assert world.refused == ["LM3108"]
+    assert b" 101 " not in world.caller.sent
+    assert b"mask" not in world.app.sent
+    assert "abort" in world.app.did
+
+
+def test_a_workload_that_grants_no_websocket_answers_as_always() -> None:
+    world = World()
+    world.caller.tell.received(ASK)
+    world.app.tell.received(OK)
+    world.caller.tell.received(GET)
+    assert world.app.sent.endswith(b"x-limen-source: web\r\n\r\n")
+    assert world.counted == [("/a", 200)]
+
+
+def test_a_switch_that_nobody_asked_for_is_no_answer() -> None:
+    world = World()
+    world.caller.tell.received(GET)
+    world.app.tell.received(SWITCH)
+    assert world.refused == ["LM3302"]
+
+
+def test_a_caller_that_reads_no_answers_is_given_no_more() -> None:
+    world = World()
+    no = b"GET /no HTTP/1.1\r\nHost: db\r\n\r\n"
+    world.caller.tell.writable(ready=False)
+    world.caller.tell.received(no * 100)
+    assert world.caller.sent == b""
+    assert world.caller.did == ["pause"]
+    world.caller.tell.writable(ready=True)
+    assert world.caller.sent.count(b"HTTP/1.1 403") == 100
+    assert world.caller.did == ["pause", "resume"]
+
+
+def test_a_workload_that_is_called_for_a_caller_that_does_not_read_waits_too() -> None:
+    world = World(dials=False)
+    world.caller.tell.received(GET)
+    world.caller.tell.writable(ready=False)
+    app = Recorded()
+    app.sink = None
+    world.waiting[0](cast("PlainStream", app))
+    assert "resume" not in app.did
+    world.caller.tell.writable(ready=True)
+    assert app.did == ["resume"]
