@@ -12,6 +12,7 @@ import base64
 import os
 import ssl
 from collections.abc import Mapping
+from typing import Protocol, cast
 
 from mesh.bundle import TrustBundle
 from mesh.problems import Invalid
@@ -49,6 +50,27 @@ def peer_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
     return tuple(
         certificate if isinstance(certificate, bytes) else certificate.public_bytes(_DER) for certificate in found or ()
     )
+
+
+class Records(Protocol):
+    """A connection's records, without the layer of Python that `ssl.SSLObject` puts around each call."""
+
+    def read(self, size: int, /) -> bytes:
+        """Decrypt up to so many bytes."""
+        ...
+
+    def write(self, data: bytes, /) -> int:
+        """Encrypt bytes."""
+        ...
+
+    def pending(self) -> int:
+        """How many decrypted bytes wait."""
+        ...
+
+
+def records(tls: ssl.SSLObject) -> Records:
+    """Read and write a connection's records: every byte of every workload comes by here."""
+    return cast("Records", getattr(tls, "_sslobj", tls))
 
 
 _DER = 2  # _ssl.ENCODING_DER; `public_bytes` without it is PEM

@@ -103,6 +103,16 @@ class ServiceIndex:
         self._path_case = form.service.path_case
         self._enforced, self._observed = _Answers(snapshot, Mode.ENFORCE), _Answers(snapshot, Mode.OBSERVE)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether no header, claim, address, time or custom rule has a say: the same operation, the same decision."""
+        return (
+            self._custom is None
+            and self._until is None
+            and not self._headers
+            and not any(grant.is_conditional for grant in self.form.grants)
+        )
+
     def decide(self, request: Request) -> Decision:
         """Decide a request to this service (design D3).
 
@@ -230,6 +240,11 @@ class Index:
         except Exception:  # noqa: BLE001  the edge of the decision point: it fails closed
             self.errors += 1
             return self._internal_error
+
+    def is_plain(self, name: str) -> bool:
+        """Whether a service's decisions hang on caller, port, method, host and path alone."""
+        service = self.service(name)
+        return service is None or service.is_plain
 
     def service(self, name: str) -> ServiceIndex | None:
         """The index of a service by its name or a workload's SPIFFE ID, built on first use."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from enforcer.native import answer, serial
-from enforcer.native.http1 import Framing, RequestHead, RequestReader, ResponseHead, ResponseReader
+from enforcer.native.http1 import Fields, Framing, RequestHead, RequestReader, ResponseHead, ResponseReader
 from enforcer.native.judge import Judgement
 from enforcer.native.l4 import Splice
 from enforcer.native.stream import PlainStream, Stream
@@ -103,8 +103,9 @@ class HttpConnection:
     """The caller's side of the connection; a `Sink` for its stream."""
 
     __slots__ = (
-        "_app", "_app_is_full", "_caller_ended", "_caller_is_full", "_exchange", "_has_moved", "_head_ticks", "_host",
-        "_identity", "_is_held", "_quiet_ticks", "_reader", "_response", "_state", "_stream", "_switched",
+        "_app", "_app_is_full", "_caller_ended", "_caller_is_full", "_clean", "_exchange", "_has_moved", "_head_ticks",
+        "_host", "_identity", "_is_held", "_quiet_ticks", "_reader", "_response", "_state", "_stream", "_switched",
+        "_written", "_written_response",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, host: Host, identity: bytes) -> None:
@@ -118,6 +119,11 @@ class HttpConnection:
         self._caller_ended = self._app_is_full = self._is_held = self._has_moved = False
         self._caller_is_full = False
         self._head_ticks = self._quiet_ticks = 0
+        # what was made of the last head, for one with the very same fields: those without the identity fields, and what
+        # the workload and the caller got
+        self._clean: tuple[bytes | None, Fields] = None, ()
+        self._written: tuple[bytes | None, bytes] = None, b""
+        self._written_response: tuple[ResponseHead, bool, bytes] | None = None
         stream.sink = self
 
     # -- what the caller's stream tells
@@ -125,7 +131,7 @@ class HttpConnection:
     def received(self, data: bytes) -> None:
         """Take the caller's next bytes."""
         self._has_moved = True
-        if self._state in {State.CLOSING, State.GONE}:
+        if self._state is State.CLOSING or self._state is State.GONE:
             return
         self._reader.feed(data)
         if self._state is State.WAITING:
@@ -137,7 +143,7 @@ class HttpConnection:
     def ended(self) -> None:
         """The caller sends no more; a request that is complete is still answered."""
         self._caller_ended = True
-        if self._state in {State.WAITING, State.CLOSING}:
+        if self._state is State.WAITING or self._state is State.CLOSING:
             self._finish()
         elif not self._reader.is_done:
             self.abort()
@@ -223,8 +229,10 @@ class HttpConnection:
             self._refuse(Invalid("LM3108"))
             return
         # (1)
-        if any(serial.is_identity(name) for name, _ in head.fields):
-            head = dataclasses.replace(head, fields=serial.without_identity(head.fields))
+        if head.block is not self._clean[0]:
+            self._clean = head.block, serial.without_identity(head.fields)
+        if len(self._clean[1]) != len(head.fields):
+            head = dataclasses.replace(head, fields=self._clean[1])
         judgement, record = self._host.judge(head)
         # (2)
         if not judgement.decision.is_allowed:
@@ -264,12 +272,13 @@ class HttpConnection:
         exchange = self._exchange
         assert exchange is not None
         self._state = State.RUNNING
-        head = serial.request_head(
-            exchange.head,
-            target=exchange.judgement.target,
-            host=serial.forwarded_host(exchange.head),
-            identity=self._identity,
-        )
+        if exchange.head.block is not self._written[0]:
+            host = serial.forwarded_host(exchange.head)
+            self._written = (
+                exchange.head.block,
+                serial.request_fields(exchange.head, host=host, identity=self._identity),
+            )
+        head = serial.request_line(exchange.head.method, exchange.judgement.target) + self._written[1]
         if exchange.head.framing is Framing.CHUNKED or exchange.head.length:
             self._send_body(head)
         else:
@@ -341,7 +350,7 @@ class HttpConnection:
                     return
                 if head.status >= 200:
                     exchange.response = head
-                out.append(serial.response_head(head, close=self._closes_after(exchange.head, head)))
+                out.append(self._response_head(head, close=self._closes_after(exchange.head, head)))
             if exchange.response is not None:
                 out.append(self._response_body(exchange.response))
         except Invalid as err:
@@ -351,7 +360,7 @@ class HttpConnection:
             else:
                 self.abort()
             return
-        self._stream.write(b"".join(out))
+        self._stream.write(out[0] if len(out) == 1 else b"".join(out))
         if exchange.response is not None and self._response.is_done:
             self._complete(exchange, exchange.response)
 
@@ -378,6 +387,12 @@ class HttpConnection:
     def _parted(self, _: Splice) -> None:
         self._switched = None
         self.lost()
+
+    def _response_head(self, head: ResponseHead, *, close: bool) -> bytes:
+        last = self._written_response
+        if last is None or last[0] is not head or last[1] is not close:
+            last = self._written_response = head, close, serial.response_head(head, close=close)
+        return last[2]
 
     def _response_body(self, head: ResponseHead) -> bytes:
         data = self._response.body()

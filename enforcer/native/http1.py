@@ -60,7 +60,8 @@ class RequestHead:
     """A request's head. ``fields`` are the end-to-end ones without Host and framing, in order, as bytes of the wire.
 
     ``target`` and ``host`` are text whose code points are bytes; ``host_name`` is canonical. A request that asks to
-    become a WebSocket has a ``websocket_key``.
+    become a WebSocket has a ``websocket_key``. ``block`` is everything after the request line as it came: two heads
+    with the same ``block`` differ in method and target alone.
     """
 
     method: str
@@ -73,6 +74,7 @@ class RequestHead:
     keep_alive: bool
     expects_continue: bool
     websocket_key: bytes = b""
+    block: bytes = dataclasses.field(default=b"", compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -143,10 +145,12 @@ class _Witness:
 class RequestReader:
     """Reads the requests of one connection, one after the other."""
 
-    __slots__ = ("_body", "_buffer", "_checked", "_count", "_witness")
+    __slots__ = ("_block", "_body", "_buffer", "_checked", "_count", "_meaning", "_witness")
 
     def __init__(self) -> None:
         self._buffer = b""
+        self._block = b""
+        self._meaning: _Meaning | None = None
         self._checked = 0
         self._count = 0
         self._body: Body = NoBody()
@@ -174,23 +178,40 @@ class RequestReader:
     def head(self) -> RequestHead | None:
         """Read the next head; None while it is not complete. The last body must be done.
 
+        Callers send the same fields again and again: what is byte for byte what followed the last request line is not
+        read anew.
+
         Raises Invalid LM3101…LM3114 with the rule that the request breaks; the connection is of no use then.
         """
         buffer = self._buffer
-        end = buffer.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) + 4
-        match = _REQUEST_HEAD.fullmatch(buffer, 0, end) if end > 3 else None
-        if match is None:
-            self._check_lines(buffer)
+        if not buffer:
             return None
-        fields = _FIELDS.findall(match[3])
-        if len(fields) > MAX_FIELDS:
-            raise Invalid("LM3105", rule=f"at most {MAX_FIELDS} fields")
-        head = read_request(match[1], match[2], fields)
+        meaning = self._meaning
+        match = _REQUEST_LINE.match(buffer) if meaning is not None else None
+        if match is not None and meaning is not None and buffer.startswith(self._block, match.end()):
+            end = match.end() + len(self._block)
+            if end > MAX_HEAD_BYTES:
+                raise Invalid("LM3105", rule=f"fewer than {MAX_HEAD_BYTES} bytes")
+            _check_target(match[1], match[2])
+        else:
+            end = buffer.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) + 4
+            match = _REQUEST_HEAD.fullmatch(buffer, 0, end) if end > 3 else None
+            if match is None:
+                self._check_lines(buffer)
+                return None
+            fields = _FIELDS.findall(match[3])
+            if len(fields) > MAX_FIELDS:
+                raise Invalid("LM3105", rule=f"at most {MAX_FIELDS} fields")
+            _check_target(match[1], match[2])
+            meaning = _read_fields(match[1], fields)
+            self._meaning, self._block = meaning, buffer[match.start(3) : end]
+        head = _request(match[1], match[2], meaning, self._block)
         has_body = head.framing is Framing.CHUNKED or head.length > 0
         upgrades = bool(head.websocket_key)
         self._witness.head(buffer[:end], match[1], match[2], has_body=has_body, upgrades=upgrades)
         if upgrades:
             self._witness = _Witness()  # that one reads no more
+            self._meaning = None  # it hung on the method
         self._buffer = buffer[end:]
         self._checked = self._count = 0
         if head.framing is Framing.CHUNKED:
@@ -234,11 +255,12 @@ class RequestReader:
 class ResponseReader:
     """Reads the responses of one connection; the caller says which request each belongs to."""
 
-    __slots__ = ("_body", "_buffer")
+    __slots__ = ("_body", "_buffer", "_last")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._body: Body = NoBody()
+        self._last: tuple[bytes, bool, ResponseHead] | None = None
 
     @property
     def is_done(self) -> bool:
@@ -272,8 +294,14 @@ class ResponseReader:
     def head(self, method: str, websocket_key: bytes = b"") -> ResponseHead | None:
         """Read the next head, interim ones included; None while it is not complete.
 
+        A head that is byte for byte the last one is not read anew.
+
         Raises Invalid LM3302 when it is no response that can be sent on.
         """
+        last, has_no_body = self._last, method == "HEAD"
+        if last is not None and last[1] is has_no_body and self._buffer.startswith(last[0]):
+            self._buffer = self._buffer[len(last[0]) :]
+            return self._begin_body(last[2])
         end = self._buffer.find(b"\r\n\r\n", 0, 2 * MAX_HEAD_BYTES) + 4
         if end == 3:
             if len(self._buffer) >= 2 * MAX_HEAD_BYTES:
@@ -284,7 +312,11 @@ class ResponseReader:
             raise Invalid("LM3302", rule="its head consists of a status line and field lines")
         fields = _FIELDS.findall(match[4])
         head = read_response(match[1], int(match[2]), match[3] or b"", fields, method, websocket_key)
+        self._last = (self._buffer[:end], has_no_body, head) if not websocket_key else None
         self._buffer = self._buffer[end:]
+        return self._begin_body(head)
+
+    def _begin_body(self, head: ResponseHead) -> ResponseHead:
         if head.framing is Framing.CHUNKED:
             self._body = ChunkedBody(keep_trailers=True)
         elif head.framing is Framing.CLOSE:
@@ -320,8 +352,49 @@ def read_request(method: bytes, target: bytes, fields: Iterable[tuple[bytes, byt
     Raises Invalid LM3104, LM3106, LM3107, LM3108, LM3113, LM3114.
     """
     # (1)
+    _check_target(method, target)
+    # (2) to (6)
+    return _request(method, target, _read_fields(method, fields), b"")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Meaning:
+    """What the fields of a request say, whatever its target is and, but for a WebSocket's, its method."""
+
+    host: str
+    host_name: str
+    fields: Fields
+    framing: Framing
+    length: int
+    keep_alive: bool
+    expects_continue: bool
+    websocket_key: bytes
+
+
+def _check_target(method: bytes, target: bytes) -> None:
+    """Step 1 of `read_request`."""
     if method in _NOT_SERVED or not _ORIGIN_FORM.fullmatch(target):
         raise Invalid("LM3107")
+
+
+def _request(method: bytes, target: bytes, meaning: _Meaning, block: bytes) -> RequestHead:
+    return RequestHead(
+        method.decode("ascii"),
+        target.decode("latin-1"),
+        meaning.host,
+        meaning.host_name,
+        meaning.fields,
+        meaning.framing,
+        meaning.length,
+        meaning.keep_alive,
+        meaning.expects_continue,
+        meaning.websocket_key,
+        block,
+    )
+
+
+def _read_fields(method: bytes, fields: Iterable[tuple[bytes, bytes]]) -> _Meaning:
+    """Steps 2 to 6 of `read_request`."""
     kept, special = _sorted(fields, _SPECIAL)
     # (2)
     for name, _ in kept:
@@ -344,9 +417,7 @@ def read_request(method: bytes, target: bytes, fields: Iterable[tuple[bytes, byt
         raise Invalid("LM3103", rule="`Connection` may not name a field that others rely on")
     if options:
         kept = [field for field in kept if field[0].lower() not in options]
-    return RequestHead(
-        method=method.decode("ascii"),
-        target=target.decode("latin-1"),
+    return _Meaning(
         host=host,
         host_name=host_name,
         fields=tuple(kept),

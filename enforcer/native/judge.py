@@ -13,7 +13,7 @@ from enforcer.native.http1 import RequestHead
 from enforcer.native.tokens import Tokens, UnknownClaims
 from mesh.request import Decision, Effect, Mode, Request
 from policyengine.canonical import CanonicalPath, canonical_path
-from policyengine.decide import Index
+from policyengine.decide import INTERNAL_ERROR, Index
 from policyengine.issuer import Issuer
 from policyengine.model import TOKEN_HEADERS, PolicySet
 from policyengine.tiers import PortTier, choose_tiers, combine
@@ -24,6 +24,8 @@ BROKEN = "LM3201"
 NEEDS_ENVOY = "LM3202"
 
 _UNKNOWN_CLAIMS = frozenset(("claims",))
+# how many answers are remembered where nothing but caller, port, method, host and target decides
+MAX_ANSWERS = 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,8 @@ class Judge:
         self._tokens = tokens or Tokens()
         self._tiers: dict[int, PortTier] = {}
         self._websockets: frozenset[int] = frozenset()
+        self._answers: dict[tuple[str, int, str, str, str], Judgement] = {}
+        self._is_plain: bool | None = None
         self._headers: frozenset[str] = frozenset()
         self._needs_all = False
         for rules in (active, candidate):
@@ -134,7 +138,34 @@ class Judge:
         2. Where a rule may look at claims, the token is verified, by the issuers of the snapshot that decides; one that
            does not verify makes claims unknown, never absent.
         3. The canonical target is sent on; an ambiguous one, which only `observe` lets through, as it came.
+
+        Where no rule has a condition the answer hangs on caller, port, method, host and target alone, and is remembered
+        for as long as these rules hold.
         """
+        if self._is_plain is None:
+            self._is_plain = self._decides_plainly()
+        asked = source, port, head.method, head.host, head.target
+        if self._is_plain and (known := self._answers.get(asked)) is not None:
+            return known
+        found = self._request(head, source, port, peer_ip, now, certificate)
+        if self._is_plain and found.decision.code not in _NOT_KEPT:
+            if len(self._answers) >= MAX_ANSWERS:
+                self._answers.clear()
+            self._answers[asked] = found
+        return found
+
+    def _decides_plainly(self) -> bool:
+        """Whether no header, claim, address, time or custom rule has a say in what either snapshot decides."""
+        if self._headers or self._needs_all or self._reads_claims:
+            return False
+        try:
+            return all(rules is None or rules.index.is_plain(self._own) for rules in (self._active, self._candidate))
+        except Exception:  # noqa: BLE001  what cannot be told is not remembered
+            return False
+
+    def _request(
+        self, head: RequestHead, source: str, port: int, peer_ip: str, now: dt.datetime | None, certificate: str
+    ) -> Judgement:
         # (1)
         headers: tuple[tuple[str, str], ...] = ()
         if self._headers or self._needs_all:
@@ -186,6 +217,9 @@ class Judge:
         active = _decide(self._active, request)
         candidate = _decide(self._candidate, beside or request) if self._candidate is not None else None
         return Judgement(active, candidate, target, path)
+
+
+_NOT_KEPT = frozenset((BROKEN, INTERNAL_ERROR))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

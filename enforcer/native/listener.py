@@ -240,8 +240,9 @@ class Inbound:
 
     def judge_request(self, contact: Contact, head: RequestHead) -> tuple[Judgement, str]:
         """Decide about a request and record it."""
-        judgement = self._judge_request(contact, head)
-        return judgement, self._record_request(contact, judgement, head)
+        now = self._workload.now()
+        judgement = self._judge_request(contact, head, now)
+        return judgement, self._record_request(contact, judgement, head, now)
 
     def takes_websocket(self) -> bool:
         """Whether requests on the port may become WebSockets."""
@@ -249,24 +250,25 @@ class Inbound:
 
     def judge_again(self, contact: Contact, head: RequestHead) -> bool:
         """Whether a request would be let through now; record it if not."""
-        judgement = self._judge_request(contact, head)
+        now = self._workload.now()
+        judgement = self._judge_request(contact, head, now)
         if not judgement.decision.is_allowed:
-            self._record_request(contact, judgement, head)
+            self._record_request(contact, judgement, head, now)
         return judgement.decision.is_allowed
 
-    def _judge_request(self, contact: Contact, head: RequestHead) -> Judgement:
+    def _judge_request(self, contact: Contact, head: RequestHead, now: dt.datetime) -> Judgement:
         return self._workload.judge.request(
             head,
             source=contact.caller or "",
             port=self.port,
             peer_ip=contact.peer_ip,
-            now=self._workload.decision_time(),
+            now=self._workload.decision_time(now),
             certificate=contact.certificate,
         )
 
-    def _record_request(self, contact: Contact, judgement: Judgement, head: RequestHead) -> str:
+    def _record_request(self, contact: Contact, judgement: Judgement, head: RequestHead, now: dt.datetime) -> str:
         return self._workload.recorder.decision(
-            contact, judgement, now=self._workload.now(), protocol="http", method=head.method, host=head.host_name
+            contact, judgement, now=now, protocol="http", method=head.method, host=head.host_name
         )
 
     def refuse_request(self, contact: Contact, problem: Invalid) -> str:
@@ -279,7 +281,7 @@ class Inbound:
         self._workload.recorder.flow(
             contact,
             judgement.decision,
-            now=self._workload.now(),
+            now=self._workload.recent(),
             protocol="http",
             method=head.method,
             path=judgement.path,

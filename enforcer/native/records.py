@@ -1,19 +1,25 @@
 """What the sidecar has to tell: a decision record for every decision, and flows folded together.
 
-Both are bounded. When nobody takes the records away, those of allowed requests go first, and how many were lost is
-said in the next batch; flows beyond the bound are folded into their service's own row. This module sends nothing.
+A record costs little when it is made, and is written out when a batch is taken: what the records of one connection
+share is written once a batch. Both are bounded. When nobody takes the records away, those of allowed requests go
+first, and how many were lost is said in the next batch; flows beyond the bound are folded into their service's own
+row. This module sends nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import json
 from collections.abc import Callable
+from json.encoder import encode_basestring
 
-from audit.record import Record, record
+from audit.record import record
 from enforcer.native.judge import Judgement
+from mesh.clock import format_time
 from mesh.flow import Flow, FlowProtocol, Verdict
 from mesh.request import Decision, Effect
+from mesh.ulid import RANDOM_BYTES, new_ulid
 
 MAX_WAITING = 65_536
 MAX_FLOWS = 4_096
@@ -43,7 +49,23 @@ class _Counted:
     count: int
 
 
-_FlowKey = tuple[str | None, str | None, str, int, FlowProtocol, str | None, str | None, int | None, Verdict]
+# the verdict as plain text: an enumeration's member is hashed in Python
+_FlowKey = tuple[str | None, str | None, str, int, FlowProtocol, str | None, str | None, int | None, str]
+
+_ALLOWED, _DENIED, _WOULD_DENY = (verdict.value for verdict in (Verdict.ALLOWED, Verdict.DENIED, Verdict.WOULD_DENY))
+
+
+@dataclasses.dataclass(slots=True)
+class _Waiting:
+    """A decision that was not written out yet; without an ``id``, as nobody was told it."""
+
+    id: str
+    contact: Contact
+    judgement: Judgement
+    now: dt.datetime
+    protocol: FlowProtocol
+    method: str | None
+    host: str | None
 
 
 class Recorder:
@@ -51,14 +73,15 @@ class Recorder:
 
     def __init__(self, source: str, random: Callable[[int], bytes]) -> None:
         self._source, self._random = source, random
-        self._waiting: list[Record] = []
-        self._sent: dict[int, list[Record]] = {}
+        self._waiting: list[_Waiting | str] = []
+        self._sent: dict[int, list[str]] = {}
         self._sequence = 0
         self._lost = 0
         self._flows: dict[_FlowKey, _Counted] = {}
 
     def rename(self, source: str) -> None:
-        """Write under another name from now on."""
+        """Write under another name from now on; what was decided before keeps the one before."""
+        self._waiting = [*self._write(self._waiting)]
         self._source = source
 
     @property
@@ -76,29 +99,16 @@ class Recorder:
         method: str | None = None,
         host: str | None = None,
     ) -> str:
-        """Record a decision and return the record's id."""
-        decided = judgement.decision
-        fields: dict[str, object] = {
-            "direction": contact.direction,
-            "caller": contact.caller,
-            "destination": contact.destination,
-            "port": contact.port,
-            "peer_ip": contact.peer_ip,
-            "protocol": protocol,
-            **_said(decided),
-            "candidate": _said(judgement.candidate) if judgement.candidate is not None else None,
-        }
-        if method is not None:
-            fields |= {"method": method, "host": host, "path": judgement.path[:2048]}
-        if contact.facts:
-            fields["facts"] = contact.facts
-        made = record("decision", now=now, random=self._random(10), source=self._source, **fields)
-        limit = MAX_WAITING if decided.effect is Effect.ALLOW else 2 * MAX_WAITING
+        """Record a decision and return the record's id; of an allowed one nobody is told it, and it is empty."""
+        if judgement.decision.effect is Effect.ALLOW:
+            name, limit = "", MAX_WAITING
+        else:
+            name, limit = new_ulid(now, self._random(RANDOM_BYTES)), 2 * MAX_WAITING
         if len(self._waiting) >= limit:
             self._lost += 1
         else:
-            self._waiting.append(made)
-        return str(made["id"])
+            self._waiting.append(_Waiting(name, contact, judgement, now, protocol, method, host))
+        return name
 
     def flow(
         self,
@@ -112,11 +122,11 @@ class Recorder:
         status: int | None = None,
     ) -> None:
         """Count a connection or an exchange."""
-        verdict = Verdict.ALLOWED
+        verdict = _ALLOWED
         if decision.effect is Effect.DENY:
-            verdict = Verdict.DENIED
+            verdict = _DENIED
         elif decision.policy_effect is Effect.DENY:
-            verdict = Verdict.WOULD_DENY
+            verdict = _WOULD_DENY
         if len(self._flows) >= MAX_FLOWS:
             path = None
         key = (
@@ -130,19 +140,68 @@ class Recorder:
             found.end = now
             found.count += 1
 
-    def take_records(self, now: dt.datetime) -> tuple[int, list[Record]] | None:
-        """Take the next batch with its sequence number; it is kept until it is acknowledged."""
+    def take_records(self, now: dt.datetime) -> tuple[int, list[str]] | None:
+        """Take the next batch, as JSON texts, with its sequence number; it is kept until it is acknowledged."""
         if self._lost:
             lost, self._lost = self._lost, 0
-            self._waiting.append(record("lost", now=now, random=self._random(10), source=self._source, records=lost))
+            made = record("lost", now=now, random=self._random(RANDOM_BYTES), source=self._source, records=lost)
+            self._waiting.append(json.dumps(made))
         if not self._waiting:
             return None
-        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        taken, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        batch = self._write(taken)
         self._sequence += 1
         self._sent[self._sequence] = batch
         return self._sequence, batch
 
-    def unanswered(self) -> list[tuple[int, list[Record]]]:
+    def _write(self, taken: list[_Waiting | str]) -> list[str]:
+        """Write records out.
+
+        All of one connection that came to the same decision differ in id, time and path alone, so that the rest is
+        written once. They are told apart by which objects they are: ``taken`` holds on to all of them meanwhile.
+        """
+        random, at = self._random(RANDOM_BYTES * len(taken)), 0
+        shared: dict[tuple[object, ...], str] = {}
+        batch: list[str] = []
+        for item in taken:
+            if isinstance(item, str):
+                batch.append(item)
+                continue
+            judgement = item.judgement
+            key = id(item.contact), id(judgement.decision), id(judgement.candidate), item.method, item.host
+            begin = shared.get(key)
+            if begin is None:
+                begin = shared[key] = self._begin(item)
+            name = item.id
+            if not name:
+                name = new_ulid(item.now, random[at : at + RANDOM_BYTES])
+                at += RANDOM_BYTES
+            path = "" if item.method is None else f',"path":{encode_basestring(judgement.path[:2048])}'
+            batch.append(f'{begin},"id":"{name}","time":"{format_time(item.now)}"{path}}}')
+        return batch
+
+    def _begin(self, item: _Waiting) -> str:
+        """A record's text without id, time, path and the bracket at its end."""
+        contact, judgement = item.contact, item.judgement
+        fields: dict[str, object] = {
+            "direction": contact.direction,
+            "caller": contact.caller,
+            "destination": contact.destination,
+            "port": contact.port,
+            "peer_ip": contact.peer_ip,
+            "protocol": item.protocol,
+            **_said(judgement.decision),
+            "candidate": _said(judgement.candidate) if judgement.candidate is not None else None,
+        }
+        if item.method is not None:
+            fields |= {"method": item.method, "host": item.host}
+        if contact.facts:
+            fields["facts"] = contact.facts
+        made = record("decision", now=item.now, random=bytes(RANDOM_BYTES), source=self._source, **fields)
+        del made["id"], made["time"]
+        return json.dumps(made, separators=(",", ":"), ensure_ascii=False, allow_nan=False)[:-1]
+
+    def unanswered(self) -> list[tuple[int, list[str]]]:
         """The batches that wait for their acknowledgement, to be sent again: whoever got them may be gone."""
         return list(self._sent.items())
 
@@ -171,7 +230,7 @@ class Recorder:
                 method=key[5],
                 path=key[6],
                 status=key[7],
-                verdict=key[8],
+                verdict=Verdict(key[8]),
                 established=key[0] is not None,
                 sensor=self._source,
                 connections=counted.count,

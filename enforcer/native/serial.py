@@ -26,14 +26,17 @@ def without_identity(fields: Fields) -> Fields:
 
 def request_head(head: RequestHead, *, target: str, host: str, identity: bytes) -> bytes:
     """Write the head that the workload gets. ``identity`` are the finished field lines about the peer."""
-    lines = [
-        head.method.encode("ascii"),
-        b" ",
-        target.encode("latin-1"),
-        b" HTTP/1.1\r\nhost: ",
-        host.encode("latin-1"),
-        b"\r\n",
-    ]
+    return request_line(head.method, target) + request_fields(head, host=host, identity=identity)
+
+
+def request_line(method: str, target: str) -> bytes:
+    """Write the first line of a request."""
+    return f"{method} {target} HTTP/1.1\r\n".encode("latin-1")
+
+
+def request_fields(head: RequestHead, *, host: str, identity: bytes) -> bytes:
+    """Write what follows the request line. ``identity`` are the finished field lines about the peer."""
+    lines = [b"host: ", host.encode("latin-1"), b"\r\n"]
     for name, value in head.fields:
         lines += (name, b": ", value, b"\r\n")
     if head.framing is Framing.CHUNKED:

@@ -92,7 +92,7 @@ class Sidecar(asyncio.Protocol):
             self.send({"type": "applied", "epoch": self._epoch, "snapshot": self._workload.judge.snapshot})
         self._counted = -1
         for sequence, batch in self._recorder.unanswered():
-            self.send({"type": "records", "sequence": sequence, "records": batch})
+            self._send_records(sequence, batch)
         for conn, held in self._held.items():
             if not held.is_over:
                 held.asked()
@@ -139,6 +139,11 @@ class Sidecar(asyncio.Protocol):
         """Tell the agent something."""
         if self._transport is not None:
             self._transport.write(wire.encode(message))
+
+    def _send_records(self, sequence: int, batch: list[str]) -> None:
+        if self._transport is not None:
+            message: wire.Message = {"type": "records", "sequence": sequence}
+            self._transport.write(wire.encode_with(message, "records", batch))
 
     def _fail(self, problem: Problem) -> None:
         facts = {name: str(value)[:1024] for name, value in problem.facts.items()}
@@ -377,7 +382,7 @@ class Sidecar(asyncio.Protocol):
             batch = self._recorder.take_records(self._workload.now())
             if batch is None:
                 break
-            self.send({"type": "records", "sequence": batch[0], "records": batch[1]})
+            self._send_records(*batch)
         if missed := self._tokens.take_missed():
             self.send({"type": "keys_missed", "sources": missed})
         if flows and (found := self._recorder.take_flows()):

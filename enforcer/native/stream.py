@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from mesh.problems import Invalid
-from mesh.tls import peer_chain
+from mesh.tls import peer_chain, records
 from mesh.x509svid import VerifiedSvid
 
 HIGH_WATER_BYTES = 128 * 1024
-_READ_BYTES = 64 * 1024
+_READ_BYTES = 16 * 1024  # a record of TLS holds no more
 
 Verify = Callable[[tuple[bytes, ...]], VerifiedSvid]
 
@@ -212,6 +212,7 @@ class SecureStream(_Base):
         super().__init__()
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
+        self._records = records(self._tls)
         self._verify, self._secured, self._refused = verify, secured, refused
         self._is_open = self._is_paused = self._has_ended = self._has_shut = False
         self._early: list[bytes] = []
@@ -253,7 +254,7 @@ class SecureStream(_Base):
         if self._transport is None or self._has_shut or not self._is_open or not data:
             return
         try:
-            self._tls.write(data)
+            self._records.write(data)
         except ssl.SSLError:
             self.abort()
             return
@@ -338,8 +339,11 @@ class SecureStream(_Base):
             data = self._read()
             if data is None:
                 break
-            self._deliver(data)
-            if not self._incoming.pending and not self._tls.pending():
+            if data and self.sink is not None:
+                self.sink.received(data)
+            else:
+                self._deliver(data)
+            if not self._incoming.pending and not self._records.pending():
                 break
         if self._outgoing.pending:
             self._flush()
@@ -357,7 +361,8 @@ class SecureStream(_Base):
     def _read(self) -> bytes | None:
         """Decrypt a portion; empty at the peer's close_notify, None while there is nothing."""
         try:
-            return self._tls.read(_READ_BYTES)
+            # empty too where there is no more than an end to read
+            return self._records.read(_READ_BYTES)
         except ssl.SSLWantReadError:
             return None
         except ssl.SSLZeroReturnError:

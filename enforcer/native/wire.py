@@ -13,7 +13,7 @@ import binascii
 import json
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from mesh.problems import Invalid
@@ -29,10 +29,22 @@ def encode(message: Mapping[str, object]) -> bytes:
 
     Raises Invalid LM3001 when the message is longer than a frame may be.
     """
-    body = json.dumps(message, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+    return _frame(json.dumps(message, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8"))
+
+
+def _frame(body: bytes) -> bytes:
     if len(body) > MAX_MESSAGE_BYTES:
         raise Invalid("LM3001", size=len(body), limit=MAX_MESSAGE_BYTES)
     return _LENGTH.pack(len(body)) + body
+
+
+def encode_with(message: Mapping[str, object], name: str, texts: Sequence[str]) -> bytes:
+    """One frame of a message that is not empty and has, under one more name, a list of texts that are JSON already.
+
+    Raises Invalid LM3001 when the message is longer than a frame may be.
+    """
+    begin = json.dumps(message, separators=(",", ":"), ensure_ascii=False, allow_nan=False)[:-1]
+    return _frame(f'{begin},"{name}":[{",".join(texts)}]}}'.encode())
 
 
 def decode(body: bytes) -> Message:

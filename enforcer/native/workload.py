@@ -61,6 +61,7 @@ class Workload:
         self.identity: Identity | None = None
         self.judge = Judge("", None, None)
         self._highest: dt.datetime | None = None
+        self._recent = clock.now()
 
     @property
     def name(self) -> str:
@@ -69,11 +70,20 @@ class Workload:
 
     def now(self) -> dt.datetime:
         """The present moment, for records."""
-        return self.clock.now()
+        self._recent = now = self.clock.now()
+        return now
 
-    def decision_time(self) -> dt.datetime | None:
-        """The present moment, for decisions; None while the clock is far behind what it said before (design D13)."""
-        now = self.clock.now()
+    def recent(self) -> dt.datetime:
+        """When somebody asked for the present moment last: at most a tick ago, which is near enough for flows."""
+        return self._recent
+
+    def decision_time(self, now: dt.datetime | None = None) -> dt.datetime | None:
+        """The present moment, for decisions; None while the clock is far behind what it said before (design D13).
+
+        ``now`` is what the clock said a moment ago, where somebody has just asked it.
+        """
+        if now is None:
+            now = self.clock.now()
         if self._highest is None or now > self._highest:
             self._highest = now
         return None if self._highest - now > CLOCK_TOLERANCE else now

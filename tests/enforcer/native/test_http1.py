@@ -196,6 +196,46 @@ def test_the_way_bytes_arrive_changes_nothing(stream: bytes, cuts: list[int]) ->
     assert read(stream, cuts) == read(stream)
 
 
+@given(st.lists(_PIECES, max_size=8).map(b"".join), st.lists(_PIECES, max_size=8).map(b"".join))
+@example(b"GET /b HTTP/1.1\r\nHost: db\r\n\r\n", b"")
+@example(b"GET /b HTTP/1.1\r\nHost: db\r\n\r\nX", b"")
+@example(b"GET b HTTP/1.1\r\nHost: db\r\n\r\n", b"")
+@example(b"CONNECT /b HTTP/1.1\r\nHost: db\r\n\r\n", b"")
+def test_a_request_after_one_with_the_same_fields_reads_as_it_would_alone(first: bytes, second: bytes) -> None:
+    assert read(OK + first + second) == read(OK) + read(first + second)
+
+
+def test_fields_that_were_read_before_are_the_same_object_and_others_are_not() -> None:
+    reader = RequestReader()
+    reader.feed(OK + OK.replace(b"/a", b"/b") + OK.replace(b"db", b"dc") + OK)
+    heads = [found for found in (reader.head() for _ in range(4)) if found is not None]
+    assert [found.host for found in heads] == ["db", "db", "dc", "db"]
+    assert heads[0].block is heads[1].block
+    assert heads[1].block != heads[2].block
+
+
+def test_a_head_that_was_read_before_is_no_larger_than_any_other() -> None:
+    long = b"x: " + b"a" * (http1.MAX_HEAD_BYTES - len(OK) - len("x: \r\n")) + b"\r\n"
+    request = OK[:-2] + long + b"\r\n"
+    reader = RequestReader()
+    reader.feed(request + request.replace(b"/a", b"/ab"))
+    assert reader.head() is not None
+    with pytest.raises(Invalid) as caught:
+        reader.head()
+    assert caught.value.code == "LM3105"
+
+
+def test_a_response_to_head_after_the_same_one_to_get_has_no_body() -> None:
+    reader = ResponseReader()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+    reader.feed(answer + b"ok" + answer + answer + b"ok")
+    found = []
+    for method in ("GET", "HEAD", "GET"):
+        assert reader.head(method) is not None
+        found.append(reader.body())
+    assert found == [b"ok", b"", b"ok"]
+
+
 @given(st.binary(max_size=300))
 def test_no_bytes_raise_anything_but_a_problem(data: bytes) -> None:
     assert isinstance(read(data), list)

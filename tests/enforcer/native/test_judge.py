@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 
 import pytest
@@ -161,3 +162,51 @@ def test_a_path_that_ignores_case_is_sent_on_as_it_was_spelt(target: str) -> Non
     found = ask(Judge(DB, Rules.from_json("h", told), None), head(target))
     assert found.decision.is_allowed
     assert found.target == target.replace("%37", "7")
+
+
+CONDITIONS: dict[str, dict[str, object]] = {
+    "none": {},
+    "headers": {"when": {"headers": {"x-tenant": ["a"]}}},
+    "peer_ip": {"when": {"peer_ip": ["10.0.0.0/8"]}},
+    "hours": {"when": {"hours": {"tz": "UTC", "from": "08:00", "to": "11:00"}}},
+    "unless": {"unless": {"when": {"peer_ip": ["127.0.0.1/32"]}}},
+}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("is_candidate", [False, True], ids=["active", "candidate"])
+def test_an_answer_is_remembered_only_where_no_rule_has_a_condition(condition: str, is_candidate: bool) -> None:
+    other = rules(ALLOW_WEB | CONDITIONS[condition], name="c")
+    found = Judge(DB, rules(ALLOW_WEB), other) if is_candidate else Judge(DB, other, None)
+    assert (ask(found, head()) is ask(found, head())) is (condition == "none")
+
+
+def test_an_answer_is_remembered_for_one_caller_port_method_host_and_target() -> None:
+    found = Judge(DB, rules(ALLOW_WEB), None)
+    first = ask(found, head())
+    others = (
+        ask(found, head(), OPS),
+        found.request(head(), source=WEB, port=8081, peer_ip="127.0.0.1", now=NOW),
+        ask(found, head(method="PUT")),
+        ask(found, dataclasses.replace(head(), host="other.test")),
+        ask(found, head("/other")),
+    )
+    assert first.decision.is_allowed
+    assert not any(other.decision.is_allowed for other in others)
+
+
+def test_what_is_remembered_is_bounded_and_ends_with_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "MAX_ANSWERS", 2)
+    found = Judge(DB, rules(ALLOW_WEB), None)
+    first = ask(found, head("/orders/0"))
+    for number in (1, 2, 3):
+        ask(found, head(f"/orders/{number}"))
+    assert ask(found, head("/orders/0")) is not first
+    assert not ask(Judge(DB, rules(), None), head("/orders/0")).decision.is_allowed
+
+
+def test_a_service_in_observe_is_decided_each_time_since_it_ends() -> None:
+    found = Judge(DB, rules(mode="observe"), None)
+    assert ask(found, head()).decision.is_allowed
+    later = found.request(head(), source=WEB, port=8080, peer_ip="", now=NOW + dt.timedelta(days=365_0))
+    assert not later.decision.is_allowed

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import os
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from audit.record import check_record
 from enforcer.native import records
 from enforcer.native.judge import Judgement, denied
 from enforcer.native.records import Contact, Recorder
 from mesh.request import Decision, Effect, Mode
+from mesh.ulid import is_ulid
 from tests.enforcer.native.harness import DB, WEB
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
@@ -26,23 +33,72 @@ OBSERVED = Decision(
 
 
 def recorder() -> Recorder:
-    return Recorder("sidecar:test", lambda size: bytes(range(size)))
+    return Recorder("sidecar:test", bytes)
 
 
 def judged(decision: Decision) -> Judgement:
     return Judgement(decision, None, "/a?secret=1", "/a")
 
 
+def rows_of(found: Recorder, now: dt.datetime = NOW) -> list[dict[str, Any]]:
+    taken = found.take_records(now)
+    return [] if taken is None else [json.loads(text) for text in taken[1]]
+
+
 def test_a_record_says_who_what_and_why_and_holds_no_query() -> None:
     found = recorder()
-    name = found.decision(CONTACT, judged(ALLOWED), now=NOW, protocol="http", method="GET", host="db")
-    taken = found.take_records(NOW)
-    assert taken is not None
-    (row,) = taken[1]
-    assert row["id"] == name
+    found.decision(CONTACT, judged(ALLOWED), now=NOW, protocol="http", method="GET", host="db")
+    (row,) = rows_of(found)
+    check_record(row)
     assert (row["schema"], row["kind"], row["source"]) == (1, "decision", "sidecar:test")
     assert (row["caller"], row["destination"], row["path"], row["code"]) == (WEB, DB, "/a", "LM2300")
     assert "secret" not in str(row)
+
+
+def test_the_id_that_a_denied_caller_is_told_is_the_records() -> None:
+    found = recorder()
+    assert found.decision(CONTACT, judged(ALLOWED), now=NOW, protocol="tcp") == ""
+    name = found.decision(CONTACT, judged(denied("LM2302")), now=NOW, protocol="tcp")
+    first, second = rows_of(found)
+    assert (is_ulid(first["id"]), second["id"]) == (True, name)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([ALLOWED, OBSERVED, denied("LM2302")]),
+            st.sampled_from([None, OBSERVED]),
+            st.sampled_from([None, "GET", "PUT"]),
+            st.text(st.characters(max_codepoint=255), max_size=20),
+            st.sampled_from([CONTACT, Contact(direction="inbound", port=1, peer_ip="::1", facts={"é": 'a"b'})]),
+        ),
+        max_size=8,
+    )
+)
+def test_records_written_together_say_what_each_would_say_alone(rows: list[tuple[Any, Any, Any, str, Contact]]) -> None:
+    def wrote(*some: tuple[Any, Any, Any, str, Contact]) -> list[dict[str, Any]]:
+        found = Recorder("sidecar:test", os.urandom)
+        for decision, candidate, method, path, contact in some:
+            judgement = Judgement(decision, candidate, "", path)
+            found.decision(contact, judgement, now=NOW, protocol="http", method=method, host=method and "db")
+        return rows_of(found)
+
+    together, alone = wrote(*rows), [wrote(row)[0] for row in rows]
+    for row in (*together, *alone):
+        check_record(row)
+        del row["id"]
+    assert together == alone
+    for row, (decision, candidate, method, path, contact) in zip(together, rows, strict=True):
+        assert (row["code"], row["candidate"] is None) == (decision.code, candidate is None)
+        assert (row.get("path"), row.get("facts")) == (path if method else None, contact.facts)
+
+
+def test_what_was_decided_under_one_name_is_written_under_it() -> None:
+    found = recorder()
+    found.decision(CONTACT, judged(ALLOWED), now=NOW, protocol="tcp")
+    found.rename("sidecar:other")
+    found.decision(CONTACT, judged(ALLOWED), now=NOW, protocol="tcp")
+    assert [row["source"] for row in rows_of(found)] == ["sidecar:test", "sidecar:other"]
 
 
 def test_records_are_kept_until_they_are_acknowledged() -> None:
@@ -62,10 +118,9 @@ def test_when_there_is_too_much_allowed_ones_go_first_and_the_loss_is_said(monke
     found = recorder()
     for decision in (ALLOWED, ALLOWED, ALLOWED, denied("LM2302"), denied("LM2302"), denied("LM2302")):
         found.decision(CONTACT, judged(decision), now=NOW, protocol="tcp")
-    taken = found.take_records(NOW)
-    assert taken is not None
-    assert [row.get("code") for row in taken[1][:-1]] == ["LM2300", "LM2300", "LM2302", "LM2302"]
-    assert (taken[1][-1]["kind"], taken[1][-1]["records"]) == ("lost", 2)
+    rows = rows_of(found)
+    assert [row.get("code") for row in rows[:-1]] == ["LM2300", "LM2300", "LM2302", "LM2302"]
+    assert (rows[-1]["kind"], rows[-1]["records"]) == ("lost", 2)
 
 
 def test_flows_are_folded() -> None:

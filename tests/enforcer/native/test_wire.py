@@ -140,3 +140,8 @@ def test_refuses_text_that_is_not_base64(text: object) -> None:
     with pytest.raises(Invalid) as err:
         wire.text_to_bytes(text)
     assert err.value.code == "LM3002"
+
+
+def test_a_list_of_texts_that_are_json_reads_as_a_list_of_values() -> None:
+    frame = wire.encode_with({"type": "records", "sequence": 3}, "records", ['{"a":"é"}', "1"])
+    assert wire.Decoder().feed(frame) == [{"type": "records", "sequence": 3, "records": [{"a": "é"}, 1]}]
