@@ -55,7 +55,8 @@ def find_issuance(records: Iterable[tuple[int, bytes]], wanted: str) -> tuple[in
 
     Raises NotFound LM6056 when the log has none.
     """
-    name = wanted.lower().lstrip("0") or "0"
+    wanted = wanted.strip()
+    name = wanted.replace(":", "").lower().lstrip("0") or "0"
     needles = [json.dumps(item).encode() for item in {wanted, name}]
     for index, data in records:
         # most records are something else: nothing is parsed before the bytes are there
@@ -84,6 +85,9 @@ class Watch:
                 der = base64.b64decode(certificate)
                 self._authorities[str(row["authority"])] = x509.load_der_x509_certificate(der)
                 self._known[hashlib.sha256(der).hexdigest()] = index
+                for other in row.get("crossed", ()):
+                    # the first record of it is the one that made it
+                    self._known.setdefault(hashlib.sha256(base64.b64decode(other)).hexdigest(), index)
 
     def look(self, certificate: x509.Certificate) -> Seen:
         """Say of a certificate what the log says.

@@ -272,7 +272,8 @@ def live(connection: sa.Connection, authority: str, now: dt.datetime) -> Live:
         sa.select(
             count(_ISSUED.c.serial),
             count(distinct(_ISSUED.c.spiffe_id)),
-            count(distinct(_ISSUED.c.node)),
+            # what a person or the server itself asked for is no agent's
+            count(distinct(sa.func.nullif(sa.func.nullif(_ISSUED.c.node, "server"), ""))),
             sa.func.max(_ISSUED.c.not_after),
             sa.func.max(sa.literal_column("issued")),
         ).where(

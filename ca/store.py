@@ -157,8 +157,12 @@ def valid_issuances(connection: sa.Connection, now: dt.datetime) -> list[Issuanc
 
 
 def find_issuances(connection: sa.Connection, wanted: str, now: dt.datetime) -> list[Issuance]:
-    """The SVID of a serial number (hexadecimal) or token id, whatever its age; else those of a SPIFFE ID that live."""
-    rows = connection.execute(sa.select(ISSUED).where(ISSUED.c.serial == wanted)).all()
+    """The SVID of a serial number or token id, whatever its age; else those of a SPIFFE ID that live.
+
+    A serial number is hexadecimal, as `same_number` reads it: people paste what OpenSSL or a browser shows.
+    """
+    names = {wanted, same_number(wanted)}
+    rows = connection.execute(sa.select(ISSUED).where(ISSUED.c.serial.in_(names))).all()
     if not rows:
         rows = connection.execute(
             sa.select(ISSUED)
@@ -166,6 +170,14 @@ def find_issuances(connection: sa.Connection, wanted: str, now: dt.datetime) -> 
             .order_by(ISSUED.c.issued.desc())
         ).all()
     return [_issuance(row) for row in rows]
+
+
+def same_number(given: str) -> str:
+    """A serial number as it is kept, of any spelling: upper case, colons, leading zeros; other texts as they are."""
+    digits = given.strip().replace(":", "").lower()
+    if not digits or not set(digits) <= set("0123456789abcdef"):
+        return given
+    return digits.lstrip("0") or "0"
 
 
 def _issuance(row: sa.Row[Any]) -> Issuance:

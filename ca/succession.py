@@ -24,7 +24,7 @@ from ca.slotstore import Live, Revocation
 from ca.trustmaking import chain_above, fingerprint, key_id, names_key, public_jwk
 from mesh.bundle import TrustBundle
 from mesh.database import transaction
-from mesh.problems import Conflict, NotFound, Problem
+from mesh.problems import Conflict, NotFound, Problem, Refused
 from mesh.spiffe import SpiffeId
 from mesh.truststate import TrustState
 from mesh.x509svid import verify_x509_svid
@@ -200,7 +200,7 @@ class Succession:
            with that root alone: who has not heard of the new root yet can follow.
         2. Both transitions are written together: there is exactly one active authority of a kind at any moment.
 
-        Raises NotFound LM1310, Conflict LM1301, and Conflict LM1312 for a probe that does not verify.
+        Raises NotFound LM1310, Conflict LM1301, and Refused LM1312 for a probe that does not verify.
         """
         slots = self.slots()
         slot = self.find(slot_id)
@@ -239,7 +239,7 @@ class Succession:
             try:
                 verify_x509_svid(chain, {self._at.trust_domain: bundle}, now)
             except Problem as err:
-                raise Conflict("LM1312", kind=slot.kind, reason=f"{err.code}: {err.message}") from err
+                raise Refused("LM1312", kind=slot.kind, reason=f"{err.code}: {err.message}") from err
 
     def roll_back(self, now: dt.datetime, kind: Kind, *, actor: str, reason: str) -> Slot:
         """Let the authority that signed before sign again; the new one stays trusted until what it signed has ended.
@@ -283,7 +283,7 @@ class Succession:
     def taint(self, slot_id: str, now: dt.datetime, *, actor: str, reason: str) -> Slot:
         """Mark an old authority, and those below it: what they signed is to be replaced. It is trusted until revoked.
 
-        Raises Conflict LM1302 for one that signs now, LM1301 for one that is gone.
+        Raises Refused LM1302 for one that signs now, LM1301 for one that is gone.
         """
         return self._leave(slot_id, Event.TAINT, now, actor=actor, reason=reason)
 
@@ -296,7 +296,7 @@ class Succession:
         below = [found for found in slots if found.parent == slot.id and found.is_trusted]
         for found in (slot, *below):
             if found.state is _S.ACTIVE and found.kind is not Kind.DOWNSTREAM:
-                raise Conflict("LM1302", authority=slot.id, kind=slot.kind)
+                raise Refused("LM1302", authority=slot.id, kind=slot.kind)
         gone = [slot, *(found for found in below if (found.state, event) != (_S.TAINTED, Event.TAINT))]
         self._book.warm(now, [found.parent for found in gone])
         with transaction(self._at.engine) as connection:

@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from audit import log as audit_log
 from audit.record import read_record, records
 from audit.spool import batch_digest, verify_batch
-from ca import store as ca_store
 from ca.acme.authority import AcmeAuthority
 from ca.attestation.token import JoinToken
 from ca.authority import Authority
@@ -37,9 +36,10 @@ from limen.authorities import Authorities
 from limen.authzen import Authzen
 from limen.byhand import ByHand
 from limen.downstreams import Downstreams
-from limen.explanation import explained, marks
+from limen.explanation import explained
 from limen.federations import Federations
 from limen.follower import Follower
+from limen.inventory import valid_now
 from limen.issuing import Issuing
 from limen.nodes import Nodes
 from limen.opabundles import PolicyBundles
@@ -299,22 +299,10 @@ class App:
         return self._issuing.issue_jwts(node, asks, self._rules.rules)
 
     def identities(self) -> Json:
-        """Every certificate that is valid now, with what the rule of its name says today."""
+        """Every SVID that is valid now, with what the rule of its name says today."""
         rules = {rule.id: rule for rule in self._rules.rules.rules}
         with transaction(self._engine) as connection:
-            found = ca_store.valid_issuances(connection, self._clock.now())
-        return [
-            {
-                "spiffe_id": item.spiffe_id,
-                "serial": item.serial,
-                "node": item.node,
-                "rule": item.rule,
-                **marks(rules.get(item.rule)),
-                "issued": format_time(item.issued),
-                "not_after": format_time(item.not_after),
-            }
-            for item in found
-        ]
+            return valid_now(connection, self._authority.slots, rules, self._clock.now())
 
     def explain_identity(self, pairs: Sequence[tuple[str, str]]) -> Json:
         """What the rules say of facts, rule by rule."""

@@ -25,9 +25,10 @@ from ca.rotation import OWN, AuthorityState, Event, Kind, Slot, Timing, cliff, d
 from ca.succession import Blast
 from ca.trustmaking import fingerprint
 from limen.agents import Agents
+from limen.inventory import Validity
 from mesh.clock import Clock, format_time
 from mesh.database import transaction
-from mesh.problems import Conflict, NotFound, Problem
+from mesh.problems import Conflict, Invalid, NotFound, Problem, Refused
 from mesh.truststate import read_trust_state
 
 ABOVE = "the server above"
@@ -125,7 +126,7 @@ class Authorities:
             self._activate(slot, now, actor="server", reason="every live agent has reported it")
         elif now >= deadline:
             nodes = ", ".join(behind)[:300]
-            self._failures[slot.id] = Conflict("LM1309", kind=slot.kind, seconds=WITHIN.seconds, nodes=nodes)
+            self._failures[slot.id] = Refused("LM1309", kind=slot.kind, seconds=WITHIN.seconds, nodes=nodes)
             self._do.withdraw(slot.id, now, actor="server", reason=f"not reported by {nodes}")
             self._asked.pop(slot.id, None)
 
@@ -189,12 +190,16 @@ class Authorities:
             with transaction(self._engine) as connection:
                 slotstore.mark_logged(connection, [entry.number for entry in entries])
 
-    def _certificate_of(self, entry: slotstore.Entry) -> dict[str, str]:
-        """The certificate of an authority that begins: who watches the log knows by it what our keys signed."""
+    def _certificate_of(self, entry: slotstore.Entry) -> dict[str, object]:
+        """The certificate of an authority that begins: who watches the log knows by it what our keys signed.
+
+        With a root come the certificates that older roots gave it: they stand in chains, and their keys are ours too.
+        """
         found = [slot for slot in self._authority.slots if slot.id == entry.slot and slot.kind is not Kind.JWT]
         if entry.before or not found:
             return {}
-        return {"certificate": base64.b64encode(found[0].certificates[0]).decode()}
+        own, *crossed = [base64.b64encode(der).decode() for der in found[0].certificates]
+        return {"certificate": own, **({"crossed": crossed} if crossed and found[0].kind is Kind.ROOT else {})}
 
     # -- agents report
 
@@ -278,19 +283,21 @@ class Authorities:
     def rotate(self, kind: Kind, *, actor: str, is_forced: bool) -> Json:
         """Prepare a successor; it signs as soon as every live agent has it, or at once when that is forced."""
         now = self._clock.now()
-        (active,) = find(self._authority.slots, Kind.ISSUING if kind is Kind.ROOT else kind, AuthorityState.ACTIVE)
+        active = self._authority.active(Kind.ISSUING if kind is Kind.ROOT else kind)
+        former = self._authority.active(kind)
         slot = self._do.prepare(kind, now, actor=actor, reason=f"{actor} asked")
         self._asked[slot.id] = now + WITHIN
         self._failures.pop(slot.id, None)
         if is_forced:
             self._activate(slot, now, actor=actor, reason=f"{actor} did not wait")
         self.step()
-        return {"authority": slot.id, "kind": str(kind), "replaces": active.id}
+        made = {"authority": slot.id, "kind": str(kind), "replaces": active.id}
+        return {**made, "root": slot.parent, "replaces_root": former.id} if kind is Kind.ROOT else made
 
     def progress(self, slot_id: str) -> Json:
         """How far a rotation is: its state, and the agents that are behind.
 
-        Raises Conflict LM1309 or LM1312 for one that was given up, NotFound LM1310.
+        Raises Refused LM1309 or LM1312 for one that was given up, NotFound LM1310.
         """
         self.step()
         problem = self._failures.get(slot_id)
@@ -305,7 +312,7 @@ class Authorities:
     def leave(self, verb: str, slot_id: str, *, actor: str, reason: str, is_forced: bool, is_dry: bool) -> Json:
         """Taint or revoke an authority, with what that breaks; nothing is done in a dry run.
 
-        Raises Conflict LM1308 for a revocation that breaks something and is not forced, and what the authority raises.
+        Raises Refused LM1308 for a revocation that breaks something and is not forced, and what the authority raises.
         """
         now = self._clock.now()
         slot = self._do.find(slot_id)
@@ -328,15 +335,14 @@ class Authorities:
     def revoke_svids(self, wanted: str, *, actor: str, reason: str, is_dry: bool) -> Json:
         """Revoke an SVID by its serial number, or all that a SPIFFE ID has; agents hear of it at once.
 
-        Raises NotFound LM1311 when there is none.
+        Raises NotFound LM1311 when there is none, Invalid LM1316 for tokens: nobody asks a server about a token.
         """
         now = self._clock.now()
         with transaction(self._engine) as connection:
-            found = [
-                item
-                for item in ca_store.find_issuances(connection, wanted, now)
-                if item.not_after > now and item.kind == "x509"
-            ]
+            found = [item for item in ca_store.find_issuances(connection, wanted, now) if item.not_after > now]
+        if found and all(item.kind == "jwt" for item in found):
+            raise Invalid("LM1316", authority=found[0].authority, not_after=format_time(found[0].not_after))
+        found = [item for item in found if item.kind == "x509"]
         if not found:
             raise NotFound("LM1311", given=wanted[:200])
         shown = [{"serial": item.serial, "spiffe_id": item.spiffe_id, "node": item.node} for item in found]
@@ -354,26 +360,10 @@ class Authorities:
         now = self._clock.now()
         with transaction(self._engine) as connection:
             found = ca_store.find_issuances(connection, wanted, now)
-            revoked = {item.serial: item for item in slotstore.revocations(connection)}
+            validity = Validity(connection, self._authority.slots, now)
         if not found:
             raise NotFound("LM1311", given=wanted[:200])
-        return [
-            {
-                "spiffe_id": item.spiffe_id,
-                "serial": item.serial,
-                "kind": item.kind,
-                "node": item.node,
-                "rule": item.rule,
-                "authority": item.authority,
-                "sha256": item.sha256,
-                "issued": format_time(item.issued),
-                "not_after": format_time(item.not_after),
-                "valid": item.not_after > now and item.serial not in revoked,
-                "revoked": format_time(revoked[item.serial].revoked) if item.serial in revoked else None,
-                "reason": revoked[item.serial].reason if item.serial in revoked else None,
-            }
-            for item in found
-        ]
+        return [_shown(item, validity) for item in found]
 
     # -- public documents
 
@@ -403,6 +393,24 @@ class Authorities:
         return bool(found), revoked
 
 
+def _shown(item: ca_store.Issuance, validity: Validity) -> Json:
+    revoked = validity.revoked(item)
+    return {
+        "spiffe_id": item.spiffe_id,
+        "serial": item.serial,
+        "kind": item.kind,
+        "node": item.node,
+        "rule": item.rule,
+        "authority": item.authority,
+        "sha256": item.sha256,
+        "issued": format_time(item.issued),
+        "not_after": format_time(item.not_after),
+        "valid": validity.holds(item),
+        "revoked": None if revoked is None else format_time(revoked[0]),
+        "reason": None if revoked is None else revoked[1],
+    }
+
+
 def blast_json(found: Blast) -> Json:
     """What a report says of what ends with an authority."""
     return {
@@ -415,9 +423,9 @@ def blast_json(found: Blast) -> Json:
     }
 
 
-def unsafe(found: Blast) -> Conflict:
+def unsafe(found: Blast) -> Refused:
     """The refusal of what breaks something and is not forced."""
-    return Conflict(
+    return Refused(
         "LM1308",
         certificates=found.certificates,
         identities=found.identities,

@@ -11,11 +11,12 @@ import pathlib
 import socket
 from typing import Any
 
-from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable
+from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Refused, Unavailable
 
 _CLASSES: dict[str, type[Problem]] = {
     "NotFound": NotFound,
     "Conflict": Conflict,
+    "Refused": Refused,
     "Forbidden": Forbidden,
     "Invalid": Invalid,
     "Unavailable": Unavailable,

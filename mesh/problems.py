@@ -86,6 +86,12 @@ class Conflict(Problem):
     """The change contradicts what is already there."""
 
 
+class Refused(Conflict):
+    """The change is possible, and is not made: it would break something, or did not work out."""
+
+    exit_status = 1
+
+
 class Forbidden(Problem):
     """The caller may not do this."""
 

@@ -11,10 +11,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Unavailable, sayable
+from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Refused, Unavailable, sayable
 
 _STATUS: tuple[tuple[type[Problem], int], ...] = (
     (NotFound, 404),
+    (Refused, 409),
     (Conflict, 409),
     (Forbidden, 403),
     (Unavailable, 503),

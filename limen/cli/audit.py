@@ -23,7 +23,7 @@ from audit.verify import prove as prove_record
 from audit.verify import verify_log
 from limen.cli import context, render
 from mesh.clock import parse_time
-from mesh.problems import Diagnostic, Invalid, Problem
+from mesh.problems import Diagnostic, Invalid, NotFound, Problem
 
 FORMATS = ("jsonl", "ocsf", "ecs", "cef", "syslog", "otlp", "parquet")
 _POLL_S = 0.5
@@ -208,20 +208,25 @@ def prove(
         render.line(f"  {found}")
 
 
-def prove_issuance(serial: str, folder: pathlib.Path | None, key: pathlib.Path | None, output: str) -> None:
-    """`limen identity prove`: find the record of an SVID, and prove it."""
+def prove_issuance(serial: str, folder: pathlib.Path | None, key: pathlib.Path | None, output: str) -> int:
+    """`limen identity prove`: find the record of an SVID, and prove it. The exit status: 1 when there is none."""
     where, text = _open(folder, key)
-    index, row = find_issuance(Reader(where, text).records(), serial)
+    try:
+        index, row = find_issuance(Reader(where, text).records(), serial)
+    except NotFound as problem:
+        render.diagnostics([problem.diagnostic()])
+        return 1
     proof = prove_record(where, text, str(row["id"]), at=index)
     if output == "json":
         render.data(proof)
-        return
+        return 0
     path = proof["proof"]
     assert isinstance(path, list)
     name = render.plain(str(row.get("spiffe_id", row["actor"])))
     render.line(
         f"√ {name} ({serial}) was issued here: record {index} of {proof['size']}, {len(path)} hashes to the root"
     )
+    return 0
 
 
 @audit.command("watch-issuance")

@@ -71,8 +71,10 @@ def rotate(*, kind: str, is_root: bool, is_jwt: bool, svids: bool, force: bool, 
     if output == "json":
         render.data(found)
     else:
-        render.line(f"authority {found['id']} ({kind}) is {found['state']}; it replaces {found['replaces']}")
-        render.say(f"undo: `limen identity taint {found['id']}` after another `limen identity rotate {kind}`")
+        new, former = found.get("root") or found["id"], found.get("replaces_root") or found["replaces"]
+        below = f"; {found['id']} signs below it" if new != found["id"] else ""
+        render.line(f"authority {new} ({kind}) is {found['state']}; it replaces {former}{below}")
+        render.say(f"undo: `limen identity taint {new}` after another `limen identity rotate {kind}`")
 
 
 @click.command()
@@ -115,12 +117,20 @@ def revoke(*, what: str, reason: str, force: bool, dry_run: bool, output: str) -
 @context.output_option("table", "json")
 def show(what: str, output: str) -> int:
     """Show SVIDs by serial number, token id or SPIFFE ID; ends with 1 when none of them is valid."""
-    found = client.call("GET", f"/v1/svids/{_quoted(what)}")
+    try:
+        found = client.call("GET", f"/v1/svids/{_quoted(what)}")
+    except NotFound as problem:
+        # asked for one that nobody issued: the answer is no
+        render.diagnostics([problem.diagnostic()])
+        found = []
     if output == "json":
         render.data(found)
     else:
-        for row in found:
-            render.table([(name, "-" if value is None else value) for name, value in row.items()], ("field", "value"))
+        for place, row in enumerate(found):
+            if place:
+                render.line("")
+            shown = {**row, "valid": "yes" if row["valid"] else "no"}
+            render.table([(name, "-" if value is None else value) for name, value in shown.items()], ("field", "value"))
     return 0 if any(row["valid"] for row in found) else 1
 
 
@@ -244,7 +254,7 @@ def report_blast(blast: dict[str, Any]) -> None:
             ("servers below", blast["downstreams"]),
             ("valid SVIDs", blast["live_svids"]),
             ("identities", blast["identities"]),
-            ("nodes", blast["nodes"]),
+            ("agents", blast["nodes"]),
             ("last one issued", blast["last_issued"] or "-"),
             ("safe to revoke at", blast["safe_at"] or "now"),
         ],

@@ -20,13 +20,16 @@ def identity() -> None:
 @identity.command("list")
 @context.output_option("table", "json")
 def list_(output: str) -> None:
-    """List the identities whose certificates are valid now."""
+    """List the SVIDs that are valid now: not ended, and not revoked, alone or with their authority."""
     found = client.call("GET", "/v1/identities")
     if output == "json":
         render.data(found)
         return
-    rows = [(row["spiffe_id"], row["rule"], _marks(row), row["node"], row["not_after"], row["serial"]) for row in found]
-    render.table(rows, ("identity", "rule", "marks", "node", "valid until", "serial"))
+    rows = [
+        (row["spiffe_id"], row["kind"], row["rule"], _marks(row), row["node"], row["not_after"], row["serial"])
+        for row in found
+    ]
+    render.table(rows, ("identity", "kind", "rule", "marks", "node", "valid until", "serial"))
 
 
 @identity.command()
@@ -109,11 +112,11 @@ def _show(pid: int, attested: dict[str, Any], found: dict[str, Any]) -> None:
 @click.option("--log", "folder", type=click.Path(path_type=pathlib.Path), default=None, help="The log, or a copy.")
 @click.option("--key", type=click.Path(path_type=pathlib.Path), default=None, help="The log's public key.")
 @context.output_option("json", "table")
-def prove(*, serial: str, folder: pathlib.Path | None, key: pathlib.Path | None, output: str) -> None:
-    """Prove that an SVID was issued here: its record, the way to the signed root, and the checkpoint."""
+def prove(*, serial: str, folder: pathlib.Path | None, key: pathlib.Path | None, output: str) -> int:
+    """Prove that an SVID was issued here: its record, the way to the signed root, and the checkpoint; 1 when not."""
     from limen.cli import audit  # noqa: PLC0415  only this command reads the log
 
-    audit.prove_issuance(serial, folder, key, output)
+    return audit.prove_issuance(serial, folder, key, output)
 
 
 for _command in (

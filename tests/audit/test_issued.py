@@ -52,6 +52,16 @@ def test_what_our_key_signed_outside_the_log_is_named() -> None:
     assert found.serial == f"{STOLEN.certificate.serial_number:x}"
 
 
+def test_what_an_older_root_signed_for_a_newer_one_is_in_the_log_with_it() -> None:
+    """It stands in every chain after a root was replaced: as a stolen key it would have the old root revoked."""
+    cross = PKI.signer(PKI.root, key=STRANGER.root.key)
+    assert standing(cross.certificate) == ("not-logged", None, "a1")
+    own, crossed = (base64.b64encode(item.der).decode() for item in (STRANGER.root, cross))
+    log = [*LOG, row(6, "ca", event="authority", authority="a2", certificate=own, crossed=[crossed])]
+    found = Watch(log).look(cross.certificate)
+    assert (found.standing, found.index) == (Standing.LOGGED, 6)
+
+
 def test_another_spelling_of_a_signature_is_no_stolen_key() -> None:
     """Anybody who has a certificate can make these; a log that knew only hashes would cry wolf at each."""
     r, s = decode_dss_signature(GIVEN.certificate.signature)
@@ -69,7 +79,9 @@ def test_what_somebody_else_signed_is_none_of_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "index"), [("abc", 2), ("0ABC", 2), ("0abc0", 3), ("def", 4)], ids=["serial", "padded", "jti", "node"]
+    ("wanted", "index"),
+    [("abc", 2), ("0ABC", 2), ("0A:BC\n", 2), ("0abc0", 3), ("def", 4)],
+    ids=["serial", "padded", "colons", "jti", "node"],
 )
 def test_an_issuance_is_found_by_its_serial_number_or_token_id(wanted: str, index: int) -> None:
     assert find_issuance(LOG, wanted)[0] == index

@@ -7,6 +7,7 @@ from mesh.problems import (
     Invalid,
     NotFound,
     Problem,
+    Refused,
     Severity,
     Span,
     Unavailable,
@@ -18,7 +19,7 @@ from mesh.problems import (
 
 @pytest.mark.parametrize(
     ("kind", "status"),
-    [(Problem, 2), (NotFound, 2), (Conflict, 2), (Invalid, 2), (Forbidden, 4), (Unavailable, 3)],
+    [(Problem, 2), (NotFound, 2), (Conflict, 2), (Refused, 1), (Invalid, 2), (Forbidden, 4), (Unavailable, 3)],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_each_class_has_its_exit_status(kind: type[Problem], status: int) -> None:

@@ -25,7 +25,7 @@ def openssl(folder: pathlib.Path, *command: str) -> int:
 
 
 def test_every_kind_rotates_while_an_agent_follows_and_an_old_one_is_tainted_and_revoked(
-    make_installation: Callable[..., Any], until: Callable[..., Any]
+    make_installation: Callable[..., Any], until: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:
     installation = make_installation()
     first = rows(installation)
@@ -40,12 +40,24 @@ def test_every_kind_rotates_while_an_agent_follows_and_an_old_one_is_tainted_and
     }
     (old,) = first["issuing active"]
     refused = installation.limen("identity", "revoke", old)
-    assert refused.returncode == 2
+    assert refused.returncode == 1
     assert "LM1308" in refused.stderr
     assert "would be tainted" in installation.limen("identity", "taint", old, "--dry-run").stdout
     assert "is tainted" in installation.limen("identity", "taint", old).stdout
     assert installation.json("identity", "revoke", old, "--force")["state"] == "revoked"
-    assert installation.limen("identity", "revoke", found["issuing active"][0], "--force").returncode == 2
+    assert installation.limen("identity", "revoke", found["issuing active"][0], "--force").returncode == 1
+    # what the replaced root signed for its successor stands in every chain, and is no stolen key's work
+    installation.limen("identity", "issue", "spiffe://test.limen/x", "--out", str(tmp_path))
+    assert (tmp_path / "svid.pem").read_text().count("BEGIN") == 3
+    assert installation.limen("audit", "watch-issuance", str(tmp_path / "svid.pem")).returncode == 0
+    # as OpenSSL prints a serial number
+    (serial,) = {row["serial"] for row in installation.json("identity", "show", "spiffe://test.limen/x")}
+    spelled = f"0{serial}" if len(serial) % 2 else serial
+    spelled = ":".join(spelled[place : place + 2] for place in range(0, len(spelled), 2)).upper()
+    assert installation.limen("identity", "prove", spelled).returncode == 0
+    assert installation.json("identity", "revoke", spelled)["revoked"][0]["serial"] == serial
+    assert installation.limen("identity", "show", spelled).returncode == 1
+    assert serial not in installation.limen("identity", "list").stdout
     # the node's own SVID was of the revoked one: it comes back by itself
     until(lambda: installation.json("status")["agents"][0]["is_connected"], 60)
     until(lambda: installation.json("identity", "authorities")["agents_behind"] == [], 60)
