@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping
 
 from enforcer.control import Conversation
-from enforcer.process import read_stat
+from enforcer.loading import loading
+from enforcer.process import read_environment, read_stat
 from enforcer.workload import Ports
 from mesh.problems import Invalid, NotFound
 
@@ -16,13 +18,17 @@ MAX_NAME = 256
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A launch that was asked for: descriptors of the executable and, for an interpreter, of its script."""
+    """A launch that was asked for: descriptors of the executable and, for an interpreter, of its script.
+
+    ``kept`` names the variables that load code and that the program is to have all the same.
+    """
 
     name: str
     ports: Ports
     executable: int
     script: int | None
     is_direct: bool
+    kept: frozenset[str]
 
 
 def read_order(talk: Conversation, message: Mapping[str, object]) -> Asked:
@@ -48,6 +54,7 @@ def read_order(talk: Conversation, message: Mapping[str, object]) -> Asked:
         executable=talk.handles[0],
         script=talk.handles[1] if len(talk.handles) == 2 else None,
         is_direct=message.get("direct") is True,
+        kept=_names(message.get("keep_env", [])),
     )
 
 
@@ -67,6 +74,17 @@ def read_begun(talk: Conversation, message: Mapping[str, object] | None, kind: s
     return handle, pid
 
 
+def check_environment(pid: int, kept: frozenset[str]) -> None:
+    """Refuse a program that is held where it begins and that has variables which load code.
+
+    Raises Invalid LM3436, and LM3403 when its environment cannot be read; one that is gone already has none.
+    """
+    with contextlib.suppress(NotFound):
+        found = loading(read_environment(pid), kept)
+        if found:
+            raise Invalid("LM3436", variables=", ".join(found))
+
+
 def _pid_of(handle: int) -> int:
     """The pid that a pidfd stands for, as this process counts."""
     for line in pathlib.Path(f"/proc/self/fdinfo/{handle}").read_text("ascii").splitlines():
@@ -83,6 +101,12 @@ def _rows(message: Mapping[str, object], name: str) -> list[dict[str, object]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise Invalid("LM3002", reason=f"`{name}` is a list of objects")
     return rows
+
+
+def _names(value: object) -> frozenset[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise Invalid("LM3002", reason="`keep_env` is a list of names")
+    return frozenset(value)
 
 
 def _text(row: Mapping[str, object], name: str) -> str:

@@ -13,6 +13,7 @@ import functools
 import grp
 import hashlib
 import os
+import pathlib
 import pwd
 import re
 import stat as st
@@ -170,6 +171,20 @@ def tracer_of(pid: int) -> int:
     except OSError as err:
         raise NotFound("LM3401", pid=pid) from err
     return int(found[1]) if found is not None else 0
+
+
+def read_environment(pid: int) -> tuple[str, ...]:
+    """The names of the variables that a process was executed with; it may have written over them since.
+
+    Raises NotFound LM3401 when it is gone, Invalid LM3403 when it cannot be read.
+    """
+    try:
+        data = pathlib.Path(f"/proc/{pid}/environ").read_bytes()
+    except PermissionError as err:
+        raise Invalid("LM3403", pid=pid, reason="its environment may not be read") from err
+    except OSError as err:
+        raise NotFound("LM3401", pid=pid) from err
+    return tuple(entry.partition(b"=")[0].decode("utf-8", "replace") for entry in data.split(b"\0") if entry)
 
 
 def is_randomised(pid: int) -> bool:

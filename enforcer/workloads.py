@@ -24,7 +24,7 @@ from enforcer.control import Conversation
 from enforcer.kept import Kept, KeptWorkloads
 from enforcer.launch import hash_opened, record
 from enforcer.native import wire
-from enforcer.orders import read_begun, read_order
+from enforcer.orders import check_environment, read_begun, read_order
 from enforcer.process import read_stat
 from enforcer.sockdiag import SockDiag
 from enforcer.stamp import Stamps
@@ -88,7 +88,7 @@ class Workloads:
 
         1. The order is read, and what it executes is hashed.
         2. The sidecar listens before the program runs.
-        3. The asker begins the program and holds it; it is recorded, and let go.
+        3. The asker begins the program and holds it; its environment is looked at, it is recorded, and let go.
         4. The agent asks for its SVID; connections are held until it is there.
         """
         # (1)
@@ -108,6 +108,11 @@ class Workloads:
             await talk.send({"type": "begin"})
             before = len(talk.handles)
             handle, pid = read_begun(talk, await talk.receive(), "begun", before)
+            check_environment(pid, asked.kept)
+            if asked.kept:
+                self._log.warning(
+                    "launched with variables that load code", workload=asked.name, kept=sorted(asked.kept)
+                )
             launched = await asyncio.to_thread(record, pid, talk.uid, executable, script)
             workload.adopt(os.dup(handle), launched)
             await talk.send({"type": "launched", "pid": launched.pid})

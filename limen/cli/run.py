@@ -45,6 +45,12 @@ Row = dict[str, object]
 @click.option("--direct", is_flag=True, help="The program asks agent.sock itself; its rule must say `direct: true`.")
 @click.option("--user", default=None, help="Run the program as this user, with the user's groups. Root may say this.")
 @click.option("--group", default=None, help="Its primary group, instead of the user's own.")
+@click.option(
+    "--keep-env",
+    multiple=True,
+    metavar="NAME",
+    help="Let the program have this variable although it loads code, such as LD_PRELOAD or PYTHONPATH.",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     name: str | None,
@@ -53,6 +59,7 @@ def run(
     command: tuple[str, ...],
     user: str | None,
     group: str | None,
+    keep_env: tuple[str, ...],
     *,
     direct: bool,
 ) -> int:
@@ -64,8 +71,11 @@ def run(
         "inbound": [_inbound(text) for text in inbound],
         "outbound": [_outbound(text) for text in outbound],
         "direct": direct,
+        "keep_env": list(keep_env),
     }
-    order = _order(command, user, group)
+    order, left_out = _order(command, user, group, keep_env)
+    if left_out:
+        render.say(f"LM3436 the program does without what has it load code nobody hashed: {', '.join(left_out)}")
     path = context.state() / "control.sock"
     code = _launch(path, message, order)
     tries = 0
@@ -76,14 +86,17 @@ def run(
     return code
 
 
-def _order(command: tuple[str, ...], user: str | None, group: str | None) -> Order:
-    """What to execute, and as whom.
+def _order(
+    command: tuple[str, ...], user: str | None, group: str | None, kept: tuple[str, ...]
+) -> tuple[Order, tuple[str, ...]]:
+    """What to execute, as whom, and the variables that it does without: see `enforcer.loading`.
 
     Raises Forbidden LM5244 for another user without root, Invalid LM5245 for one that is not there.
     """
     from enforcer.launch import Order  # noqa: PLC0415  what is heavy comes after the options were read
+    from enforcer.loading import without  # noqa: PLC0415
 
-    env, uid, gid = dict(os.environ), os.geteuid(), os.getegid()
+    (env, left_out), uid, gid = without(os.environ, kept), os.geteuid(), os.getegid()
     if (user or group) and uid != 0:
         raise Forbidden("LM5244")
     wanted = user
@@ -97,7 +110,8 @@ def _order(command: tuple[str, ...], user: str | None, group: str | None) -> Ord
             gid = int(group) if group.isascii() and group.isdigit() else grp.getgrnam(group).gr_gid
     except (KeyError, OverflowError) as err:
         raise Invalid("LM5245", name=wanted) from err
-    return Order(argv=command, cwd=str(pathlib.Path.cwd()), env=env, uid=uid, gid=gid, streams=(0, 1, 2))
+    order = Order(argv=command, cwd=str(pathlib.Path.cwd()), env=env, uid=uid, gid=gid, streams=(0, 1, 2))
+    return order, left_out
 
 
 def _launch(path: pathlib.Path, message: Row, order: Order) -> int | None:

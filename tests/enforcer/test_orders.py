@@ -1,12 +1,14 @@
 import os
+import pathlib
 import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from enforcer.control import Conversation
-from enforcer.orders import read_begun, read_order
+from enforcer.orders import check_environment, read_begun, read_order
 from mesh.problems import Invalid, NotFound
 
 GOOD: dict[str, object] = {
@@ -55,6 +57,7 @@ def child() -> Iterator[Callable[[bool], int]]:
 def test_an_order_is_ports_and_open_files(talk: Conversation) -> None:
     asked = read_order(talk, GOOD)
     assert (asked.name, asked.executable, asked.script, asked.is_direct) == ("true", *talk.handles, False)
+    assert asked.kept == frozenset()
     assert asked.ports.inbound == (("127.0.0.1", 1, 2),)
     assert asked.ports.outbound == ((3, "db", None), (4, "db", 5))
     assert asked.ports.message()["type"] == "listeners"
@@ -132,3 +135,23 @@ def test_what_is_gone_is_not_found(talk: Conversation) -> None:
     os.waitpid(pid, 0)
     with pytest.raises(NotFound, match="LM3401"):
         read_begun(talk, BEGUN, "begun", 2)
+
+
+@pytest.mark.parametrize("kept", ["PYTHONPATH", [1], {}], ids=["text", "number", "object"])
+def test_what_is_kept_is_a_list_of_names(talk: Conversation, kept: object) -> None:
+    with pytest.raises(Invalid, match="LM3002"):
+        read_order(talk, {**GOOD, "keep_env": kept})
+    assert read_order(talk, {**GOOD, "keep_env": ["PYTHONPATH"]}).kept == {"PYTHONPATH"}
+
+
+def test_a_program_that_began_with_what_loads_code_is_refused_but_for_what_is_kept() -> None:
+    with subprocess.Popen(["/bin/sleep", "60"], env={"LD_AUDIT": "/none", "PYTHONPATH": "/none", "X": "1"}) as program:
+        while b"PYTHONPATH" not in pathlib.Path(f"/proc/{program.pid}/environ").read_bytes():
+            os.sched_yield()
+        with pytest.raises(Invalid, match=r"LM3436.*LD_AUDIT, PYTHONPATH"):
+            check_environment(program.pid, frozenset())
+        with pytest.raises(Invalid, match=r"LM3436.*: LD_AUDIT"):
+            check_environment(program.pid, frozenset({"PYTHONPATH"}))
+        check_environment(program.pid, frozenset({"PYTHONPATH", "LD_AUDIT"}))
+        program.kill()
+    check_environment(program.pid, frozenset())

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import os
 import pathlib
 import pwd
@@ -11,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from limen.cli.run import _inbound, _order, _outbound
-from mesh.problems import Forbidden, Invalid
+from limen.cli.run import _inbound, _launch, _order, _outbound
+from mesh.problems import Forbidden, Invalid, Problem
 
 
 @pytest.mark.parametrize(
@@ -223,8 +224,8 @@ def test_root_runs_a_program_as_another_user_in_its_home_and_groups(installation
 def test_only_root_says_as_whom(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(Forbidden, match="LM5244"):
-        _order(("true",), "nobody", None)
-    assert _order(("true",), None, None).uid == 1000
+        _order(("true",), "nobody", None, ())
+    assert _order(("true",), None, None, ())[0].uid == 1000
 
 
 @pytest.mark.parametrize(
@@ -237,11 +238,38 @@ def test_somebody_who_is_not_there_is_refused(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(Invalid, match="LM5245") as caught:
-        _order(("true",), user, group)
+        _order(("true",), user, group, ())
     assert caught.value.facts["name"] == (user or group)
 
 
 def test_a_group_of_its_own_goes_before_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    order = _order(("true",), "0", "12")
+    order, _ = _order(("true",), "0", "12", ())
     assert (order.uid, order.gid) == (0, 12)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("kept", [(), ("--keep-env", "PYTHONPATH")], ids=["without", "kept"])
+def test_code_that_the_environment_would_load_is_left_out_unless_it_is_named(
+    installation: Any, tmp_path: pathlib.Path, kept: tuple[str, ...]
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('other code')")
+    script = tmp_path / "app.py"
+    script.write_text("import os; print('the program', os.environ.get('PYTHONPATH'))")
+    done = installation.limen(
+        *("run", *kept, "--", "/usr/bin/python3", str(script)), env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
+    # this command itself is a program that the environment has load code
+    assert done.stdout.splitlines()[1:] == (["other code", f"the program {tmp_path}"] if kept else ["the program None"])
+    assert ("LM3436" in done.stderr and "PYTHONPATH" in done.stderr) is not bool(kept)
+
+
+@pytest.mark.system
+def test_the_agent_refuses_a_program_that_was_begun_with_them_all_the_same(
+    installation: Any,
+) -> None:
+    order, _ = _order(("sleep", "60"), None, None, ())
+    other = dataclasses.replace(order, env={**order.env, "LD_AUDIT": "/nonexistent.so"})
+    message: dict[str, object] = {"type": "launch", "name": "sleep", "inbound": [], "outbound": []}
+    with pytest.raises(Problem, match=r"LM3436.*LD_AUDIT"):
+        _launch(installation.state / "control.sock", message, other)
