@@ -11,12 +11,16 @@ from enforcer.native.sentences import sentence
 from mesh.request import Decision
 
 _STATUS = {
+    "LM3101": (426, "Upgrade Required"),
     "LM3105": (431, "Request Header Fields Too Large"),
     "LM3108": (403, "Forbidden"),
     "LM3112": (408, "Request Timeout"),
     "LM3113": (417, "Expectation Failed"),
     "LM3300": (503, "Service Unavailable"),
     "LM3302": (502, "Bad Gateway"),
+    "LM3303": (503, "Service Unavailable"),
+    "LM3304": (503, "Service Unavailable"),
+    "LM3305": (503, "Service Unavailable"),
     "LM3221": (503, "Service Unavailable"),
     "LM3222": (503, "Service Unavailable"),
     "LM3223": (503, "Service Unavailable"),
@@ -62,6 +66,10 @@ def _answer(status: tuple[int, str], body: dict[str, str], record: str, *, close
         b"content-length: %d\r\n" % len(text),
         b"x-limen-code: %b\r\n" % body["code"].encode("ascii"),
     ]
+    if status[0] == 426:
+        lines.append(b"upgrade: HTTP/1.1\r\nconnection: upgrade\r\n")  # RFC 9110 §15.5.22
+    elif status[0] == 503:
+        lines.append(b"retry-after: 1\r\n")
     if close:
         lines.append(b"connection: close\r\n")
     lines.append(b"\r\n")

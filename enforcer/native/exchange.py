@@ -17,12 +17,10 @@ from enforcer.native import answer, serial
 from enforcer.native.http1 import Fields, Framing, RequestHead, RequestReader, ResponseHead, ResponseReader
 from enforcer.native.judge import Judgement
 from enforcer.native.l4 import Splice
+from enforcer.native.limits import Limits
 from enforcer.native.stream import PlainStream, Stream
 from mesh.problems import Invalid
 
-HEAD_SECONDS = 10
-IDLE_SECONDS = 120
-EXCHANGE_SECONDS = 600
 LINGER_SECONDS = 2
 MAX_PIPELINED_BYTES = 64 * 1024
 
@@ -41,6 +39,10 @@ class State(enum.Enum):
 class Host(Protocol):
     """What a connection needs of its sidecar."""
 
+    def refusal(self) -> Invalid | None:
+        """Why no request can be taken on now; None while one can."""
+        ...
+
     def judge(self, head: RequestHead) -> tuple[Judgement, str]:
         """Decide and record; return the decision and the record's id."""
         ...
@@ -51,6 +53,10 @@ class Host(Protocol):
 
     def takes_websocket(self) -> bool:
         """Whether requests on this port may become WebSockets."""
+        ...
+
+    def reads_field(self, name: str) -> bool:
+        """Whether policies read a field of this lower-case name."""
         ...
 
     def refuse(self, problem: Invalid) -> str:
@@ -104,12 +110,12 @@ class HttpConnection:
 
     __slots__ = (
         "_app", "_app_is_full", "_caller_ended", "_caller_is_full", "_clean", "_exchange", "_has_moved", "_head_ticks",
-        "_host", "_identity", "_is_held", "_quiet_ticks", "_reader", "_response", "_state", "_stream", "_switched",
-        "_written", "_written_response",
+        "_host", "_identity", "_is_held", "_limits", "_quiet_ticks", "_reader", "_response", "_state", "_stream",
+        "_switched", "_written", "_written_response",
     )  # fmt: skip
 
-    def __init__(self, stream: Stream, host: Host, identity: bytes) -> None:
-        self._stream, self._host, self._identity = stream, host, identity
+    def __init__(self, stream: Stream, host: Host, identity: bytes, limits: Limits) -> None:
+        self._stream, self._host, self._identity, self._limits = stream, host, identity, limits
         self._reader = RequestReader()
         self._response = ResponseReader()
         self._app: PlainStream | None = None
@@ -177,15 +183,15 @@ class HttpConnection:
         self._has_moved = False
         if self._state is State.WAITING:
             self._head_ticks = self._head_ticks + 1 if self._reader.has_started else 0
-            if self._head_ticks > HEAD_SECONDS:
-                self._refuse(Invalid("LM3112", seconds=HEAD_SECONDS))
-            elif self._quiet_ticks > IDLE_SECONDS or (is_ending and not self._reader.has_started):
+            if self._head_ticks > self._limits.head_s:
+                self._refuse(Invalid("LM3112", seconds=self._limits.head_s))
+            elif self._quiet_ticks > self._limits.idle_s or (is_ending and not self._reader.has_started):
                 self._finish()
         elif self._state is State.CLOSING:
             self._head_ticks += 1
             if self._head_ticks > LINGER_SECONDS:
                 self._finish()
-        elif self._state is not State.SWITCHED and self._quiet_ticks > EXCHANGE_SECONDS:
+        elif self._state is not State.SWITCHED and self._quiet_ticks > self._limits.exchange_s:
             self.abort()
 
     def recheck(self) -> None:
@@ -221,10 +227,14 @@ class HttpConnection:
     def _begin(self, head: RequestHead) -> None:
         """Decide about a request; nothing of it has moved yet.
 
-        1. Fields that only an enforcer may set are taken out before anybody looks.
+        1. Fields that only an enforcer may set are taken out before anybody looks, and of the announced trailers those
+           that policies read as fields: nobody who decides has seen them.
         2. A denied request is answered here. If it has a body, the connection ends with the answer.
         3. An allowed one goes to the workload, over the connection that is open or a new one.
         """
+        if (problem := self._host.refusal()) is not None:
+            self._refuse(problem)
+            return
         if head.websocket_key and (self._reader.buffered or not self._host.takes_websocket()):
             self._refuse(Invalid("LM3108"))
             return
@@ -233,6 +243,9 @@ class HttpConnection:
             self._clean = head.block, serial.without_identity(head.fields)
         if len(self._clean[1]) != len(head.fields):
             head = dataclasses.replace(head, fields=self._clean[1])
+        if head.trailers:
+            head = dataclasses.replace(head, trailers=self._trailers(head.trailers))
+            self._written = None, b""  # it hangs on the policies
         judgement, record = self._host.judge(head)
         # (2)
         if not judgement.decision.is_allowed:
@@ -252,6 +265,11 @@ class HttpConnection:
             self._state = State.DIALLING
             self.hold()
             self._host.dial(self._dialled)
+
+    def _trailers(self, announced: frozenset[bytes]) -> frozenset[bytes]:
+        return frozenset(
+            name for name in announced if serial.may_trail(name) and not self._host.reads_field(name.decode("latin-1"))
+        )
 
     def _dialled(self, app: PlainStream | None) -> None:
         if self._state is not State.DIALLING:
@@ -301,7 +319,10 @@ class HttpConnection:
             return
         exchange.sent = self._reader.is_done
         if exchange.head.framing is Framing.CHUNKED:
-            data = (serial.chunk(data) if data else b"") + (serial.last_chunk() if exchange.sent else b"")
+            end = b""
+            if exchange.sent:
+                end = serial.last_chunk(serial.trailers(self._reader.trailers, exchange.head.trailers.__contains__))
+            data = (serial.chunk(data) if data else b"") + end
         if first or data:
             app.write(first + data)
 
@@ -398,7 +419,9 @@ class HttpConnection:
         data = self._response.body()
         if head.framing is not Framing.CHUNKED:
             return data
-        end = serial.last_chunk(self._response.trailers) if self._response.is_done else b""
+        end = b""
+        if self._response.is_done:
+            end = serial.last_chunk(serial.trailers(self._response.trailers))
         return (serial.chunk(data) if data else b"") + end
 
     def _closes_after(self, request: RequestHead, response: ResponseHead) -> bool:

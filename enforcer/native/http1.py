@@ -60,8 +60,9 @@ class RequestHead:
     """A request's head. ``fields`` are the end-to-end ones without Host and framing, in order, as bytes of the wire.
 
     ``target`` and ``host`` are text whose code points are bytes; ``host_name`` is canonical. A request that asks to
-    become a WebSocket has a ``websocket_key``. ``block`` is everything after the request line as it came: two heads
-    with the same ``block`` differ in method and target alone.
+    become a WebSocket has a ``websocket_key``; ``trailers`` are the lower-case names that it announces behind its body.
+    ``block`` is everything after the request line as it came: two heads with the same ``block`` differ in method and
+    target alone.
     """
 
     method: str
@@ -74,6 +75,7 @@ class RequestHead:
     keep_alive: bool
     expects_continue: bool
     websocket_key: bytes = b""
+    trailers: frozenset[bytes] = frozenset()
     block: bytes = dataclasses.field(default=b"", compare=False, repr=False)
 
 
@@ -171,6 +173,11 @@ class RequestReader:
         """Whether the body of the last request has been read whole."""
         return self._body.is_done
 
+    @property
+    def trailers(self) -> bytes:
+        """The trailer section of the last body, as it came over the wire; no part of the head, which was decided."""
+        return self._body.trailers
+
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the connection."""
         self._buffer = self._buffer + data if self._buffer else data
@@ -215,13 +222,13 @@ class RequestReader:
         self._buffer = buffer[end:]
         self._checked = self._count = 0
         if head.framing is Framing.CHUNKED:
-            self._body = ChunkedBody()
+            self._body = ChunkedBody(keep_trailers=True)
         else:
             self._body = LengthBody(head.length) if has_body else NoBody()
         return head
 
     def body(self) -> bytes:
-        """Take what has arrived of the body, decoded; empty while there is nothing new. Trailers are dropped.
+        """Take what has arrived of the body, decoded; empty while there is nothing new.
 
         Raises Invalid LM3109 or LM3111 when its framing breaks a rule.
         """
@@ -369,6 +376,7 @@ class _Meaning:
     keep_alive: bool
     expects_continue: bool
     websocket_key: bytes
+    trailers: frozenset[bytes]
 
 
 def _check_target(method: bytes, target: bytes) -> None:
@@ -389,6 +397,7 @@ def _request(method: bytes, target: bytes, meaning: _Meaning, block: bytes) -> R
         meaning.keep_alive,
         meaning.expects_continue,
         meaning.websocket_key,
+        meaning.trailers,
         block,
     )
 
@@ -426,6 +435,7 @@ def _read_fields(method: bytes, fields: Iterable[tuple[bytes, bytes]]) -> _Meani
         keep_alive=b"close" not in options,
         expects_continue=bool(expects) and (framing is Framing.CHUNKED or length > 0),
         websocket_key=websocket_key,
+        trailers=_options(special[b"trailer"]) if b"trailer" in special else _NO_OPTIONS,
     )
 
 

@@ -99,6 +99,10 @@ class Judge:
         """What has to look at a port's bytes. Where nothing is declared the connection alone is decided, and denied."""
         return self._tiers.get(port, PortTier.L4)
 
+    def reads_field(self, name: str) -> bool:
+        """Whether a rule of the active or the candidate snapshot may read a field of this lower-case name."""
+        return self._needs_all or name in self._headers
+
     def takes_websocket(self, port: int) -> bool:
         """Whether requests on a port may become WebSockets, by the active policies."""
         return port in self._websockets

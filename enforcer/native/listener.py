@@ -16,6 +16,7 @@ from enforcer.native.exchange import HttpConnection
 from enforcer.native.http1 import RequestHead
 from enforcer.native.judge import Judgement, denied
 from enforcer.native.l4 import Splice
+from enforcer.native.limits import Limits, Load
 from enforcer.native.records import Contact
 from enforcer.native.stream import PlainStream, SecureStream
 from enforcer.native.tokens import thumbprint
@@ -24,10 +25,8 @@ from mesh.problems import Invalid
 from mesh.x509svid import VerifiedSvid
 from policyengine.tiers import PortTier
 
-HANDSHAKE_SECONDS = 10
 DIAL_SECONDS = 5
-MAX_CONNECTIONS = 4096
-MAX_HANDSHAKES = 512
+DEFAULT = Limits()
 DRAIN = dt.timedelta(seconds=5)
 
 
@@ -53,8 +52,9 @@ class _Live:
 class Inbound:
     """One inbound port of the workload."""
 
-    def __init__(self, workload: Workload, *, port: int, app_port: int) -> None:
+    def __init__(self, workload: Workload, *, port: int, app_port: int, limits: Limits = DEFAULT) -> None:
         self._workload, self.port, self._app_port = workload, port, app_port
+        self.load = Load(limits)
         self._handshakes: dict[SecureStream, _Handshake] = {}
         self._live: dict[SecureStream, _Live] = {}
         self._server: asyncio.Server | None = None
@@ -84,15 +84,17 @@ class Inbound:
     def tick(self) -> None:
         """Let a second pass.
 
-        1. A handshake that takes too long ends.
+        1. A handshake that takes too long ends; what was shed is told.
         2. A connection ends with the SVID that its peer proved itself with; one that waits for its next request is
            closed a little before, so that none is cut off.
         """
         # (1)
         for handshake in list(self._handshakes.values()):
             handshake.ticks += 1
-            if handshake.ticks > HANDSHAKE_SECONDS:
+            if handshake.ticks > self.load.limits.handshake_s:
                 handshake.stream.abort()
+        for code, (count, peer_ip) in self.load.take_shed().items():
+            self._record_refusal(code, {"connections": count}, peer_ip)
         # (2)
         now = self._workload.now()
         for live in list(self._live.values()):
@@ -137,11 +139,21 @@ class Inbound:
     # -- handshake
 
     def _accept(self) -> asyncio.Protocol:
-        if len(self._live) >= MAX_CONNECTIONS or len(self._handshakes) >= MAX_HANDSHAKES:
-            return _Closer()
+        """Take a connection.
+
+        1. One that not even the reserve has room for is closed, before it costs a handshake.
+        2. Too many handshakes at once: the oldest gives way, since those that mean it take milliseconds.
+        """
         identity = self._workload.identity
-        if identity is None:
-            return _Closer()
+        # (1)
+        if identity is None or self.load.is_full(len(self._handshakes)):
+            return _Closer(self.load, "LM3012" if identity is None else "LM3303")
+        # (2)
+        if len(self._handshakes) >= self.load.limits.handshakes:
+            oldest = next(iter(self._handshakes))
+            del self._handshakes[oldest]
+            self.load.shed("LM3306", oldest.peer[0])
+            oldest.abort()
         stream = SecureStream(
             identity.server,
             server_side=True,
@@ -156,33 +168,32 @@ class Inbound:
         """Record a peer that has no identity here: not TLS, no certificate, or one that our verifier refused."""
         if self._handshakes.pop(stream, None) is None:
             return
-        contact = self._contact(stream, None, {key: str(value)[:256] for key, value in problem.facts.items()})
-        judgement = Judgement(denied(problem.code, self._workload.judge.snapshot), None, "", "")
-        self._record(contact, judgement)
+        facts: dict[str, object] = {key: str(value)[:256] for key, value in problem.facts.items()}
+        self._record_refusal(problem.code, facts, stream.peer[0])
 
     def _secured(self, stream: SecureStream, peer: VerifiedSvid) -> None:
-        """Serve a verified peer.
+        """Serve a verified peer; one too many is told so where requests are read, and else closed.
 
         1. Where requests are decided, the connection is read as HTTP/1.1.
         2. Elsewhere the connection is decided now; only then the workload is called.
         """
         self._handshakes.pop(stream, None)
         self.handshakes += 1
-        contact = self._contact(stream, str(peer.spiffe_id), None)
+        contact = self._contact(stream, str(peer.spiffe_id))
         live = _Live(stream, stream.chain, contact, peer.not_after)
         self._live[stream] = live
+        refusal = self.load.enter(str(peer.spiffe_id))
         # (1)
         if self._workload.judge.tier(self.port) is PortTier.HTTP1:
-            caller = _Caller(self, live)
-            live.served = HttpConnection(
-                stream, caller, serial.identity_fields(self._workload.name, str(peer.spiffe_id))
-            )
+            caller = _Caller(self, live, refusal)
+            identity = serial.identity_fields(self._workload.name, str(peer.spiffe_id))
+            live.served = HttpConnection(stream, caller, identity, self.load.limits)
             return
         # (2)
-        judgement = self._judge_connection(contact)
+        judgement = self._judge_connection(contact) if refusal is None else self._refusal(refusal.code)
         self._record(contact, judgement)
         if not judgement.decision.is_allowed:
-            self._live.pop(stream)
+            self.forget(stream)
             stream.close()
             return
         waiting = _Waiting(self, live)
@@ -190,15 +201,14 @@ class Inbound:
         stream.pause()
         self.dial(waiting.dialled)
 
-    def _contact(self, stream: SecureStream, caller: str | None, facts: dict[str, object] | None) -> Contact:
+    def _contact(self, stream: SecureStream, caller: str) -> Contact:
         return Contact(
             direction="inbound",
             port=self.port,
             peer_ip=stream.peer[0],
             caller=caller,
             destination=self._workload.name,
-            facts=facts,
-            certificate=thumbprint(stream.chain[0]) if caller is not None and stream.chain else "",
+            certificate=thumbprint(stream.chain[0]) if stream.chain else "",
         )
 
     # -- the workload
@@ -227,6 +237,7 @@ class Inbound:
         live = self._live.pop(stream, None)
         if live is not None:
             live.served = None  # it holds what holds the stream
+            self.load.leave(live.contact.caller or "")
 
     # -- decisions
 
@@ -247,6 +258,10 @@ class Inbound:
     def takes_websocket(self) -> bool:
         """Whether requests on the port may become WebSockets."""
         return self._workload.judge.takes_websocket(self.port)
+
+    def reads_field(self, name: str) -> bool:
+        """Whether policies read a field of this lower-case name."""
+        return self._workload.judge.reads_field(name)
 
     def judge_again(self, contact: Contact, head: RequestHead) -> bool:
         """Whether a request would be let through now; record it if not."""
@@ -272,8 +287,8 @@ class Inbound:
         )
 
     def refuse_request(self, contact: Contact, problem: Invalid) -> str:
-        """Record a request that broke a rule of HTTP."""
-        judgement = Judgement(denied(problem.code, self._workload.judge.snapshot), None, "", "")
+        """Record a request that broke a rule of HTTP, or could not be served."""
+        judgement = self._refusal(problem.code)
         return self._workload.recorder.decision(contact, judgement, now=self._workload.now(), protocol="http")
 
     def exchanged(self, contact: Contact, head: RequestHead, judgement: Judgement, status: int | None) -> None:
@@ -288,6 +303,16 @@ class Inbound:
             status=status,
         )
 
+    def _refusal(self, code: str) -> Judgement:
+        return Judgement(denied(code, self._workload.judge.snapshot), None, "", "")
+
+    def _record_refusal(self, code: str, facts: dict[str, object], peer_ip: str) -> None:
+        """Record what happened to somebody who has no identity here."""
+        contact = Contact(
+            direction="inbound", port=self.port, peer_ip=peer_ip, destination=self._workload.name, facts=facts
+        )
+        self._record(contact, self._refusal(code))
+
     def _record(self, contact: Contact, judgement: Judgement) -> None:
         now = self._workload.now()
         self._workload.recorder.decision(contact, judgement, now=now, protocol="tcp")
@@ -297,23 +322,34 @@ class Inbound:
 class _Closer(asyncio.Protocol):
     """Takes a connection that cannot be served, and closes it."""
 
+    def __init__(self, load: Load, code: str) -> None:
+        self._load, self._code = load, code
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        self._load.shed(self._code, str(peer[0]) if isinstance(peer, tuple) else "")
         transport.close()
 
 
 class _Caller:
     """What an HTTP connection needs of its listener, for one verified peer."""
 
-    __slots__ = ("_inbound", "_live")
+    __slots__ = ("_inbound", "_live", "_refusal")
 
-    def __init__(self, inbound: Inbound, live: _Live) -> None:
-        self._inbound, self._live = inbound, live
+    def __init__(self, inbound: Inbound, live: _Live, refusal: Invalid | None) -> None:
+        self._inbound, self._live, self._refusal = inbound, live, refusal
+
+    def refusal(self) -> Invalid | None:
+        return self._refusal or self._inbound.load.refusal()
 
     def judge(self, head: RequestHead) -> tuple[Judgement, str]:
         return self._inbound.judge_request(self._live.contact, head)
 
     def takes_websocket(self) -> bool:
         return self._inbound.takes_websocket()
+
+    def reads_field(self, name: str) -> bool:
+        return self._inbound.reads_field(name)
 
     def judge_again(self, head: RequestHead) -> bool:
         return self._inbound.judge_again(self._live.contact, head)

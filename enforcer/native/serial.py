@@ -6,6 +6,9 @@ read, the identity we verified. This module reads nothing and decides nothing.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 from enforcer.native.http1 import Fields, Framing, RequestHead, ResponseHead
 
 _IDENTITY = frozenset((b"x-forwarded-client-cert",))
@@ -41,6 +44,8 @@ def request_fields(head: RequestHead, *, host: str, identity: bytes) -> bytes:
         lines += (name, b": ", value, b"\r\n")
     if head.framing is Framing.CHUNKED:
         lines.append(b"transfer-encoding: chunked\r\n")
+        if head.trailers:
+            lines.append(b"trailer: %b\r\n" % b", ".join(sorted(head.trailers)))
     elif head.framing is Framing.LENGTH:
         lines.append(b"content-length: %d\r\n" % head.length)
     if head.expects_continue:
@@ -77,6 +82,40 @@ def chunk(data: bytes) -> bytes:
 def last_chunk(trailers: bytes = b"") -> bytes:
     """The end of a chunked body."""
     return b"0\r\n%b\r\n" % trailers
+
+
+# what no trailer may be (RFC 9110 §6.5.1): framing, routing, what modifies a request, who somebody is, what content is
+_NO_TRAILER = frozenset(
+    b"""accept-encoding age authorization cache-control connection content-encoding content-length content-location
+    content-range content-type cookie cookie2 date expect expires forwarded host http2-settings if-match
+    if-modified-since if-none-match if-range if-unmodified-since keep-alive location max-forwards origin pragma
+    proxy-authenticate proxy-authorization proxy-connection range referer retry-after set-cookie set-cookie2 te trailer
+    transfer-encoding upgrade vary via warning www-authenticate x-http-method x-http-method-override
+    x-method-override x-original-url
+    x-real-ip x-rewrite-url""".split()
+)
+_NAME = re.compile(rb"[!#$%&'*+\-.^`|~0-9a-z]+")  # a token, without underscores
+_NO_TRAILER_PREFIXES = (b"x-forwarded-", b"sec-", b"proxy-", b"access-control-")
+
+
+def may_trail(name: bytes) -> bool:
+    """Whether a field of this lower-case name may stand behind a body.
+
+    What only an enforcer may set, what means something before a body, and what a gateway interface would take for
+    another name may not.
+    """
+    is_special = _NAME.fullmatch(name) is None or name in _NO_TRAILER or name.startswith(_NO_TRAILER_PREFIXES)
+    return not is_special and not is_identity(name)
+
+
+def trailers(section: bytes, keeps: Callable[[bytes], bool] = may_trail) -> bytes:
+    """The trailer lines that are sent on, in order; ``keeps`` is asked with lower-case names."""
+    kept: list[bytes] = []
+    for line in section.split(b"\r\n")[:-1]:
+        name, _, value = line.partition(b":")
+        if keeps(name.lower()):
+            kept.append(b"%b: %b\r\n" % (name, value.strip(b" \t")))
+    return b"".join(kept)
 
 
 def identity_fields(own: str, peer: str) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -17,7 +18,9 @@ from enforcer.native import wire
 from enforcer.native.comeback import Comeback
 from enforcer.native.custom import CustomEngines
 from enforcer.native.judge import Judge, Rules
+from enforcer.native.limits import Limits
 from enforcer.native.listener import Inbound
+from enforcer.native.memory import give_back_memory, resident_bytes
 from enforcer.native.outbound import Endpoint, Endpoints, Held, Outbound
 from enforcer.native.records import Recorder
 from enforcer.native.tokens import Tokens
@@ -173,8 +176,11 @@ class Sidecar(asyncio.Protocol):
         if self._has_listeners:
             raise Invalid("LM3013")
         self._has_listeners = True
+        limits = Limits.from_json(_object(message, "limits") if "limits" in message else {})
+        limits = limits.fitted(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         for row in _rows(message, "inbound"):
-            inbound = Inbound(self._workload, port=_number(row, "port"), app_port=_number(row, "app_port"))
+            named, app_port = _number(row, "port"), _number(row, "app_port")
+            inbound = Inbound(self._workload, port=named, app_port=app_port, limits=limits)
             self._inbound.append(inbound)
         for row in _rows(message, "outbound"):
             port = None if row.get("port") is None else _number(row, "port")
@@ -359,8 +365,12 @@ class Sidecar(asyncio.Protocol):
             count += 1
             self._report(flows=count % TICKS_PER_SECOND == 0)
             if count % TICKS_PER_SECOND == 0:
+                resident = resident_bytes()
                 for inbound in self._inbound:
+                    inbound.load.measure(resident)
                     inbound.tick()
+                if any(inbound.load.is_short_of_memory for inbound in self._inbound):
+                    give_back_memory()
                 for outbound in self._outbound:
                     outbound.tick()
                 self._held = {conn: held for conn, held in self._held.items() if not held.is_over}

@@ -24,7 +24,7 @@ def read(data: bytes, method: str = "GET") -> tuple[int, dict[str, str], bool]:
 
 @pytest.mark.parametrize(
     ("code", "status"),
-    [("LM3101", 400), ("LM3105", 431), ("LM3108", 403), ("LM3112", 408), ("LM3113", 417), ("LM3210", 403),
+    [("LM3101", 426), ("LM3105", 431), ("LM3108", 403), ("LM3112", 408), ("LM3113", 417), ("LM3210", 403),
      ("LM3221", 503), ("LM3300", 503), ("LM3302", 502), ("LM1013", 403)],
 )  # fmt: skip
 def test_a_problem_has_its_status_and_ends_the_connection(code: str, status: int) -> None:

@@ -12,6 +12,7 @@ from enforcer.native import exchange
 from enforcer.native.exchange import HttpConnection
 from enforcer.native.http1 import RequestHead
 from enforcer.native.judge import Judgement, denied
+from enforcer.native.limits import Limits
 from enforcer.native.stream import PlainStream, Sink
 from mesh.problems import Invalid
 from mesh.request import Decision, Effect, Mode
@@ -31,6 +32,9 @@ ALLOWED = Decision(
     effect=Effect.ALLOW, policy_effect=Effect.ALLOW, mode=Mode.ENFORCE, snapshot="h", tier="app", policy="p", rule="r",
     code="LM2300",
 )  # fmt: skip
+
+
+LIMITS = Limits()
 
 
 class Recorded:
@@ -73,18 +77,25 @@ class World:
         self.waiting: list[Callable[[PlainStream | None], None]] = []
         self.dials, self.over = dials, 0
         self.websockets = self.still = True
+        self.problem: Invalid | None = None
         self.again: list[str] = []
         self.refused: list[str] = []
         self.counted: list[tuple[str, int | None]] = []
-        self.connection = HttpConnection(self.caller, self, b"x-limen-source: web\r\n")
+        self.connection = HttpConnection(self.caller, self, b"x-limen-source: web\r\n", LIMITS)
 
     @property
     def app(self) -> Recorded:
         return self.apps[-1]
 
+    def refusal(self) -> Invalid | None:
+        return self.problem
+
     def judge(self, head: RequestHead) -> tuple[Judgement, str]:
         decision = denied("LM2302") if head.target.startswith("/no") else ALLOWED
         return Judgement(decision, None, head.target, head.target), "01ABC"
+
+    def reads_field(self, name: str) -> bool:
+        return name == "x-role"
 
     def takes_websocket(self) -> bool:
         return self.websockets
@@ -306,7 +317,7 @@ def test_each_side_is_held_while_the_other_is_full() -> None:
 
 def test_a_head_that_trickles_in_is_refused_in_time() -> None:
     world = World()
-    for _ in range(exchange.HEAD_SECONDS + 1):
+    for _ in range(LIMITS.head_s + 1):
         world.caller.tell.received(b"G" if not world.refused else b"")
         world.connection.tick()
     assert world.refused == ["LM3112"]
@@ -319,9 +330,9 @@ def test_a_head_that_trickles_in_is_refused_in_time() -> None:
 def test_silent_connections_end() -> None:
     idle, stuck = World(), World()
     stuck.caller.tell.received(GET)
-    for _ in range(exchange.IDLE_SECONDS + 2):
+    for _ in range(LIMITS.idle_s + 2):
         idle.connection.tick()
-    for _ in range(exchange.EXCHANGE_SECONDS + 2):
+    for _ in range(LIMITS.exchange_s + 2):
         stuck.connection.tick()
     assert idle.over == 1
     assert (stuck.over, stuck.caller.did[-1], stuck.app.did[-1]) == (1, "abort", "abort")
@@ -339,7 +350,7 @@ def test_a_websocket_joins_the_streams_once_the_workload_proves_it() -> None:
     world.caller.tell.received(b"\x81\x80mask")
     assert world.app.sent == before + b"\x81\x80mask"
     assert world.counted == [("/a", 101)]
-    for _ in range(exchange.EXCHANGE_SECONDS + 2):
+    for _ in range(LIMITS.exchange_s + 2):
         world.connection.tick()
     assert "abort" not in world.caller.did
     world.app.tell.lost()
@@ -433,3 +444,31 @@ def test_a_workload_that_is_called_for_a_caller_that_does_not_read_waits_too() -
     assert "resume" not in app.did
     world.caller.tell.writable(ready=True)
     assert app.did == ["resume"]
+
+
+def test_what_cannot_be_taken_on_is_said_so() -> None:
+    world = World()
+    world.problem = Invalid("LM3303", limit=1)
+    world.caller.tell.received(GET)
+    assert world.caller.sent.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after: 1\r\n" in world.caller.sent
+    assert (world.refused, world.apps) == (["LM3303"], [])
+
+
+def test_trailers_pass_in_both_directions_but_for_those_that_mean_something_before_a_body() -> None:
+    world = World()
+    trailers = (
+        b"X-Unannounced: 1\r\nX-Digest:  abc \r\nX-Role: admin\r\nX-Limen-Source: me\r\nX_Role: admin\r\n"
+        b"Authorization: Bearer x\r\nX-Forwarded-For: 10.0.0.1\r\n"
+    )
+    world.caller.tell.received(
+        b"POST /a HTTP/1.1\r\nHost: db\r\nTransfer-Encoding: chunked\r\n"
+        b"Trailer: X-Digest, x-role, content-length, two words\r\nTrailer: x-limen-source,x-absent\r\n\r\n"
+    )
+    assert b"transfer-encoding: chunked\r\ntrailer: x-absent, x-digest\r\n" in world.app.sent
+    world.caller.tell.received(b"3\r\nabc\r\n0\r\n" + trailers + b"\r\n")
+    assert world.app.sent.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\nX-Digest: abc\r\n\r\n")
+    world.app.tell.received(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + trailers + b"Age: 1\r\n\r\n"
+    )
+    assert world.caller.sent.endswith(b"\r\n\r\n0\r\nX-Unannounced: 1\r\nX-Digest: abc\r\nX-Role: admin\r\n\r\n")

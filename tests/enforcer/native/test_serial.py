@@ -92,3 +92,17 @@ def response(**changes: object) -> ResponseHead:
 )
 def test_writes_responses(found: ResponseHead, close: bool, text: bytes) -> None:
     assert serial.response_head(found, close=close) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "may"),
+    [
+        (b"x-digest", True), (b"grpc-status", True), (b"content-length", False), (b"authorization", False),
+        (b"host", False), (b"x-limen-source", False), (b"x-forwarded-for", False), (b"x_role", False),
+        (b"two words", False), (b"", False), (b"sec-fetch-site", False),
+    ],
+)  # fmt: skip
+def test_what_means_something_before_a_body_stands_not_behind_it(name: bytes, may: bool) -> None:
+    assert serial.may_trail(name) is may
+    line = name + b":\t1 \r\n"
+    assert serial.trailers(line) == (name + b": 1\r\n" if may else b"")
