@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa
 from ca import keys, mint, slotstore, store
 from ca.downstreams import Downstreams
 from ca.following import Following
-from ca.jwtmint import JwtSigner, jwt_signer, mint_jwt_svid
+from ca.jwtmint import JwtSigner, jwt_claims, jwt_signer
 from ca.keys import KeyAlgorithm
 from ca.keysource import DatabaseKeys, KeySource
 from ca.leaftemplate import LeafTemplate
@@ -320,26 +320,34 @@ class Authority:
         return self.sign_many([order], now=now)[0].chain
 
     def sign_jwts(self, orders: Sequence[JwtOrder], *, now: dt.datetime) -> list[SignedJwt]:
-        """Sign JWT-SVIDs and record them, in the same steps.
+        """Sign JWT-SVIDs and record them, in the steps of `sign_many`.
 
         Raises Invalid LM1204 and LM1270, Conflict LM1205.
         """
-        made, rows = [], []
-        for order, serial in zip(orders, svid_serials(now, self._random, len(orders)), strict=True):
-            jti = f"{serial:032x}"
-            token, end = mint_jwt_svid(
-                order.spiffe_id, order.audiences, self._jwt, now=now, life=order.life, jti=jti, issuer=self.jwt_issuer
+        signer, issuer = self._jwt, self.jwt_issuer
+        # (1)
+        ids = [f"{serial:032x}" for serial in svid_serials(now, self._random, len(orders))]
+        # (2)
+        told = [
+            jwt_claims(
+                order.spiffe_id, order.audiences, signer.not_after, now=now, life=order.life, jti=jti, issuer=issuer
             )
-            digest = hashlib.sha256(token.encode("ascii")).hexdigest()
-            made.append(SignedJwt(token, jti, end, digest))
-            rows.append(
-                store.Issuance(
-                    jti, str(order.spiffe_id), order.node, order.rule, now, end, self._jwt.kid, "jwt", digest
-                )
-            )
+            for order, jti in zip(orders, ids, strict=True)
+        ]
+        tokens = signer.sign_texts([claims for claims, _ in told])
+        made = [
+            SignedJwt(token, jti, end, hashlib.sha256(token.encode("ascii")).hexdigest())
+            for token, jti, (_, end) in zip(tokens, ids, told, strict=True)
+        ]
+        rows = [
+            store.Issuance(jti, str(order.spiffe_id), order.node, order.rule, now, end, signer.kid, "jwt", digest)
+            for order, (_, jti, end, digest) in zip(orders, made, strict=True)
+        ]
+        # (3)
         if rows:
             with transaction(self._engine) as connection:
                 store.record_issuances(connection, rows)
+        # (4)
         return made
 
     def sign_jwt(

@@ -11,7 +11,7 @@ import dataclasses
 import datetime as dt
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from cryptography.hazmat.primitives import hashes
@@ -61,12 +61,18 @@ class JwtSigner:
 
     def sign(self, claims: dict[str, object]) -> str:
         """A token that says these claims: the header has alg, kid and typ, and nothing else (J-3)."""
-        return self.sign_text(_JSON(claims))
+        return self.sign_texts([_JSON(claims)])[0]
 
-    def sign_text(self, claims: str) -> str:
-        """The same for claims that are written already: a JSON object, ASCII."""
-        data = self._head + _base64url(claims.encode("ascii"))
-        return (data + b"." + _base64url(self._signature(data))).decode("ascii")
+    def sign_texts(self, claims: Iterable[str]) -> list[str]:
+        """The same for claims of many tokens that are written already: JSON objects, ASCII.
+
+        Signatures are made one right after the other. Each reads a table that is larger than the processor's nearest
+        cache: what stood between two of them took nearly twice its time.
+        """
+        head, signature = self._head, self._signature
+        parts = [head + _base64url(text.encode("ascii")) for text in claims]
+        signatures = [signature(part) for part in parts]
+        return [(part + b"." + _base64url(made)).decode("ascii") for part, made in zip(parts, signatures, strict=True)]
 
 
 def _maker(key: JwtKey, algorithm: Algorithm) -> Callable[[bytes], bytes]:
@@ -99,11 +105,26 @@ def mint_jwt_svid(
     jti: str,
     issuer: str | None = None,
 ) -> tuple[str, dt.datetime]:
-    """Mint a JWT-SVID; return it with the moment it ends.
+    """Mint a JWT-SVID of what `jwt_claims` writes; return it with the moment it ends. Raises what that raises."""
+    claims, end = jwt_claims(spiffe_id, audiences, signer.not_after, now=now, life=life, jti=jti, issuer=issuer)
+    return signer.sign_texts([claims])[0], end
+
+
+def jwt_claims(
+    spiffe_id: SpiffeId,
+    audiences: Sequence[str],
+    until: dt.datetime | None,
+    *,
+    now: dt.datetime,
+    life: dt.timedelta,
+    jti: str,
+    issuer: str | None = None,
+) -> tuple[str, dt.datetime]:
+    """Write what a JWT-SVID claims, a JSON object; return it with the moment the token ends.
 
     1. `sub` is the workload's SPIFFE ID (J-9), `aud` names at least one audience, each once (J-10).
-    2. It ends after its life, in whole seconds, and with its authority at the latest (J-13); nothing that has expired,
-       or that ends in this very second, is minted.
+    2. It ends after its life, in whole seconds, and with its authority (``until``) at the latest (J-13); nothing that
+       has expired, or that ends in this very second, is minted.
     3. `iss` stands in it only when OIDC clients need one.
 
     Raises Invalid LM1270 for (1), LM1204 for (2).
@@ -113,11 +134,10 @@ def mint_jwt_svid(
         raise ValueError("a workload's SPIFFE ID has a path")
     aud = _audience(tuple(audiences))
     # (2)
-    times, end = _times(now, life, signer.not_after)
+    times, end = _times(now, life, until)
     # (3)
     iss = "" if issuer is None else f',"iss":{_TEXT(issuer)}'
-    claims = f'{{"sub":{_TEXT(str(spiffe_id))},"aud":{aud},{times},"jti":{_TEXT(jti)}{iss}}}'
-    return signer.sign_text(claims), end
+    return f'{{"sub":{_TEXT(str(spiffe_id))},"aud":{aud},{times},"jti":{_TEXT(jti)}{iss}}}', end
 
 
 # a batch has few audiences and moments: what is said of them is written once

@@ -8,12 +8,13 @@ import sqlite3
 import subprocess
 import sys
 
+import jwt
 import pytest
 import sqlalchemy as sa
 from cryptography import x509
 
 from ca import store
-from ca.authority import Authority, new_serial, open_authority, svid_serials
+from ca.authority import Authority, JwtOrder, new_serial, open_authority, svid_serials
 from ca.keys import key_to_der, new_key
 from mesh.database import open_database, sqlite_url, transaction
 from mesh.problems import Conflict, Invalid
@@ -138,6 +139,35 @@ def test_a_token_is_recorded_with_its_hash_and_shows_nowhere(
     with transaction(engine) as connection:
         (row,) = store.find_issuances(connection, made.jti, now)
     assert (row.kind, row.sha256) == ("jwt", hashlib.sha256(made.token.encode()).hexdigest())
+
+
+def test_every_token_of_a_batch_is_its_own_orders(authority: Authority, engine: sa.Engine, now: dt.datetime) -> None:
+    orders = [
+        JwtOrder(SpiffeId.parse(f"spiffe://corp.test/ns/shop/sa/w{place}"), (f"a{place}",), HOUR, "n1", f"r{place}")
+        for place in range(5)
+    ]
+    made = authority.sign_jwts(orders, now=now)
+    key = authority.jwt_key.key.public_key()
+    with transaction(engine) as connection:
+        rows = [store.find_issuances(connection, item.jti, now)[0] for item in made]
+    for order, item, row in zip(orders, made, rows, strict=True):
+        claims = jwt.decode(
+            item.token, key, algorithms=["ES256"], audience=order.audiences, options={"verify_exp": False}
+        )
+        assert (claims["sub"], claims["aud"], claims["jti"]) == (str(order.spiffe_id), [*order.audiences], item.jti)
+        assert (row.spiffe_id, row.rule, row.sha256) == (claims["sub"], order.rule, item.sha256)
+        assert item.sha256 == hashlib.sha256(item.token.encode()).hexdigest()
+    assert authority.sign_jwts([], now=now) == []
+
+
+def test_one_order_that_no_token_can_be_made_of_leaves_no_row_of_its_batch(
+    authority: Authority, engine: sa.Engine, now: dt.datetime
+) -> None:
+    orders = [JwtOrder(WEB, ("db",), HOUR, "n1"), JwtOrder(WEB, (), HOUR, "n1")]
+    with pytest.raises(Invalid, match="LM1270"):
+        authority.sign_jwts(orders, now=now)
+    with transaction(engine) as connection:
+        assert [item for item in store.valid_issuances(connection, now) if item.kind == "jwt"] == []
 
 
 _ISSUER = """
