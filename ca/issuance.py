@@ -112,8 +112,11 @@ def issue_workloads(
     # (3)
     signed = authority.sign_many(orders, now=now)
     # (4)
-    for made, (place, entitled, wanted) in zip(signed, meant, strict=True):
-        answers[place] = _checked(authority, made, wanted, entitled, now)
+    checked = authority.own_check.check_all(
+        [chain for chain, _ in signed], [wanted for _, _, wanted in meant], authority.bundle, now
+    )
+    for (chain, sha256), (place, entitled, wanted), found in zip(signed, meant, checked, strict=True):
+        answers[place] = IssuedSvid(wanted.spiffe_id, chain, entitled, found.not_after, found.serial, sha256)
     return answers
 
 
@@ -125,7 +128,7 @@ def issue_node(authority: Authority, *, name: str, spki: bytes, now: dt.datetime
     keys.parse_spki(spki)
     spiffe_id = node_id(authority.trust_domain, name)
     (made,) = authority.sign_many([SvidOrder(spiffe_id, spki, NODE_LIFE, name)], now=now)
-    return _checked(authority, made, Meant(spiffe_id, spki, (), now + NODE_LIFE), None, now)
+    return _checked(authority, made, Meant(spiffe_id, spki, (), now + NODE_LIFE), now)
 
 
 def issue_by_hand(
@@ -144,16 +147,10 @@ def issue_by_hand(
     """
     keys.check_leaf_key(spki, leaf_algorithms)
     (made,) = authority.sign_many([SvidOrder(spiffe_id, spki, life, "", "by hand", dns_names)], now=now)
-    return _checked(authority, made, Meant(spiffe_id, spki, dns_names, now + life), None, now)
+    return _checked(authority, made, Meant(spiffe_id, spki, dns_names, now + life), now)
 
 
-def _checked(
-    authority: Authority,
-    made: SignedSvid,
-    meant: Meant,
-    entitlement: Entitlement | None,
-    now: dt.datetime,
-) -> IssuedSvid:
+def _checked(authority: Authority, made: SignedSvid, meant: Meant, now: dt.datetime) -> IssuedSvid:
     chain, sha256 = made
     found = authority.own_check.check(chain, meant, authority.bundle, now)
-    return IssuedSvid(meant.spiffe_id, chain, entitlement, found.not_after, found.serial, sha256)
+    return IssuedSvid(meant.spiffe_id, chain, None, found.not_after, found.serial, sha256)

@@ -150,25 +150,55 @@ class OwnCheck:
         self._vouched = set(leaves)
 
     def check(self, chain: tuple[bytes, ...], meant: Meant, bundle: TrustBundle, now: dt.datetime) -> Found:
-        """Check a leaf that was just signed.
+        """Check a leaf that was just signed, as `check_all` does."""
+        return self.check_all([chain], [meant], bundle, now)[0]
+
+    def check_all(
+        self, chains: Sequence[tuple[bytes, ...]], meant: Sequence[Meant], bundle: TrustBundle, now: dt.datetime
+    ) -> list[Found]:
+        """Check leaves that were just signed; one that is wrong refuses them all.
 
         1. A leaf that passed under the same chain still passes (it is remembered while nothing changed), and this one
            is cut into the same parts.
-        2. Serial number, times, key, key identifier and names are what was meant, and every other part is the same.
-        3. The signature verifies under the same issuer's key, here or where it was made (`vouch`), and no revocation
-           list names the serial number.
+        2. Serial number, times, key, key identifier and names are what was meant, and every other part is the same; no
+           revocation list names the serial number.
+        3. The signature verifies under the same issuer's key, here or where it was made (`vouch`).
         4. Otherwise the verifier has the word, and what it found is compared with what was meant.
+
+        Signatures are verified one right after the other: that leaves the processor's caches to the curve.
 
         Raises WrongWorkError, or what the verifier raises.
         """
-        # (1)
-        model = self._models.get(chain[1:])
-        if model is not None and self._still_passes(model.chain, bundle, now):
-            # (2), (3)
-            found = self._compare(chain[0], model, meant, bundle, now)
-            if found is not None:
-                return found
-        # (4)
+        found: list[Found] = []
+        unverified: list[tuple[int, _Model, bytes, bytes]] = []
+        for chain, wanted in zip(chains, meant, strict=True):
+            # (1)
+            model = self._models.get(chain[1:])
+            same = None
+            if model is not None and self._still_passes(model.chain, bundle, now):
+                # (2)
+                same = self._compare(chain[0], model, wanted, bundle, now)
+            if model is None or same is None:
+                # (4)
+                found.append(self._check_in_full(chain, wanted, bundle, now))
+                continue
+            said, signature, signed = same
+            if self._vouched and chain[0] in self._vouched:
+                self._vouched.discard(chain[0])
+            else:
+                unverified.append((len(found), model, signature, signed))
+            found.append(said)
+        # (3)
+        for place, model, signature, signed in unverified:
+            try:
+                model.verify(signature, signed)
+            except InvalidSignature:
+                # (4)
+                found[place] = self._check_in_full(chains[place], meant[place], bundle, now)
+        return found
+
+    def _check_in_full(self, chain: tuple[bytes, ...], meant: Meant, bundle: TrustBundle, now: dt.datetime) -> Found:
+        """Step 4 of `check_all`; a leaf that passes is the model from then on."""
         found = check_in_full(chain, meant, bundle, self._domain, now)
         self._keep(chain, meant)
         return found
@@ -193,14 +223,19 @@ class OwnCheck:
                 if len(self._models) > _MAX_KEPT:
                     del self._models[next(iter(self._models))]
 
-    def _compare(self, leaf: bytes, model: _Model, meant: Meant, bundle: TrustBundle, now: dt.datetime) -> Found | None:
-        """Steps 2 and 3 of `check`; None when it cannot be said here. EVERY byte of the leaf is looked at."""
+    def _compare(
+        self, leaf: bytes, model: _Model, meant: Meant, bundle: TrustBundle, now: dt.datetime
+    ) -> tuple[Found, bytes, bytes] | None:
+        """Step 2 of `check_all`: what the leaf says, its signature, and what that has to be of.
+
+        None when it cannot be said here. EVERY byte of the leaf is looked at.
+        """
         spki, uri = meant.spki, str(meant.spiffe_id)
         if len(spki) != _P256_BYTES or not spki.startswith(_P256) or not uri.startswith(self._workloads):
             return None
         if not _LEAST_BYTES <= len(leaf) <= _MOST_BYTES:
             return None
-        # (2) Certificate, TBSCertificate; version, serialNumber: its length is the first byte that is not known
+        # Certificate, TBSCertificate; version, serialNumber: its length is the first byte that is not known
         size = leaf[2 * _HEADER_BYTES + len(model.front) + 1]
         try:
             frame = model.frame(uri, meant.dns_names, size)
@@ -227,17 +262,9 @@ class OwnCheck:
         serial, window = _serial(number), _window(times)
         if not is_same or not serial or window is None or not window[0] <= now <= window[1] <= meant.end:
             return None
-        # (3)
         if bundle.crls and any(is_listed(serial, crl, model.signer) for crl in bundle.crls):
             return None
-        if self._vouched and leaf in self._vouched:
-            self._vouched.discard(leaf)
-            return Found(window[1], serial)
-        try:
-            model.verify(signature, signed)
-        except InvalidSignature:
-            return None
-        return Found(window[1], serial)
+        return Found(window[1], serial), signature, signed
 
 
 def check_in_full(

@@ -1,5 +1,6 @@
 import dataclasses
 import datetime as dt
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -238,3 +239,38 @@ def test_a_signature_that_was_verified_where_it_was_made_counts_once_and_for_tha
     # and what it says is compared all the same
     check.vouch([GOOD])
     assert said(check, GOOD, MEANT._replace(spiffe_id=DB), BUNDLE, NOW) is None
+
+
+BATCH_KEYS = [generate(KeyAlgorithm.P256).public_key for _ in range(4)]
+
+
+def batch(wrong: int | None) -> tuple[list[tuple[bytes, ...]], list[Meant]]:
+    """Leaves for four keys, and what they are meant to say; one of them may have a wrong signature."""
+    leaves = [leaf(serial=20 + place, key=key) for place, key in enumerate(BATCH_KEYS)]
+    if wrong is not None:
+        leaves[wrong] = leaves[wrong][:-1] + bytes([leaves[wrong][-1] ^ 1])
+    meant = [MEANT._replace(spki=spki_der(key)) for key in BATCH_KEYS]
+    return [(item, *ABOVE) for item in leaves], meant
+
+
+@pytest.mark.parametrize("seen", [warm, lambda: OwnCheck(DOMAIN)], ids=["warm", "cold"])
+def test_leaves_of_a_batch_are_found_in_their_order(seen: Callable[[], OwnCheck]) -> None:
+    chains, meant = batch(None)
+    assert [found.serial for found in seen().check_all(chains, meant, BUNDLE, NOW)] == [20, 21, 22, 23]
+    assert seen().check_all([], [], BUNDLE, NOW) == []
+
+
+@pytest.mark.parametrize("wrong", range(4))
+@pytest.mark.parametrize("seen", [warm, lambda: OwnCheck(DOMAIN)], ids=["warm", "cold"])
+def test_one_wrong_signature_refuses_the_batch_wherever_it_stands(seen: Callable[[], OwnCheck], wrong: int) -> None:
+    chains, meant = batch(wrong)
+    with pytest.raises(Invalid, match="LM1019"):
+        seen().check_all(chains, meant, BUNDLE, NOW)
+
+
+def test_vouching_for_one_leaf_of_a_batch_vouches_for_no_other() -> None:
+    chains, meant = batch(2)
+    check = warm()
+    check.vouch([chains[0][0], chains[1][0]])
+    with pytest.raises(Invalid, match="LM1019"):
+        check.check_all(chains, meant, BUNDLE, NOW)
