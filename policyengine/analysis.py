@@ -101,7 +101,6 @@ def plan(old: PolicySet | None, new: PolicySet, flows: Iterable[Flow | Counted],
     # (1)
     changes = changes_of(before, new)
     for change in changes:
-        is_complete = is_complete and change.has_one_case
         # (2)
         for region in regions_of(change):
             # (3)

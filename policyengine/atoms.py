@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from urllib.parse import quote
 
 from mesh.spiffe import SpiffePattern
-from policyengine.canonical import SEGMENT_TYPES, HostPattern, PathPattern, PathSegment
+from policyengine.canonical import SEGMENT_TYPES, Ambiguous, HostPattern, PathPattern, PathSegment, folded
 
 _WORD = "limen-witness"
 _ROOMY_BYTES = 2000
+_UNFOLDABLE = "limen@witness\u212a"  # the kelvin sign: some programs fold it to `k`, some do not
 # One segment for every set of types that some segment can have: the types nest and cross in no other way.
 SEGMENTS = (
     "limen@witness",  # none of the types
@@ -99,8 +100,11 @@ def path_classes(
 
     1. Walk all patterns at once, segment by segment. A state is what may still match and what already does.
     2. From a state, ONE segment for every literal that some live pattern has here, and one for every set of types.
+       Where only some patterns ignore case there are more (`_steps_of_both`).
     3. A path may end here, end with an empty segment (a slash), or go on; a state that was seen is not walked again.
     """
+    ignoring = frozenset(index for index, pattern in enumerate(patterns) if pattern.ignores_case)
+    is_mixed = 0 < len(ignoring) < len(patterns)
     wanted = None if focus is None else set(focus)
     kept = [
         index
@@ -128,15 +132,18 @@ def path_classes(
         slashed = {i for i in alive if _ends_in_slash(patterns[i], depth)}
         record(begun | slashed, (*path, ""))
         # (2)
-        for segment, still in _steps(patterns, alive, depth):
-            state = (depth + 1, still, begun)
+        for segment, still in (_steps_of_both if is_mixed else _steps)(patterns, alive, depth):
+            kept_on = begun - ignoring if is_mixed and _folded(segment) is None else begun
+            state = (depth + 1, still, kept_on)
             if state in seen:
                 continue
             seen.add(state)
             if still:
-                waiting.append(((*path, segment), still, begun))
+                waiting.append(((*path, segment), still, kept_on))
             else:
-                record(begun, (*path, segment))
+                record(kept_on, (*path, segment))
+                if is_mixed:
+                    record(kept_on - ignoring, (*path, segment, _UNFOLDABLE))
     return found
 
 
@@ -165,18 +172,80 @@ def _steps(patterns: Sequence[PathPattern], alive: frozenset[int], depth: int) -
         kept = frozenset(index for index in typed if patterns[index].segments[depth].matches(sample))
         if kept not in kinds:
             kinds.add(kept)
-            found.append((_unlike(sample, literal), kept))
+            found.append((_unlike(sample, literal.__contains__), kept))
     return found
 
 
-def _unlike(sample: str, literals: Mapping[str, object]) -> str:
+def _steps_of_both(
+    patterns: Sequence[PathPattern], alive: frozenset[int], depth: int
+) -> list[tuple[str, frozenset[int]]]:
+    """The classes of the next segment where some patterns ignore case and some do not.
+
+    1. Every literal that is compared as it stands; and of every literal that is compared without regard to case a
+       spelling that is none of those, where there is one.
+    2. One segment for every set of types, unlike all of them.
+    3. One whose letters programs fold differently: no pattern that ignores case speaks of it.
+    """
+    exact: dict[str, list[int]] = {}
+    loose: dict[str, list[int]] = {}
+    typed: list[int] = []
+    for index in alive:
+        if len(patterns[index].segments) > depth:
+            place = patterns[index].segments[depth]
+            if place.type != "literal":
+                typed.append(index)
+            elif place.literal:
+                (loose if patterns[index].ignores_case else exact).setdefault(place.literal, []).append(index)
+
+    def kept(segment: str) -> frozenset[int]:
+        compared = _folded(segment)
+        found = [*exact.get(segment, ()), *loose.get(compared or "", ())]
+        for index in typed:
+            read = compared if patterns[index].ignores_case else segment
+            if read is not None and patterns[index].segments[depth].matches(read):
+                found.append(index)
+        return frozenset(found)
+
+    # (1)
+    segments = [*exact, *(text for literal in loose if (text := _spelling(literal, exact)) is not None)]
+    # (2)
+    taken = {_folded(literal) for literal in exact} | loose.keys()
+    samples = [_unlike(sample, lambda text: _folded(text) in taken) for sample in SEGMENTS]
+    # (3)
+    unfoldable = _UNFOLDABLE
+    while unfoldable in exact:
+        unfoldable += "x"
+    found = [(segment, kept(segment)) for segment in segments]
+    by_kind = {kept(segment): segment for segment in reversed(samples)}
+    return [*found, *((segment, still) for still, segment in by_kind.items()), (unfoldable, kept(unfoldable))]
+
+
+def _folded(segment: str) -> str | None:
+    """A segment as services that ignore case compare it; None where programs differ about its letters."""
+    found = folded((segment,))
+    return None if isinstance(found, Ambiguous) else found[0]
+
+
+def _spelling(literal: str, exact: Collection[str]) -> str | None:
+    """A segment that folds to the literal and is none of the exact ones; None when those are all there are."""
+    cased = [place for place, char in enumerate(literal) if char.upper() != char]
+    # one more than there are exact ones is enough: each number is a spelling of its own
+    for number in range(min(2 ** len(cased), len(exact) + 1)):
+        upper = {place for bit, place in enumerate(cased) if number >> bit & 1}
+        text = "".join(char.upper() if place in upper else char for place, char in enumerate(literal))
+        if text not in exact:
+            return text
+    return None
+
+
+def _unlike(sample: str, is_taken: Callable[[str], bool]) -> str:
     """A segment of the same types as the sample that is none of the literals."""
-    if sample not in literals:
+    if not is_taken(sample):
         return sample
     same = tuple(name for name, form in SEGMENT_TYPES.items() if form.fullmatch(sample))
     for number in range(10**6):
         for text in (f"{sample}{number}", f"{number}{sample}", _renumbered(sample, number)):
-            if text not in literals and same == tuple(n for n, form in SEGMENT_TYPES.items() if form.fullmatch(text)):
+            if not is_taken(text) and same == tuple(n for n, form in SEGMENT_TYPES.items() if form.fullmatch(text)):
                 return text
     raise AssertionError("patterns have fewer literals than there are segments of a type")
 
@@ -191,6 +260,10 @@ def _renumbered(sample: str, number: int) -> str:
 
 def paths_overlap(one: PathPattern, other: PathPattern) -> bool:
     """Whether some path matches both patterns."""
+    if one.ignores_case is not other.ignores_case:
+        loose, exact = (one, other) if one.ignores_case else (other, one)
+        compared = exact.folded()
+        return isinstance(compared, PathPattern) and paths_overlap(loose, compared)
     mine, theirs = len(one.segments), len(other.segments)
     if not one.subtree and not other.subtree and mine != theirs:
         return False
@@ -203,6 +276,8 @@ def paths_overlap(one: PathPattern, other: PathPattern) -> bool:
 
 def is_within(one: PathPattern, other: PathPattern) -> bool:
     """Whether every path that matches the one matches the other."""
+    if one.ignores_case is not other.ignores_case:
+        return _is_within_other_case(one, other)
     mine, theirs = len(one.segments), len(other.segments)
     if other.subtree:
         if mine < theirs or (mine == theirs and not one.subtree):
@@ -210,6 +285,19 @@ def is_within(one: PathPattern, other: PathPattern) -> bool:
     elif one.subtree or mine != theirs:
         return False
     return all(is_segment_within(a, b) for a, b in zip(one.segments, other.segments, strict=False))
+
+
+def _is_within_other_case(one: PathPattern, other: PathPattern) -> bool:
+    """`is_within` where one of the two ignores case: free segments hold letters that no such pattern speaks of."""
+    if other.ignores_case:
+        compared = one.folded()
+        is_free = one.subtree or any(place.type == "any" for place in one.segments)
+        return not is_free and isinstance(compared, PathPattern) and is_within(compared, other)
+    # a literal with letters has more than one spelling
+    for mine, theirs in zip(one.segments, other.segments, strict=False):
+        if theirs.type == "literal" and mine.literal.upper() != mine.literal:
+            return False
+    return is_within(dataclasses.replace(one, ignores_case=False), other)
 
 
 def is_segment_within(one: PathSegment, other: PathSegment) -> bool:

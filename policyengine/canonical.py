@@ -301,6 +301,8 @@ class PathPattern:
     segments: tuple[PathSegment, ...]
     subtree: bool
     text: str = dataclasses.field(compare=False)
+    ignores_case: bool = False
+    """Whether it is one of a service that ignores case: its literals are folded, and it speaks of folded paths."""
 
     @classmethod
     def parse(cls, text: str) -> PathPattern:
@@ -330,8 +332,15 @@ class PathPattern:
             return literals
         places = zip(self.segments, literals, strict=True)
         return dataclasses.replace(
-            self, segments=tuple(dataclasses.replace(place, literal=literal) for place, literal in places)
+            self,
+            segments=tuple(dataclasses.replace(place, literal=literal) for place, literal in places),
+            ignores_case=True,
         )
+
+    def holds(self, path: tuple[str, ...]) -> bool:
+        """Whether a canonical path is in the set, as it came: a pattern that ignores case folds it first."""
+        compared = folded(path) if self.ignores_case else path
+        return not isinstance(compared, Ambiguous) and self.matches(compared)
 
     def matches(self, path: tuple[str, ...]) -> bool:
         """Whether the segments of a canonical path are in the set."""

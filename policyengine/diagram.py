@@ -202,6 +202,17 @@ class Builder:
         """Whether a grant of the region allows."""
         return self._grants[slot].grant.effect is Effect.ALLOW
 
+    def is_refused(self, slot: int, axes: PortAxes) -> bool:
+        """Whether the version of a grant refuses a path before any rule, whose letters cannot be folded."""
+        form = self._region.forms[self._grants[slot].version]
+        assert form is not None, "it has a grant"
+        return form.service.path_case == "insensitive" and form.protocols.get(axes.port, axes.protocol) != "tcp"
+
+    def still_denies(self, slot: int, axes: PortAxes) -> bool:
+        """Whether a grant denies what its version refuses, also while the service observes (design D3)."""
+        grant = self._grants[slot].grant
+        return self.is_refused(slot, axes) and grant.tier == "guardrail" and grant.effect is Effect.DENY
+
     def _initial(self, slots: Iterable[int], axes: PortAxes) -> _State:
         """The state of live grants; what a version does not read on a port is unknown to it (design D5)."""
         listed: list[list[_Residual]] = [[] for _ in self._region.forms]
@@ -379,7 +390,15 @@ class _Operations:
             for signature, _ in self._axes.paths:
                 self._builder.step()
                 items = (item for index in signature for item in self._placed.get(index, ()) if item in kept)
-                children.append(self._below(frozenset(always | {self._items[item][0] for item in items})))
+                slots = always | {self._items[item][0] for item in items}
+                if self._axes.foldable is not None and self._axes.foldable not in signature:
+                    slots = {slot for slot in slots if not self._builder.is_refused(slot, self._axes)}
+                    slots |= {
+                        slot
+                        for slot in (self._items[item][0] for item in live)
+                        if self._builder.still_denies(slot, self._axes)
+                    }
+                children.append(self._below(frozenset(slots)))
             self._paths[live] = self._builder.node(PATH, children)
         return self._paths[live]
 

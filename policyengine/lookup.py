@@ -64,7 +64,8 @@ def place_of(diagram: Diagram, request: Request, custom: CustomRules | None = No
         return None  # nobody reports an address on a connection that is not read
     forms = [form for form in region.forms if form is not None]
     headers = frozenset(name for form in forms for name in form.headers)
-    facts = read(request, axes.protocol, headers, forms[0].service.path_case)
+    cases = {form.service.path_case for form in forms}
+    facts = read(request, axes.protocol, headers, cases.pop() if len(cases) == 1 else "sensitive")
     facts.custom = custom
     classes = {} if axes.protocol == "tcp" else _operation(axes, facts)
     if facts.ambiguous or classes is None:
@@ -101,8 +102,14 @@ def method_class(axes: PortAxes, method: str) -> int:
 
 
 def path_class(axes: PortAxes, path: tuple[str, ...]) -> int | None:
-    """The class of a canonical path; None where the diagram does not look."""
-    signature = frozenset(i for i, pattern in enumerate(axes.patterns) if pattern.matches(path))
+    """The class of a canonical path as the versions read it; None where the diagram does not look.
+
+    Where they differ about its case, the path is the one that tells letters apart.
+    """
+    is_mixed = axes.foldable is not None
+    signature = frozenset(
+        i for i, pattern in enumerate(axes.patterns) if (pattern.holds(path) if is_mixed else pattern.matches(path))
+    )
     return next((i for i, (found, _) in enumerate(axes.paths) if found == signature), None)
 
 

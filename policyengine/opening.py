@@ -13,7 +13,7 @@ from policyengine.analysis import plan
 from policyengine.breadth import callers_breadth, operation_breadth, together
 from policyengine.canonical import PathPattern
 from policyengine.model import Operation, PolicySet, Principals
-from policyengine.regions import OTHER
+from policyengine.regions import ANY_CASE, OTHER
 from policyengine.rows import Row
 
 _PER_CONDITION = 4.0
@@ -45,6 +45,6 @@ def _breadth(row: Row) -> float:
     operation = Operation(
         ports=(row.port,),
         methods=None if OTHER in row.methods or not row.methods else row.methods,
-        paths=tuple(map(PathPattern.parse, row.paths)) or None,
+        paths=tuple(PathPattern.parse(text.removeprefix(ANY_CASE)) for text in row.paths) or None,
     )
     return callers_breadth(callers) + operation_breadth(operation) - _PER_CONDITION * len(row.when)

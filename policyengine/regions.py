@@ -20,6 +20,10 @@ from policyengine.model import Conditions, Operation, PolicySet, Principals
 from policyengine.ownership import slices
 
 OTHER = "*"
+ANY_CASE = "(?i)"
+"""Marks a path that is compared without regard to case, where versions differ about that."""
+FOLDABLE = PathPattern((), subtree=True, text="/**", ignores_case=True)
+"""Every path whose letters all programs fold alike: a service that ignores case refuses the others."""
 BEFORE = " before"
 """Marks a custom rule of the modules that only the earlier version has."""
 
@@ -37,11 +41,6 @@ class Change:
     new: ServiceForm | None
     changed: tuple[Grant, ...]
     is_whole: bool
-
-    @property
-    def has_one_case(self) -> bool:
-        """Whether both versions compare paths alike: what differs in case alone has no class of its own."""
-        return len({form.service.path_case for form in (self.old, self.new) if form is not None}) < 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,6 +63,7 @@ class PortAxes:
     """The classes of requests on one port. A tcp port has one: a connection.
 
     ``focus`` None says that ``paths`` are all classes of paths; otherwise they are those inside the patterns in focus.
+    ``foldable`` is the pattern of all paths that a version which ignores case can read, where another version does not.
     """
 
     port: int
@@ -73,6 +73,7 @@ class PortAxes:
     patterns: tuple[PathPattern, ...]
     paths: tuple[tuple[frozenset[int], tuple[str, ...]], ...]
     focus: tuple[PathPattern, ...] | None = None
+    foldable: int | None = None
     holding: Mapping[int, frozenset[int]] = dataclasses.field(init=False, compare=False, repr=False)
     """For each pattern, the classes of paths that it holds."""
 
@@ -218,6 +219,7 @@ def _regions(
         for port, protocol in () if form is None else form.protocols.items():
             # a port that is read in one version is read here: the other ignores what it does not know
             protocols[port] = protocol if protocols.get(port, "tcp") == "tcp" else protocols[port]
+    is_mixed = len({form.service.path_case for form in forms if form is not None}) > 1
     tests = _Tests(forms)
     for (spoken, spared), members in grouped.items():
         speaking = [every[index][1] for index in spoken]
@@ -230,7 +232,7 @@ def _regions(
             ports=tuple(
                 axes
                 for port in sorted(protocols)
-                if (axes := _axes(port, protocols[port], speaking, aimed)) is not None
+                if (axes := _axes(port, protocols[port], speaking, aimed, is_mixed=is_mixed)) is not None
             ),
             forms=forms,
             spoken=tuple(
@@ -300,8 +302,13 @@ def _speaking(by_pattern: dict[str, list[int]], callers: Callers) -> tuple[int, 
     return tuple(sorted(found))
 
 
-def _axes(port: int, protocol: Protocol, speaking: Sequence[Grant], focus: Sequence[Grant] | None) -> PortAxes | None:
-    """The classes of requests on a port; None when no grant in focus speaks of the port."""
+def _axes(
+    port: int, protocol: Protocol, speaking: Sequence[Grant], focus: Sequence[Grant] | None, *, is_mixed: bool
+) -> PortAxes | None:
+    """The classes of requests on a port; None when no grant in focus speaks of the port.
+
+    ``is_mixed`` says that versions differ about the case of paths: a pattern that ignores it is marked as such.
+    """
     here = [operation for grant in speaking for operation in grant.operations if _is_on(operation, port)]
     focused: list[PathPattern] | None = None
     if focus is not None:
@@ -315,6 +322,11 @@ def _axes(port: int, protocol: Protocol, speaking: Sequence[Grant], focus: Seque
             port=port, protocol=protocol, methods=("",), hosts=(("", None),), patterns=(), paths=((frozenset(), ()),)
         )
     patterns = sorted({path for operation in here for path in operation.paths or ()})
+    if is_mixed:
+        patterns = sorted({FOLDABLE, *patterns})
+        patterns = [
+            dataclasses.replace(path, text=ANY_CASE + path.text) if path.ignores_case else path for path in patterns
+        ]
     methods = sorted({method for operation in here for method in operation.methods or ()})
     hosts = host_classes(host for operation in here for host in operation.hosts or ())
     return PortAxes(
@@ -325,6 +337,7 @@ def _axes(port: int, protocol: Protocol, speaking: Sequence[Grant], focus: Seque
         patterns=tuple(patterns),
         paths=tuple(path_classes(patterns, focused).items()),
         focus=None if focused is None else tuple(focused),
+        foldable=patterns.index(FOLDABLE) if is_mixed else None,
     )
 
 

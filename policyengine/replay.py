@@ -16,7 +16,7 @@ from typing import Literal
 from mesh.flow import Flow
 from mesh.request import Effect, Request
 from policyengine.attributes import identity_of
-from policyengine.canonical import Ambiguous, canonical_path
+from policyengine.canonical import Ambiguous, PathCase, canonical_path
 from policyengine.circumstances import TIME, Stretch, Variable
 from policyengine.decide import Index
 from policyengine.diagram import CONDITIONS, METHOD, PATH, Diagram, Leaf, TooLarge, Tree, build
@@ -171,7 +171,10 @@ class _Sides:
     def _possible(self, flow: Flow, service: Service, versions: tuple[int, ...]) -> frozenset[tuple[Effect, ...]]:
         """What versions may say of the requests that a flow may have been."""
         assert flow.source is not None
-        source, path = identity_of(flow.source), _path_of(flow, service)
+        cases = {
+            found.path_case for version in versions if (found := self._versions[version].service_for(service.name))
+        }
+        source, path = identity_of(flow.source), _path_of(flow, cases)
         diagram = self._diagram(service.name, versions)
         region = None if source is None else region_of(diagram, source)
         axes = None if region is None else next((a for a in region.ports if a.port == flow.destination_port), None)
@@ -196,10 +199,11 @@ class _Sides:
         return self._diagrams[key]
 
 
-def _path_of(flow: Flow, service: Service) -> tuple[str, ...] | Ambiguous | None:
+def _path_of(flow: Flow, cases: Collection[PathCase]) -> tuple[str, ...] | Ambiguous | None:
+    """The path of a flow as versions read it; where they differ about its case, with its letters as they came."""
     if flow.protocol not in {"http", "grpc"} or flow.path is None:
         return None
-    found = canonical_path(flow.path, service.path_case)
+    found = canonical_path(flow.path, next(iter(cases)) if len(cases) == 1 else "sensitive")
     return found if isinstance(found, Ambiguous) else found.segments
 
 

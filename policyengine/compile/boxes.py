@@ -260,9 +260,8 @@ def _path_meet(one: PathPattern, other: PathPattern) -> PathPattern | None:
         _segment_meet(place, shorter.segments[index]) if index < len(shorter.segments) else place
         for index, place in enumerate(longer.segments)
     )
-    return pattern_of(
-        segments, subtree=longer.subtree and (shorter.subtree or len(one.segments) != len(other.segments))
-    )
+    subtree = longer.subtree and (shorter.subtree or len(one.segments) != len(other.segments))
+    return pattern_of(segments, subtree=subtree, ignores_case=one.ignores_case)
 
 
 def _segment_meet(one: PathSegment, other: PathSegment) -> PathSegment:
@@ -279,7 +278,7 @@ def _segment_meet(one: PathSegment, other: PathSegment) -> PathSegment:
     raise Unsayable
 
 
-def pattern_of(segments: tuple[PathSegment, ...], *, subtree: bool) -> PathPattern:
+def pattern_of(segments: tuple[PathSegment, ...], *, subtree: bool, ignores_case: bool = False) -> PathPattern:
     """A pattern from its parts, with its text."""
     words = []
     for place in segments:
@@ -288,7 +287,7 @@ def pattern_of(segments: tuple[PathSegment, ...], *, subtree: bool) -> PathPatte
         else:
             words.append("{x}" if place.type == "any" else f"{{x:{place.type}}}")
     text = "/" + "/".join(words) if segments else ""
-    return PathPattern(segments, subtree, f"{text}/**" if subtree else text)
+    return PathPattern(segments, subtree, f"{text}/**" if subtree else text, ignores_case)
 
 
 CALLERS: Kind[SpiffePattern] = Kind(_id_covers, functools.partial(_nested, _id_covers))

@@ -196,7 +196,7 @@ def _routes(pieces: list[Piece]) -> list[Box]:
         found |= dict.fromkeys(boxes)
         for path in box.paths.inside or ():
             if path.subtree and path.segments:
-                stem = pattern_of(path.segments, subtree=False)
+                stem = pattern_of(path.segments, subtree=False, ignores_case=path.ignores_case)
                 found[Box(paths=type(box.paths)((stem,)))] = None
     return list(found)
 

@@ -11,7 +11,7 @@ from mesh.request import Request
 from mesh.spiffe import SpiffePattern
 from policyengine import model
 from policyengine.attributes import Facts, Truth, holds, read
-from policyengine.canonical import PathCase, PathPattern
+from policyengine.canonical import Ambiguous, PathCase, PathPattern, folded
 from policyengine.reading import _network
 
 FIELDS = {"headers", "claims", "peer_ip", "forwarded_ip", "hours", "rego"}
@@ -47,7 +47,11 @@ def speaks_of(
 
     def on(text: str) -> bool:
         assert facts.path is not None
-        pattern = PathPattern.parse(text)
+        pattern = PathPattern.parse(text.removeprefix("(?i)"))
+        if text.startswith("(?i)"):
+            letters = folded(facts.path)
+            meant = pattern.folded()
+            return isinstance(meant, PathPattern) and not isinstance(letters, Ambiguous) and meant.matches(letters)
         meant = pattern if path_case == "sensitive" else pattern.folded()
         return isinstance(meant, PathPattern) and meant.matches(facts.path)
 

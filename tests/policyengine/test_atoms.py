@@ -68,6 +68,36 @@ def test_overlap_and_containment_agree_with_the_classes(one: str, other: str) ->
     assert is_within(pair[1], pair[0]) is (frozenset({1}) not in found)
 
 
+CASED = ["/a", "/A/**", "/{x}/B", "/a/{x:hex}/c", "/a/BEEF", "/7", "/É", "/**", "/", "/a/{x}/**", "/\u212a", "/A/"]
+"""Patterns that are compared as they stand, and the same without regard to case where that can be."""
+BOTH = [PathPattern.parse(text) for text in CASED]
+BOTH += [found for pattern in BOTH if isinstance(found := pattern.folded(), PathPattern)]
+LETTERS = st.sampled_from(["a", "A", "b", "B", "beef", "BEEF", "bEEf", "7", "é", "É", "\u212a", "x\u0131", "c", "C"])
+SPELLINGS = st.tuples(st.lists(LETTERS, max_size=4), st.booleans()).map(
+    lambda found: tuple(found[0]) + (("",) if found[1] or not found[0] else ())
+)
+
+
+@given(st.lists(st.sampled_from(BOTH), max_size=6, unique=True), SPELLINGS)
+def test_every_path_is_in_a_class_where_only_some_patterns_ignore_case(
+    patterns: list[PathPattern], path: tuple[str, ...]
+) -> None:
+    found = path_classes(patterns)
+    if len({pattern.ignores_case for pattern in patterns}) == 2:
+        assert frozenset(i for i, pattern in enumerate(patterns) if pattern.holds(path)) in found
+    for expected, sample in found.items() if len({pattern.ignores_case for pattern in patterns}) == 2 else ():
+        assert frozenset(i for i, pattern in enumerate(patterns) if pattern.holds(sample)) == expected
+
+
+@pytest.mark.parametrize("one", BOTH, ids=lambda found: f"{found.text}-{found.ignores_case}")
+def test_overlap_and_containment_agree_with_the_classes_across_cases(one: PathPattern) -> None:
+    for other in BOTH:
+        if one.ignores_case is not other.ignores_case:
+            found = path_classes([one, other])
+            assert paths_overlap(one, other) is (frozenset({0, 1}) in found), other
+            assert is_within(one, other) is (frozenset({0}) not in found), other
+
+
 def types_of(segment: str) -> frozenset[str]:
     return frozenset(name for name, form in SEGMENT_TYPES.items() if form.fullmatch(segment))
 
