@@ -50,11 +50,7 @@ class InvariantResult:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a change does. ``is_complete``: the rows are all there is.
-
-    False only if a diagram would be too large, a service begins or ceases to tell paths apart by case, or other tokens
-    count: an issuer that rules name is declared in another way.
-    """
+    """What a change does. ``is_complete``: the rows are all there is; false only if a diagram would be too large."""
 
     newly_allowed: tuple[Row, ...]
     newly_denied: tuple[Row, ...]
@@ -129,22 +125,8 @@ def plan(old: PolicySet | None, new: PolicySet, flows: Iterable[Flow | Counted],
         newly_denied=rows[1],
         invariants=invariants,
         impact=impact,
-        is_complete=is_complete and was_all_checked and (old is None or _has_same_issuers(old, new)),
+        is_complete=is_complete and was_all_checked,
     )
-
-
-def _has_same_issuers(before: PolicySet, after: PolicySet) -> bool:
-    """Whether the same tokens meet rules about claims: rows speak of claims, not of who signs them."""
-    named = {
-        when.claims.issuer
-        for found in (before, after)
-        for policy in found.policies
-        for rule in policy.rules
-        for when in (rule.when, rule.unless.when if rule.unless else None)
-        if when is not None and when.claims is not None
-    }
-    one, other = ({item for item in found.issuers if item.issuer in named} for found in (before, after))
-    return one == other
 
 
 Key = tuple[Effect, Because]

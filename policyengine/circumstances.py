@@ -17,12 +17,19 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import cast
 
 from policyengine.attributes import Truth, address_of
+from policyengine.belief import Belief, Beliefs
 from policyengine.model import Conditions, Hours, Network
 
 TIME, TOKEN, PEER, FORWARDED, HEADER, CLAIM, REGO = (
     "time", "claims", "peer_ip", "forwarded_ip", "headers.", "claims.", "rego.",
 )  # fmt: skip
 _ORDER = (TIME, PEER, FORWARDED, HEADER, TOKEN, CLAIM, REGO)
+BEFORE = " before"
+"""Marks a custom rule that is another one in the earlier version: of other modules, or asked about other claims."""
+BELIEVED = "believed"
+"""What a token brings beside its claims: which versions believe it."""
+BOTH: tuple[Belief, ...] = ("both",)
+NO_BELIEFS: Beliefs = {}
 _NO_HEADER_VALUE = "\x01"
 _NETWORKS = (ipaddress.IPv4Network, ipaddress.IPv6Network)
 _YEAR = dt.timedelta(days=366)
@@ -30,18 +37,24 @@ _YEAR = dt.timedelta(days=366)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Test:
-    """One test of one attribute. What is ``wanted`` depends on the attribute: values, networks, hours or an end."""
+    """One test of one attribute. What is ``wanted`` depends on the attribute: values, networks, hours or an end.
+
+    ``is_before`` marks a test of claims, or a custom rule, of the earlier version, where it believes other tokens than
+    the later one.
+    """
 
     __test__ = False
 
     attribute: str
     wanted: tuple[object, ...]
+    is_before: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
     """A class of values. ``truths`` says how tests come out; a test that it does not name is still open.
 
+    ``same`` names another test for one that comes out alike in this class: it is asked instead.
     ``said`` is what words are made of; ``bring`` what a request of the class has, by attribute.
     """
 
@@ -49,6 +62,7 @@ class Value:
     said: tuple[object, ...] = ()
     bring: tuple[tuple[str, object], ...] = ()
     is_unknown: bool = False
+    same: Mapping[Test, Test] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +79,15 @@ class Variable:
         return frozenset(index for index, value in enumerate(self.values) if value.is_unknown)
 
 
-def conjuncts(when: Conditions, suffix: str = "") -> tuple[Test, ...]:
-    """The tests of a condition; ``suffix`` tells apart custom rules of the same name in different modules."""
+def conjuncts(when: Conditions, suffix: str = "", *, is_before: bool = False) -> tuple[Test, ...]:
+    """The tests of a condition; ``suffix`` tells apart custom rules of the same name in different modules.
+
+    ``is_before`` marks the tests of claims (`Test`).
+    """
     found: list[Test] = []
     if when.claims is not None:
-        found.append(Test(TOKEN, (when.claims.issuer,)))
-        found += [Test(CLAIM + name, tuple(map(_typed, allowed))) for name, allowed in when.claims.values]
+        found.append(Test(TOKEN, (when.claims.issuer,), is_before))
+        found += [Test(CLAIM + name, tuple(map(_typed, allowed)), is_before) for name, allowed in when.claims.values]
     found += [Test(HEADER + name, allowed) for name, allowed in when.headers or ()]
     for attribute, networks in ((PEER, when.peer_ip), (FORWARDED, when.forwarded_ip)):
         if networks is not None:
@@ -78,7 +95,10 @@ def conjuncts(when: Conditions, suffix: str = "") -> tuple[Test, ...]:
     if when.hours is not None:
         found.append(Test(TIME, (when.hours,)))
     if when.rego is not None:
-        found.append(Test(f"{REGO}{when.rego}{suffix}", (when.rego,)))
+        if suffix or not is_before:
+            found.append(Test(f"{REGO}{when.rego}{suffix}", (when.rego,)))
+        else:
+            found.append(Test(f"{REGO}{when.rego}{BEFORE}", (when.rego,), is_before))
     return tuple(found)
 
 
@@ -92,11 +112,16 @@ def before(end: dt.datetime) -> Test:
     return Test(TIME, (end,))
 
 
-def variables_of(tests: Iterable[Test], now: dt.datetime) -> tuple[Variable, ...]:
+def variables_of(tests: Iterable[Test], now: dt.datetime, beliefs: Beliefs = NO_BELIEFS) -> tuple[Variable, ...]:
     """The variables that tests speak of, in the order in which diagrams ask about them."""
     by_attribute: dict[str, dict[Test, None]] = {}
+    same: dict[Test, Test] = {}
     for test in tests:
         by_attribute.setdefault(test.attribute, {})[test] = None
+        if test.is_before and test.attribute.startswith(REGO):
+            same[test] = later = Test(test.attribute.removesuffix(BEFORE), test.wanted)
+            by_attribute.setdefault(later.attribute, {})[later] = None
+            by_attribute.setdefault(TOKEN, {})
     claims = [test for name, found in by_attribute.items() if name.startswith(CLAIM) for test in found]
     found: list[Variable] = []
     for name in sorted(by_attribute, key=_place):
@@ -108,7 +133,7 @@ def variables_of(tests: Iterable[Test], now: dt.datetime) -> tuple[Variable, ...
         elif name.startswith(HEADER):
             found.append(_header(name, listed))
         elif name == TOKEN:
-            found.append(_token(listed, claims))
+            found.append(_token(listed, claims, beliefs, same))
         elif name.startswith(REGO):
             found.append(_rego(name, listed))
         elif name != CLAIM + "iss":
@@ -146,21 +171,35 @@ def _header(name: str, tests: list[Test]) -> Variable:
     return Variable(attribute=name, values=(Value(truths=_truths(tests, ())), *values, malformed))
 
 
-def _token(tests: list[Test], claims: list[Test]) -> Variable:
-    """No token, or another issuer's; a token of each issuer; one that does not verify, whose claims are unknown too."""
-    issuers = dict.fromkeys(issuer for test in tests for issuer in test.wanted)
+def _token(tests: list[Test], claims: list[Test], beliefs: Beliefs, same: Mapping[Test, Test]) -> Variable:
+    """No token, or another issuer's; a token of each issuer; one that does not verify, whose claims are unknown too.
+
+    Of an issuer that versions declare in different ways there is a token for each of its ``beliefs``: to a version that
+    does not believe it, it is one that does not verify. ``same`` are custom rules of both versions: where they believe
+    the same, they say the same.
+    """
+    issuers = [*dict.fromkeys(issuer for test in tests for issuer in test.wanted)]
+    issuers += [issuer for issuer in beliefs if issuer not in issuers]
     own = [test for test in claims if test.attribute == CLAIM + "iss"]
 
-    def truths(issuer: object) -> dict[Test, Truth]:
-        named = {test: ("str", issuer) in test.wanted for test in own}
-        return {**{test: issuer in test.wanted for test in tests}, **named}
+    def truths(issuer: object, belief: Belief = "both") -> dict[Test, Truth]:
+        found: dict[Test, Truth] = {test: issuer in test.wanted for test in tests}
+        found |= {test: ("str", issuer) in test.wanted for test in own}
+        lost = {"both": None, "now": True, "before": False}[belief]
+        return found | {test: None for test in (*tests, *claims) if test.is_before is lost}
+
+    def tokens(issuer: object) -> Iterable[Value]:
+        for belief in beliefs.get(str(issuer), BOTH):
+            bring = ((CLAIM + "iss", issuer), (BELIEVED, belief))
+            alike = same if belief == "both" else {}
+            yield Value(truths=truths(issuer, belief), said=(issuer, belief), bring=bring, same=alike)
 
     return Variable(
         attribute=TOKEN,
         values=(
-            Value(truths=truths(None)),
-            *(Value(truths=truths(issuer), said=(issuer,), bring=((CLAIM + "iss", issuer),)) for issuer in issuers),
-            _unknown(TOKEN, [*tests, *claims]),
+            Value(truths=truths(None), same=same),
+            *(value for issuer in issuers for value in tokens(issuer)),
+            dataclasses.replace(_unknown(TOKEN, [*tests, *claims]), same=same),
         ),
     )
 

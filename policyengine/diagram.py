@@ -22,7 +22,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mesh.request import Effect, Mode
 from policyengine.attributes import Truth
-from policyengine.circumstances import CLAIM, FORWARDED, HEADER, TOKEN, Test, Value, Variable, before, variables_of
+from policyengine.belief import beliefs_between
+from policyengine.circumstances import (
+    CLAIM,
+    FORWARDED,
+    HEADER,
+    NO_BELIEFS,
+    TOKEN,
+    Test,
+    Value,
+    Variable,
+    before,
+    variables_of,
+)  # fmt: skip
 from policyengine.ir import Grant, ServiceForm
 from policyengine.model import Operation, PolicySet
 from policyengine.regions import PortAxes, Region, Spoken, form_of, regions_of_forms
@@ -112,7 +124,8 @@ class Diagram:
 def build(service: str, versions: Sequence[PolicySet], now: dt.datetime) -> Diagram:
     """The whole diagram of a service, over classes common to all versions."""
     forms = tuple(form_of(version, service) for version in versions)
-    return Diagram(regions_of_forms(service, forms), now)
+    beliefs = beliefs_between(*versions) if len(versions) == 2 else NO_BELIEFS
+    return Diagram(regions_of_forms(service, forms, beliefs=beliefs), now)
 
 
 # ---------------------------------------------------------------------- building
@@ -159,8 +172,10 @@ class Builder:
         self._observed = observed
         tests = [test for found in self._residuals if found for test in (*found.when, *(found.unless or ()))]
         tests += [test for test in observed if isinstance(test, Test)]
-        self.variables: tuple[Variable, ...] = variables_of(tests, now)
-        self._mentioned = [{test for value in found.values for test in value.truths} for found in self.variables]
+        self.variables: tuple[Variable, ...] = variables_of(tests, now, region.beliefs)
+        self._mentioned = [
+            {test for value in found.values for test in (*value.truths, *value.same)} for found in self.variables
+        ]
         self._nodes: dict[tuple[object, ...], Tree] = {}
         self._states: dict[tuple[int, _State], Tree] = {}
         self._verdicts: dict[tuple[object, ...], Verdict] = {}
@@ -257,7 +272,7 @@ class Builder:
             now = (
                 value.truths[observed] is True if isinstance(observed, Test) and observed in value.truths else observed
             )
-            settled = (self._settle(found, value.truths) for found in residuals)
+            settled = (self._settle(_renamed(found, value.same), value.truths) for found in residuals)
             out.append((now, self._pruned([found for found in settled if found is not None])))
         return tuple(out)
 
@@ -406,6 +421,14 @@ class _Operations:
         if slots not in self._conditions:
             self._conditions[slots] = self._builder.conditions(slots, self._axes)
         return self._conditions[slots]
+
+
+def _renamed(found: _Residual, same: Mapping[Test, Test]) -> _Residual:
+    """A grant with the tests that are asked instead of its own."""
+    if not same:
+        return found
+    unless = None if found.unless is None else frozenset(same.get(test, test) for test in found.unless)
+    return _Residual(found.slot, frozenset(same.get(test, test) for test in found.when), unless)
 
 
 def _residual_of(found: Spoken) -> _Residual | None:

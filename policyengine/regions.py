@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from mesh.request import Effect, Mode, Protocol
 from mesh.spiffe import SpiffePattern
 from policyengine.atoms import Callers, caller_classes, host_classes, path_classes
+from policyengine.belief import Beliefs, beliefs_between
 from policyengine.canonical import PathPattern
-from policyengine.circumstances import Test, conjuncts
+from policyengine.circumstances import BEFORE, NO_BELIEFS, Test, conjuncts
 from policyengine.ir import Grant, ServiceForm, normalise
 from policyengine.model import Conditions, Operation, PolicySet, Principals
 from policyengine.ownership import slices
@@ -24,8 +25,6 @@ ANY_CASE = "(?i)"
 """Marks a path that is compared without regard to case, where versions differ about that."""
 FOLDABLE = PathPattern((), subtree=True, text="/**", ignores_case=True)
 """Every path whose letters all programs fold alike: a service that ignores case refuses the others."""
-BEFORE = " before"
-"""Marks a custom rule of the modules that only the earlier version has."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +32,8 @@ class Change:
     """A service whose rules differ.
 
     ``changed`` are the grants that only one version has. ``is_whole`` says that the service itself differs (ports,
-    mode) or is new or gone, so that any request may be decided differently.
+    mode) or is new or gone, so that any request may be decided differently. ``beliefs`` are of issuers that are
+    declared in another way; what looks at tokens is ``changed`` then.
     """
 
     service: str
@@ -41,6 +41,7 @@ class Change:
     new: ServiceForm | None
     changed: tuple[Grant, ...]
     is_whole: bool
+    beliefs: Beliefs = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,7 +91,8 @@ class PortAxes:
 class Region:
     """Classes of callers that the same grants speak of alike, and the classes of requests that those distinguish.
 
-    ``classes`` are all classes of callers of the service; ``callers`` those of the region. ``forms`` are the versions.
+    ``classes`` are all classes of callers of the service; ``callers`` those of the region. ``forms`` are the versions,
+    and ``beliefs`` the issuers of whose tokens two versions believe different ones.
     """
 
     service: str
@@ -99,22 +101,45 @@ class Region:
     ports: tuple[PortAxes, ...]
     forms: tuple[ServiceForm | None, ...]
     spoken: tuple[Spoken, ...]
+    beliefs: Beliefs
 
 
 def changes_of(old: PolicySet, new: PolicySet) -> tuple[Change, ...]:
     """The services that the two versions may decide differently about, by name."""
     olds, news = slices(old), slices(new)
+    beliefs = beliefs_between(old, new)
+    asking = _look_at_tokens(old) | _look_at_tokens(new) if beliefs else frozenset()
     found = []
     for name in sorted(olds.keys() | news.keys()):
-        if olds.get(name) == news.get(name):
+        if olds.get(name) == news.get(name) and name not in asking:
             continue
         before, after = form_of(old, name), form_of(new, name)
         ours, theirs = _apart(before, after)
         changed = tuple((ours | theirs)[key] for key in ours.keys() ^ theirs.keys())
+        if beliefs:
+            forms = (form for form in (before, after) if form is not None)
+            changed += tuple(grant for form in forms for grant in form.grants if _looks_at_tokens(grant))
         is_whole = _shape(before) != _shape(after)
         if changed or is_whole:
-            found.append(Change(service=name, old=before, new=after, changed=changed, is_whole=is_whole))
+            found.append(
+                Change(service=name, old=before, new=after, changed=changed, is_whole=is_whole, beliefs=beliefs)
+            )
     return tuple(found)
+
+
+def _look_at_tokens(policies: PolicySet) -> frozenset[str]:
+    """The services about which some rule looks at tokens; a custom rule may."""
+    return frozenset(
+        policy.service
+        for policy in policies.policies
+        for rule in policy.rules
+        if rule.reads_claims or rule.custom_rules()
+    )
+
+
+def _looks_at_tokens(grant: Grant) -> bool:
+    conditions = (when for when in (grant.when, grant.unless_when) if when is not None)
+    return any(when.claims is not None or when.rego is not None for when in conditions)
 
 
 Meanings = dict[tuple[object, ...], Grant]
@@ -169,14 +194,18 @@ def regions_of(change: Change) -> Iterator[Region]:
     2. A class matters if a changed grant speaks of it, or if the service itself changed.
     3. Classes that the same grants speak of are one region.
     """
-    yield from _regions(change.service, (change.old, change.new), None if change.is_whole else change.changed)
+    focus = None if change.is_whole else change.changed
+    yield from _regions(change.service, (change.old, change.new), focus, beliefs=change.beliefs)
 
 
 def regions_of_forms(
-    service: str, forms: Sequence[ServiceForm | None], beside: Sequence[SpiffePattern] = ()
+    service: str,
+    forms: Sequence[ServiceForm | None],
+    beside: Sequence[SpiffePattern] = (),
+    beliefs: Beliefs = NO_BELIEFS,
 ) -> Iterator[Region]:
     """Cut everything; ``beside`` are patterns that classes of callers keep apart though no grant names them."""
-    yield from _regions(service, tuple(forms), None, beside)
+    yield from _regions(service, tuple(forms), None, beside, beliefs)
 
 
 def watched_regions(form: ServiceForm, watched: Grant) -> Iterator[Region]:
@@ -191,6 +220,7 @@ def _regions(
     forms: tuple[ServiceForm | None, ...],
     focus: Sequence[Grant] | None,
     beside: Sequence[SpiffePattern] = (),
+    beliefs: Beliefs = NO_BELIEFS,
 ) -> Iterator[Region]:
     every = [(version, grant) for version, form in enumerate(forms) if form is not None for grant in form.grants]
     # (1)
@@ -220,7 +250,7 @@ def _regions(
             # a port that is read in one version is read here: the other ignores what it does not know
             protocols[port] = protocol if protocols.get(port, "tcp") == "tcp" else protocols[port]
     is_mixed = len({form.service.path_case for form in forms if form is not None}) > 1
-    tests = _Tests(forms)
+    tests = _Tests(forms, beliefs)
     for (spoken, spared), members in grouped.items():
         speaking = [every[index][1] for index in spoken]
         aimed = None if focused is None else [grant for grant in speaking if id(grant) in focused]
@@ -246,6 +276,7 @@ def _regions(
                 )
                 for slot, index in enumerate(spoken)
             ),
+            beliefs=beliefs,
         )
 
 
@@ -259,10 +290,12 @@ def _is_spared(grant: Grant, *, is_named: bool) -> bool | None:
 class _Tests:
     """The tests of conditions, each read once.
 
-    A custom rule of other modules is another rule: of two versions, the first one's names get a mark.
+    A custom rule of other modules is another rule: of two versions, the first one's names get a mark. So do its tests
+    of claims, and its custom rules, where it believes other tokens.
     """
 
-    def __init__(self, forms: Sequence[ServiceForm | None]) -> None:
+    def __init__(self, forms: Sequence[ServiceForm | None], beliefs: Beliefs) -> None:
+        self._beliefs = beliefs
         modules = {
             version: grant.modules
             for version, form in enumerate(forms)
@@ -278,7 +311,8 @@ class _Tests:
             return ()
         key = (grant[0], id(conditions))
         if key not in self._known:
-            self._known[key] = conjuncts(conditions, self._marks.get(grant[0], ""))
+            is_before = bool(self._beliefs) and grant[0] == 0
+            self._known[key] = conjuncts(conditions, self._marks.get(grant[0], ""), is_before=is_before)
         return self._known[key]
 
 

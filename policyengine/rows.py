@@ -16,11 +16,12 @@ from mesh import canonicaljson
 from mesh.clock import format_time
 from mesh.request import Request
 from policyengine.atoms import Callers, is_within
+from policyengine.belief import Belief
 from policyengine.canonical import PathPattern
 from policyengine.cover import Shapes
 from policyengine.diagram import HOST, METHOD, PATH, Leaf, Tree, Verdict
 from policyengine.regions import OTHER, PortAxes, Region
-from policyengine.witness import Cell, Supposed, request_at, supposed
+from policyengine.witness import Cell, Supposed, believed, request_at, supposed
 from policyengine.words import When, whens_of
 
 A = TypeVar("A", bound=Hashable)
@@ -32,7 +33,8 @@ Because = tuple[str, ...]
 class Row:
     """Who gains or loses what. ``is_replayed`` only after both evaluators were run on the witness.
 
-    ``supposed`` are the answers of custom rules under which the row speaks.
+    ``supposed`` are the answers of custom rules under which the row speaks; ``belief`` says which versions believe the
+    witness's token.
     """
 
     source: str
@@ -45,6 +47,7 @@ class Row:
     because: Because
     is_replayed: bool = False
     supposed: Supposed = dataclasses.field(default_factory=dict)
+    belief: Belief = "both"
 
     def to_json(self) -> dict[str, object]:
         """The public JSON object."""
@@ -213,6 +216,7 @@ def _by_source(draft: _Draft, inside: Mapping[str, list[str]], now: dt.datetime)
             else:
                 left_out.append(child)
         when = {**draft.when, "source_not_in": sorted(left_out)} if left_out else draft.when
+        token = believed(cell, shapes.variables)
         yield Row(
             source=name,
             service=draft.service,
@@ -221,8 +225,9 @@ def _by_source(draft: _Draft, inside: Mapping[str, list[str]], now: dt.datetime)
             paths=draft.paths,
             when=when,
             witness=request_at(region.service, axes, cell, shapes.variables, callers.witness, now),
-            because=draft.because,
+            because=draft.because if token is None else (*draft.because, f"{token[0]}: issuer"),
             supposed=supposed(cell, shapes.variables),
+            belief="both" if token is None else token[1],
         )
 
 

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping
 
 from mesh.request import Decision, Effect, Request
 from policyengine import reference
+from policyengine.belief import Belief
 from policyengine.decide import Index, ServiceIndex
 from policyengine.ir import ServiceForm
 from policyengine.model import CustomRules, ExceptionGrant, Policy, PolicySet, Rule
 from policyengine.regions import Change
 from policyengine.rows import Row
-from policyengine.witness import Supposed
+from policyengine.witness import Supposed, unbelieved
 
 
 class Replayer:
@@ -33,8 +34,8 @@ class Replayer:
     def replayed(self, row: Row, before: Effect | None, after: Effect) -> Row:
         """The row, saying whether its witness was replayed. ``before`` None leaves open what the old version says."""
         is_replayed = all(
-            side.says(row.witness, expected, None)
-            or (bool(row.supposed) and side.says(row.witness, expected, row.supposed))
+            side.says(request := side.read(row), expected, None)
+            or (bool(row.supposed) and side.says(request, expected, row.supposed))
             for side, expected in zip(self._sides, (before, after), strict=True)
         )
         return dataclasses.replace(row, is_replayed=is_replayed)
@@ -46,6 +47,7 @@ class _Side:
     def __init__(self, policies: PolicySet, name: str, forms: Mapping[str, ServiceForm | None]) -> None:
         self._policies = policies
         self._name = name
+        self._belief: Belief = "before" if name == "old" else "now"
         self._forms = forms
         self._services: dict[str, ServiceIndex] = {}
         self._index = Index(policies, name)
@@ -53,6 +55,10 @@ class _Side:
         self._exceptions: dict[str, list[ExceptionGrant]] = {}
         for grant in policies.exceptions:
             self._exceptions.setdefault(grant.service, []).append(grant)
+
+    def read(self, row: Row) -> Request:
+        """The witness as this version reads it: a token that it does not believe brings no claims."""
+        return unbelieved(row.witness) if row.belief not in {"both", self._belief} else row.witness
 
     def says(self, request: Request, expected: Effect | None, supposed: Supposed | None) -> bool:
         """Whether both evaluators agree on a request, and say what is expected."""

@@ -14,8 +14,9 @@ from typing import cast
 
 from mesh.request import Request
 from policyengine.atoms import target_of
-from policyengine.circumstances import CLAIM, FORWARDED, HEADER, PEER, REGO, TIME, Variable
-from policyengine.regions import BEFORE, OTHER, PortAxes
+from policyengine.belief import Belief
+from policyengine.circumstances import BEFORE, BELIEVED, CLAIM, FORWARDED, HEADER, PEER, REGO, TIME, Variable
+from policyengine.regions import OTHER, PortAxes
 
 _COMMON_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 
@@ -88,14 +89,29 @@ Supposed = Mapping[tuple[str, bool], bool | None]
 
 
 def supposed(cell: Cell, variables: Sequence[Variable]) -> Supposed:
-    """What a cell supposes of custom rules."""
+    """What a cell supposes of custom rules; one of both versions has one answer where both believe the same."""
     found: dict[tuple[str, bool], bool | None] = {}
+    is_same = believed(cell, variables) is None
     for place, index in cell.sample.items():
+        if is_same and any(test.is_before for test in variables[place].values[index].truths):
+            continue
         for name, truth in variables[place].values[index].bring:
             if name.startswith(REGO):
                 rule = name.removeprefix(REGO).removesuffix(BEFORE)
                 found[rule, name.endswith(BEFORE)] = cast("bool | None", truth)
     return found
+
+
+def believed(cell: Cell, variables: Sequence[Variable]) -> tuple[str, Belief] | None:
+    """The issuer of the token that a cell supposes, and which versions believe it; None when both do."""
+    brought = dict(pair for place, index in cell.sample.items() for pair in variables[place].values[index].bring)
+    belief = cast("Belief", brought.get(BELIEVED, "both"))
+    return None if belief == "both" else (str(brought[CLAIM + "iss"]), belief)
+
+
+def unbelieved(request: Request) -> Request:
+    """The request as it is to a version that does not believe its token."""
+    return dataclasses.replace(request, claims=None, unknown=request.unknown | {"claims"})
 
 
 def representative_method(method: str, axes: PortAxes) -> str:

@@ -15,10 +15,22 @@ from typing import cast
 
 from mesh import canonicaljson
 from mesh.clock import format_time
-from policyengine.circumstances import CLAIM, FORWARDED, HEADER, PEER, REGO, TIME, TOKEN, Stretch, Variable, Window
+from policyengine.circumstances import (
+    BEFORE,
+    BELIEVED,
+    CLAIM,
+    FORWARDED,
+    HEADER,
+    PEER,
+    REGO,
+    TIME,
+    TOKEN,
+    Stretch,
+    Variable,
+    Window,
+)
 from policyengine.cover import Shapes, Term
 from policyengine.model import Network
-from policyengine.regions import BEFORE
 
 When = dict[str, object]
 
@@ -139,13 +151,27 @@ def _positive(variable: Variable, classes: frozenset[int]) -> list[tuple[When, f
     if name.startswith(HEADER):
         return [({"headers": {name.removeprefix(HEADER): [v for values in said.values() for v in values]}}, classes)]
     if name == TOKEN:
-        return [({"claims": {"issuer": values[0]}}, frozenset((index,))) for index, values in said.items()]
+        return _tokens(variable, said)
     if name.startswith(CLAIM):
         claim = name.removeprefix(CLAIM).rpartition("=")[0]
         return [({"claims": {claim: list(values)}}, frozenset((index,))) for index, values in said.items()]
     assert name.startswith(REGO), name
     key = "rego_before" if name.endswith(BEFORE) else "rego"
     return [({key: values[0]}, frozenset((index,))) for index, values in said.items()]
+
+
+def _tokens(variable: Variable, said: Mapping[int, tuple[object, ...]]) -> list[tuple[When, frozenset[int]]]:
+    """Tokens by issuer; which versions believe them is said where only some kinds of an issuer's tokens are meant."""
+    found: list[tuple[When, frozenset[int]]] = []
+    for issuer in dict.fromkeys(values[0] for values in said.values()):
+        every = frozenset(i for i, value in enumerate(variable.values) if value.said and value.said[0] == issuer)
+        claims: When = {"claims": {"issuer": issuer}}
+        if every <= said.keys():
+            found.append((claims, every))
+        else:
+            own = every & said.keys()
+            found += [({**claims, BELIEVED: said[index][1]}, frozenset((index,))) for index in sorted(own)]
+    return found
 
 
 def _networks(variable: Variable, classes: frozenset[int], excluded: list[When]) -> list[tuple[When, frozenset[int]]]:

@@ -154,7 +154,7 @@ def _more(found: Plan, broken: Sequence[str]) -> str:
     return more + (
         ""
         if found.is_complete
-        else "; there may be more: a service is too large to look at whole, its `path_case` changes, or an issuer does"
+        else "; there may be more: a service is too large to look at whole"
     )
 
 
@@ -222,6 +222,6 @@ def _remarks(found: Plan) -> Iterator[str]:
             times = f"  ({change.count} times)" if change.count > 1 else ""
             yield f"    {change.outcome.replace('_', ' ')}  {flow.source} → {called}{times}"
     if not found.is_complete:
-        yield "there may be more: a service is too large to look at whole, its `path_case` changes, or an issuer does"
+        yield "there may be more: a service is too large to look at whole"
     elif not found.has_findings:
         yield "equivalent: nobody gains and nobody loses access"

@@ -23,8 +23,9 @@ def speaks_of(
     headers: frozenset[str] = frozenset(),
     custom: Any = None,
     path_case: PathCase = "sensitive",
+    belief: str = "both",
 ) -> bool:
-    """Whether a row's words hold for a request."""
+    """Whether a row's words hold for a request; ``belief`` says which versions believe its token."""
     is_connection = not row.methods
     facts = read(request, "tcp" if is_connection else request.protocol, headers, path_case)
     facts.custom = custom
@@ -36,7 +37,7 @@ def speaks_of(
 
     if row.port != request.port or not among(row.source) or any(among(text) for text in when.get("source_not_in", [])):
         return False
-    if not circumstances_hold(when, facts):
+    if not circumstances_hold(when, facts, belief):
         return False
     if is_connection:
         return True
@@ -68,15 +69,17 @@ def speaks_of(
     return next((name for name in around if name in listed), None) in when["hosts"]
 
 
-def circumstances_hold(when: dict[str, Any], facts: Facts) -> bool:
+def circumstances_hold(when: dict[str, Any], facts: Facts, belief: str = "both") -> bool:
     """Whether everything that a `when` says beside caller and operation is so."""
+    if when.get("believed", belief) != belief:
+        return False
     if "time" in when and not any(_is_in(stretch, facts) for stretch in when["time"]):
         return False
     if not all(is_unknown(name, facts) for name in when.get("unknown", [])):
         return False
-    if any(circumstances_hold(item, facts) for item in when.get("not", [])):
+    if any(circumstances_hold(item, facts, belief) for item in when.get("not", [])):
         return False
-    if not all(circumstances_hold(item, facts) for item in when.get("also", [])):
+    if not all(circumstances_hold(item, facts, belief) for item in when.get("also", [])):
         return False
     return all(_field_holds(name, when[name], facts) is True for name in FIELDS & when.keys())
 
