@@ -60,7 +60,7 @@ def test_a_number_and_true_are_different_claims() -> None:
 
 def test_a_token_that_does_not_verify_makes_its_claims_unknown() -> None:
     token = variables(claims("https://a.test", roles=["x"]), claims("https://b.test"))[0]
-    assert [value.said for value in token.values] == [(), ("https://a.test",), ("https://b.test",), ()]
+    assert [value.said for value in token.values] == [(), ("https://a.test", "both"), ("https://b.test", "both"), ()]
     assert Test("claims.roles", (("str", "x"),)) in token.values[3].truths
     assert Test("claims.roles", (("str", "x"),)) not in token.values[1].truths
 
