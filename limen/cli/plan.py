@@ -151,11 +151,7 @@ def show_short(found: Plan) -> None:
 
 def _more(found: Plan, broken: Sequence[str]) -> str:
     more = f"; broken invariants: {', '.join(broken)}" if broken else ""
-    return more + (
-        ""
-        if found.is_complete
-        else "; there may be more: a service is too large to look at whole"
-    )
+    return more + ("" if found.is_complete else "; there may be more: a service is too large to look at whole")
 
 
 def _show_table(found: Plan) -> None:
