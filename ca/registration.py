@@ -216,7 +216,7 @@ class RuleSet:
         try:
             for place, later in sorted(self.layers.ties()):
                 rule, other = self.rules[place], self.rules[later]
-                facts: dict[str, object] = {"rule": other.id, "other": rule.id}
+                facts: dict[str, object] = {"rule": other.id, "other": rule.id, "at": rule.span}
                 found.append(Diagnostic(code="LM1213", span=other.span, facts=facts))
         except EntangledError:
             span = self.rules[0].span

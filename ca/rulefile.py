@@ -196,17 +196,25 @@ def _read_listed(listed: list[Node], found: list[Diagnostic]) -> list[IdentityRu
 
 
 def _twice(rules: tuple[IdentityRule, ...]) -> Iterator[Diagnostic]:
-    seen: set[str] = set()
+    seen: dict[str, Span | None] = {}
     for rule in rules:
         if rule.id in seen:
-            yield _finding("LM1222", rule.span, rule=rule.id)
-        seen.add(rule.id)
+            yield _finding("LM1222", rule.span, rule=rule.id, at=seen[rule.id])
+        seen.setdefault(rule.id, rule.span)
 
 
 def _placed(found: list[Diagnostic], parts: list[Part], shifts: list[int]) -> list[Diagnostic]:
     """Findings about rules, at the lines where these stand now; a rule knows where it stood when it was read."""
     known = {id(rule.span): shift for part, shift in zip(parts, shifts, strict=True) for rule in part.rules}
-    return [_moved(item, known.get(id(item.span), 0)) for item in found]
+    placed = []
+    for item in found:
+        at = item.facts.get("at")
+        if isinstance(at, Span):
+            # where the other one stands, as people read it
+            shown = str(_shifted(at, known.get(id(at), 0)))
+            item = dataclasses.replace(item, facts={**item.facts, "at": shown})  # noqa: PLW2901  the same finding
+        placed.append(_moved(item, known.get(id(item.span), 0)))
+    return placed
 
 
 def _moved(item: Diagnostic, delta: int) -> Diagnostic:

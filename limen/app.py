@@ -304,6 +304,11 @@ class App:
         with transaction(self._engine) as connection:
             return valid_now(connection, self._authority.slots, rules, self._clock.now())
 
+    def files(self) -> Json:
+        """How the files stand that take effect when they are saved."""
+        self._refresh_rules()
+        return [self._rules.report(), self.attestation.report()]
+
     def explain_identity(self, pairs: Sequence[tuple[str, str]]) -> Json:
         """What the rules say of facts, rule by rule."""
         self._refresh_rules()

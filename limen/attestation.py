@@ -65,6 +65,10 @@ class Attestation:
         """Look at attestors.yaml again; return whether it changed."""
         return self._file.refresh()
 
+    def report(self) -> Json:
+        """How attestors.yaml stands."""
+        return self._file.report()
+
     def list(self) -> Json:
         """The attestors by name, with their types."""
         return [{"name": item.name, "type": item.type, "node": item.node} for item in self._file.attestors]

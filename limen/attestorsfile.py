@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import structlog
 
 from ca.attestorfile import Attestor, has_errors, load_attestors
+from limen.filereport import report
+from mesh.problems import Diagnostic
 
 MAX_FILE_BYTES = 1 << 20
+Json = Any
 _Stamp = tuple[int, int, int, int] | None
 
 
@@ -20,6 +24,8 @@ class AttestorsFile:
         self._stamps: dict[pathlib.Path, _Stamp] = {}
         self.attestors: tuple[Attestor, ...] = ()
         self.folder = path.parent
+        self._findings: list[Diagnostic] = []
+        self._unreadable = ""
 
     def refresh(self) -> bool:
         """Look at the files; return whether the attestors changed. A missing file has none."""
@@ -27,7 +33,12 @@ class AttestorsFile:
         if stamps == self._stamps:
             return False
         self._stamps = {self._path: stamps[self._path]}
+        self._findings, self._unreadable = [], ""
         return self._read() if stamps[self._path] is not None else self._use(())
+
+    def report(self) -> Json:
+        """How the file stands: what is wrong with it as it is now, and how many attestors are in force."""
+        return report(self._path, count=len(self.attestors), findings=self._findings, unreadable=self._unreadable)
 
     def find(self, name: str) -> Attestor | None:
         """The attestor of a name, or the only one of a type."""
@@ -40,9 +51,11 @@ class AttestorsFile:
         try:
             text = self._path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as err:
-            log.warning("attestors cannot be read", reason=str(err))
+            self._unreadable = str(err)
+            log.warning("attestors cannot be read", reason=self._unreadable)
             return False
         attestors, findings = load_attestors(text, str(self._path), self._read_file)
+        self._findings = findings
         for finding in findings:
             log.warning("attestors", finding=str(finding), help=finding.help)
         if has_errors(findings):

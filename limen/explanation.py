@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ca.registration import IdentityRule, Refusal, RuleSet
-from ca.rulefile import has_errors, load_rules
+from ca.rulefile import load_rules
 from mesh.problems import Diagnostic, Invalid
 from mesh.spiffe import TrustDomain
 
@@ -20,10 +20,13 @@ def explained(rules: RuleSet, domain: TrustDomain, pairs: Sequence[tuple[str, st
     for name, value in pairs:
         facts[name] = (*facts.get(name, ()), value)
     found = rules.entitle(facts, domain)
+    refused = Diagnostic(code=found.code, facts=dict(found.facts)) if isinstance(found, Refusal) else None
     return {
         "spiffe_id": None if isinstance(found, Refusal) else str(found.spiffe_id),
         "rule": None if isinstance(found, Refusal) else found.rule,
-        "code": found.code if isinstance(found, Refusal) else "",
+        "code": "" if refused is None else refused.code,
+        "reason": "" if refused is None else refused.message,
+        "help": "" if refused is None else refused.help,
         "container_bound": not isinstance(found, Refusal) and found.container_bound,
         "admin": not isinstance(found, Refusal) and found.admin,
         "rules": [{"rule": item.rule, "matched": item.matched, "reason": item.reason} for item in rules.explain(facts)],
@@ -38,16 +41,14 @@ def marks(rule: IdentityRule | None) -> dict[str, bool]:
 
 
 def rules_of(path: pathlib.Path) -> tuple[RuleSet, list[Diagnostic]]:
-    """Read a file of rules that is not in force, with its findings.
+    """Read a file of rules that need not be in force, with its findings; with an error among them it could never be.
 
-    Raises Invalid LM1219 for a file that cannot be read or has errors, which could never come into force.
+    Raises Invalid LM1219 for a file that cannot be read.
     """
     try:
         text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as err:
-        raise Invalid("LM1219", path=str(path), reason=str(err)) from err
-    rules, findings = load_rules(text, str(path))
-    if has_errors(findings):
-        errors = [item for item in findings if has_errors([item])]
-        raise Invalid("LM1219", path=str(path), reason="; ".join(str(item) for item in errors[:10]))
-    return rules, findings
+    except OSError as err:
+        raise Invalid("LM1219", path=str(path), reason=err.strerror or type(err).__name__) from err
+    except UnicodeDecodeError as err:
+        raise Invalid("LM1219", path=str(path), reason=f"byte {err.start} is no UTF-8") from err
+    return load_rules(text, str(path))

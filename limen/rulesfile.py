@@ -8,13 +8,16 @@ from __future__ import annotations
 import gc
 import hashlib
 import pathlib
+from typing import Any
 
 import structlog
 
 from ca.registration import RuleSet
 from ca.rulefile import Loaded, has_errors, read_rules
+from limen.filereport import report
 from mesh.problems import Severity
 
+Json = Any
 MAX_TOLD = 100
 """How many findings of one reading are logged, each on a line of its own."""
 # reading many rules makes many objects that live for long: no reason to look through all of them for cycles
@@ -30,6 +33,7 @@ class RulesFile:
         self._is_read = False
         self._loaded: Loaded | None = None
         self.rules = RuleSet()
+        self._unreadable = ""
         self.text = ""
         self.sha256 = hashlib.sha256().hexdigest()
         self.version = 0
@@ -44,7 +48,16 @@ class RulesFile:
         if self._is_read and stamp == self._stamp:
             return False
         self._is_read, self._stamp = True, stamp
-        return self._read() if stamp is not None else self._use(b"", "", RuleSet())
+        self._unreadable = ""
+        if stamp is None:
+            self._loaded = None
+            return self._use(b"", "", RuleSet())
+        return self._read()
+
+    def report(self) -> Json:
+        """How the file stands: what is wrong with it as it is now, and how many rules are in force."""
+        findings = [] if self._loaded is None else self._loaded.findings
+        return report(self._path, count=len(self.rules.rules), findings=findings, unreadable=self._unreadable)
 
     def _read(self) -> bool:
         log = structlog.get_logger()
@@ -55,7 +68,8 @@ class RulesFile:
             if "\r" in text:
                 text = text.replace("\r\n", "\n").replace("\r", "\n")
         except (OSError, UnicodeDecodeError) as err:
-            log.warning("identity rules cannot be read", reason=str(err))
+            self._unreadable = str(err)
+            log.warning("identity rules cannot be read", reason=self._unreadable)
             return False
         self._loaded = loaded = self._parsed(text)
         # what forbids the file first: warnings may be many

@@ -66,6 +66,10 @@ def _mount_state(api: FastAPI, app: App, run: Callable[[Callable[[], Json]], Any
     async def identities() -> Json:
         return await run(app.identities)
 
+    @api.get("/v1/files")
+    async def files() -> Json:
+        return await run(app.files)
+
     @api.post("/v1/identities/explain")
     async def explain(body: ExplainBody) -> Json:
         return await run(lambda: app.explain_identity([(name, value) for name, value in body.facts]))

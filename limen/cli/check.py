@@ -10,6 +10,7 @@ import click
 from limen.checks import host
 from limen.checks.authorities import authorities
 from limen.checks.federation import relationships
+from limen.checks.files import files
 from limen.checks.result import Result
 from limen.checks.runtimes import runtimes
 from limen.cli import context, render
@@ -48,6 +49,7 @@ def _running() -> list[Result]:
         server = Client(context.state() / "server.sock")
         status = server.call("GET", "/v1/status")
         federated = relationships(server.call("GET", "/v1/federation"))
+        saved = files(server.call("GET", "/v1/files"))
         signing = authorities(server.call("GET", "/v1/authorities"), SystemClock().now())
     except Unavailable as problem:
         return [warned(group, problem.message, problem.code, problem.help)]
@@ -74,7 +76,7 @@ def _running() -> list[Result]:
         for service in status["services"]
         if service["mode"] == "observe"
     ]
-    return [*found, *signing, *federated]
+    return [*found, *saved, *signing, *federated]
 
 
 def _show(found: list[Result]) -> None:

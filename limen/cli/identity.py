@@ -9,7 +9,7 @@ import click
 
 from limen import client
 from limen.cli import authority, context, downstream, render, upstream
-from mesh.problems import Problem
+from mesh.problems import Invalid, Problem, Severity
 
 
 @click.group()
@@ -74,13 +74,18 @@ def _attested(pid: int) -> dict[str, Any]:
 
 
 def _tried(path: pathlib.Path, facts: list[tuple[str, str]]) -> dict[str, Any]:
-    """What a file that is not in force says of facts; its findings go to stderr."""
+    """What a file that is not in force says of facts; its findings go to stderr.
+
+    Raises Invalid LM1219 for one that could never come into force.
+    """
     from limen import explanation  # noqa: PLC0415  only this option reads rules
     from mesh.spiffe import TrustDomain  # noqa: PLC0415
 
     rules, findings = explanation.rules_of(path)
-    for finding in findings:
-        click.echo(str(finding), err=True)
+    render.diagnostics(findings)
+    errors = sum(item.severity is Severity.ERROR for item in findings)
+    if errors:
+        raise Invalid("LM1219", path=str(path), reason=f"errors: {errors}, each at its line above")
     domain = TrustDomain.parse(client.call("GET", "/v1/status")["trust_domain"])
     answer = explanation.explained(rules, domain, facts)
     assert isinstance(answer, dict)
@@ -104,7 +109,32 @@ def _show(pid: int, attested: dict[str, Any], found: dict[str, Any]) -> None:
     if attested["missing"] is not None:
         render.line(f"not all could be found out: {attested['missing']['reason']}")
     rows = [(row["rule"], "yes" if row["matched"] else "no", row["reason"]) for row in found["rules"]]
-    render.table(rows, ("rule", "matches", "because"))
+    if rows:
+        render.table(rows, ("rule", "matches", "because"))
+    else:
+        render.line("there are no identity rules: write some, see docs/guides/identities.md")
+    if found["code"]:
+        render.say(f"{found['code']} {found['reason']}")
+        render.say(f"    {found['help']}")
+
+
+@identity.command()
+@click.argument("file", required=False, type=click.Path(path_type=pathlib.Path, dir_okay=False))
+@context.output_option("table", "json")
+def lint(file: pathlib.Path | None, output: str) -> int:
+    """Check a file of identity rules, by default STATE/identities.yaml: every finding; 1 when one is an error."""
+    from limen import explanation  # noqa: PLC0415  only this command and `explain --rules` read rules
+
+    path = file or context.state() / "identities.yaml"
+    rules, findings = explanation.rules_of(path)
+    if output == "json":
+        found = [render.diagnostic_json(item) for item in findings]
+        render.data({"file": str(path), "rules": len(rules.rules), "findings": found})
+    else:
+        render.diagnostics(findings)
+        if not findings:
+            render.line(f"{path}: {len(rules.rules)} rules")
+    return 1 if any(item.severity is Severity.ERROR for item in findings) else 0
 
 
 @identity.command()

@@ -24,10 +24,26 @@ def test_a_file_that_is_not_in_force_is_asked(tmp_path: pathlib.Path) -> None:
     assert marks(None) == {}
 
 
-@pytest.mark.parametrize("text", ["rules: 1\n", TEXT + TEXT[7:], None], ids=["shape", "tie", "missing"])
-def test_a_file_that_could_never_come_into_force_is_refused(tmp_path: pathlib.Path, text: str | None) -> None:
+def test_a_refusal_says_why_and_what_to_do(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "r.yaml").write_text(TEXT)
+    found = explained(rules_of(tmp_path / "r.yaml")[0], DOMAIN, [("unix:uid", "8")])
+    assert found["reason"].startswith("none of 1 identity rules matches")
+    assert "identities.yaml" in found["help"]
+    assert explained(rules_of(tmp_path / "r.yaml")[0], DOMAIN, [("unix:uid", "7")])["reason"] == ""
+
+
+def test_every_mistake_of_a_file_is_told_at_its_place(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "new.yaml"
-    if text is not None:
-        path.write_text(text)
+    path.write_text(TEXT + TEXT[7:].replace("- id: a", "- id: b"))
+    (tie,) = [item for item in rules_of(path)[1] if item.code == "LM1213"]
+    assert (str(tie.span), tie.facts["at"]) == (f"{path}:6:3", f"{path}:2:3")
+    assert tie.message.endswith(f"`a` stands at {path}:2:3")
+
+
+@pytest.mark.parametrize("data", [None, b"rules: \xff\n"], ids=["missing", "no-text"])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: pathlib.Path, data: bytes | None) -> None:
+    path = tmp_path / "new.yaml"
+    if data is not None:
+        path.write_bytes(data)
     with pytest.raises(Invalid, match="LM1219"):
         rules_of(path)

@@ -30,6 +30,23 @@ def test_a_rule_gives_the_process_that_asks_its_identity_at_once(make_installati
     assert after.stdout.strip() in found.limen("identity", "list").stdout
 
 
+def test_mistakes_in_the_rules_are_seen_by_who_looks(make_installation: Callable[..., Any]) -> None:
+    found = make_installation()
+    assert "LM1219" in found.limen("identity", "lint").stderr
+    path = found.state / "identities.yaml"
+    rule = 'rules:\n- id: me\n  match: {"unix:uid": "7"}\n  spiffe_id: "/x"\n'
+    path.write_text(rule)
+    done = found.limen("identity", "lint")
+    assert (done.returncode, f"{path}:2:3: LM1227" in done.stderr) == (0, True)
+    path.write_text(rule + '- id: other\n  match: {"unix:uid": "7"}\n  spiffe_id: "/y"\n  tll: 5m\n')
+    for words in (("lint",), ("explain", "--pid", str(os.getpid()), "--rules", str(path))):
+        done = found.limen("identity", *words)
+        assert done.returncode == (1 if words[0] == "lint" else 2)
+        assert f"{path}:8:3: LM1221" in done.stderr
+    done = found.limen("check")
+    assert (done.returncode, f"× {path}:8:3: " in done.stdout) == (1, True)  # noqa: RUF001
+
+
 def test_explaining_names_facts_and_rules(installation: Any) -> None:
     done = installation.limen("identity", "explain", "--pid", str(os.getpid()))
     assert "unix:uid" in done.stdout
