@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import yaml
 
@@ -46,6 +47,22 @@ class Export:
     findings: Mapping[str, tuple[Diagnostic, ...]]
 
 
+class Ruled(Protocol):
+    """What came from a rule."""
+
+    @property
+    def policy(self) -> str:
+        """The name of its policy."""
+
+    @property
+    def rule(self) -> str:
+        """Its id there."""
+
+    @property
+    def span(self) -> Span | None:
+        """Where it stands."""
+
+
 class Findings:
     """Collects the findings of one service, each once."""
 
@@ -53,7 +70,7 @@ class Findings:
         self.service = service
         self._found: dict[tuple[str, str, str], Diagnostic] = {}
 
-    def refuse(self, piece: Piece, reason: str) -> None:
+    def refuse(self, piece: Ruled, reason: str) -> None:
         """A rule, or a part of it, that the target cannot say: there it allows nothing."""
         self._add(REFUSED, piece.span, f"{piece.policy}/{piece.rule}", reason)
 
