@@ -21,7 +21,7 @@ from policyengine.inputdoc import input_of
 from policyengine.model import PolicySet
 from policyengine.rego import Engine, RegoError, Source, require_engine
 
-NAMES = ("index", "reference", "rego", "opa")
+NAMES = ("index", "reference", "rego", "opa", "envoy")
 Decide = Callable[[Request], Decision]
 
 
@@ -29,8 +29,8 @@ Decide = Callable[[Request], Decision]
 def open_engine(name: str, policies: PolicySet, snapshot: str) -> Iterator[Decide]:
     """Open an engine over a policy set, and close it.
 
-    Raises Invalid LM2610 or LM2613, NotFound LM2611 and Unavailable LM2612 for an engine that is not there or does
-    not take the policies.
+    Raises Invalid LM2610 or LM2613, NotFound LM2611 or LM2650 and Unavailable LM2612 or LM2651 for an engine that is
+    not there or does not take the policies.
     """
     if name == "index":
         with with_custom_rules(policies, deadline_s=PATIENT_S) as found:
@@ -41,6 +41,11 @@ def open_engine(name: str, policies: PolicySet, snapshot: str) -> Iterator[Decid
     elif name == "rego":
         with rego_engine(compile_rego(policies, snapshot)) as decide:
             yield decide
+    elif name == "envoy":
+        from limen.envoy import running_envoy  # noqa: PLC0415  only who asks it pays for its compiler
+
+        with running_envoy(policies, snapshot) as envoy:
+            yield envoy.decide
     else:
         program = compile_rego(policies, snapshot)
         with running_opa() as opa:

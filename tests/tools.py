@@ -23,3 +23,14 @@ def require_opa() -> None:
     """Skip the test that runs unless there is an OPA, on PATH or by LIMEN_OPA."""
     if shutil.which(os.environ.get("LIMEN_OPA") or "opa") is None:
         pytest.skip("not installed: opa (.ci/run builds it)")
+
+
+def require_envoy() -> str:
+    """Skip the test that runs unless there is an Envoy: the extra `envoy`, ENVOY_PATH or PATH."""
+    from limen.envoy import find_envoy
+    from mesh.problems import NotFound
+
+    try:
+        return find_envoy()
+    except NotFound:
+        pytest.skip("not installed: envoy (the extra of that name)")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import click
 
-from limen.cli import render
+from limen.cli import context, render
 from limen.cli.context import output_option, tree_option
 from mesh.clock import SystemClock
 from mesh.problems import Conflict, Diagnostic, Invalid, NotFound, Severity
@@ -24,8 +24,7 @@ from policyengine.model import PolicySet
 
 SYSTEMS = ("istio", "consul", "kubernetes")
 TARGETS = ("istio", "kubernetes", "cilium", "consul", "linkerd", "nftables")
-REGO = "rego"
-LATER = ("envoy",)
+REGO, ENVOY = "rego", "envoy"
 
 
 def _domain(ctx: click.Context, param: click.Parameter, value: str | None) -> TrustDomain | None:
@@ -105,7 +104,7 @@ def _import(
 
 
 @click.command("export")
-@click.argument("target", type=click.Choice((*TARGETS, REGO, *LATER)))
+@click.argument("target", type=click.Choice((*TARGETS, REGO, ENVOY)))
 @tree_option()
 @_out_option
 @click.option("--trust-domain", callback=_domain, default=None, help="The cluster's; default: that of all services.")
@@ -135,13 +134,16 @@ def export(
     from limen.cli.can import usable_tree  # noqa: PLC0415
     from limen.workloads import read_workloads  # noqa: PLC0415
 
-    if target in LATER:
-        raise Invalid("LM0001", command=f"limen policy export {target}")
     policies = usable_tree(tree)
     known: dict[SpiffeId, Workload] = {}
     if workloads is not None:
         known = read_workloads(workloads, SystemClock().now())
-    found = _rego(policies) if target == REGO else _compile(target, policies, _domain_of(policies, trust_domain), known)
+    if target == REGO:
+        found = _rego(policies)
+    elif target == ENVOY:
+        found = _envoy(policies, known)
+    else:
+        found = _compile(target, policies, _domain_of(policies, trust_domain), known)
     written = _write(out, list(found.files), force=force)
     if target == REGO:
         _forget_rules(out, {name for name, _ in found.files})
@@ -180,6 +182,26 @@ def _rego(policies: PolicySet) -> Export:
         files=tuple((name, content.decode()) for name, content in sorted(files.items())),
         findings={service.name: () for service in policies.services},
     )
+
+
+def _envoy(policies: PolicySet, workloads: Workloads) -> Export:
+    """A configuration for each service, read by a real Envoy where there is one.
+
+    Raises Unavailable LM2651 for one that Envoy does not take.
+    """
+    from limen.envoy import find_envoy, validate  # noqa: PLC0415
+    from policyengine.compile.envoy import compile_envoy  # noqa: PLC0415
+
+    found = compile_envoy(policies, workloads, str(context.state() / "agent.sock"))
+    try:
+        find_envoy()
+    except NotFound as err:
+        render.say(f"not validated: {err}")
+        return found
+    for name, text in found.files:
+        validate(name, text)
+    render.say(f"Envoy takes {len(found.files)} files")
+    return found
 
 
 def _forget_rules(out: pathlib.Path, kept: Collection[str]) -> None:

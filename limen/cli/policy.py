@@ -16,7 +16,6 @@ from limen.cli import render
 from limen.cli.context import tree_option
 from limen.decisions import RequestError, decision_to_json, name_of, request_from_json
 from mesh.clock import SystemClock
-from mesh.problems import Invalid
 from mesh.request import Decision, Effect, NearestMiss, Request
 
 _HERE = {"eval": "Decide requests, one JSON object a line."}
@@ -30,7 +29,7 @@ _ELSEWHERE = {
     "import": ("limen.cli.interchange", "Translate the policies of Istio, Consul or Kubernetes."),
     "export": (
         "limen.cli.interchange",
-        "Write policies for Istio, Kubernetes, Cilium, Consul, Linkerd, nftables or OPA.",
+        "Write policies for Istio, Kubernetes, Cilium, Consul, Linkerd, nftables, OPA or Envoy.",
     ),
     "fmt": ("limen.cli.policyfmt", "Format policy files and keep their comments."),
     "test": ("limen.cli.policytest", "Run the tests that stand beside the policies."),
@@ -87,11 +86,9 @@ def evaluate(ctx: click.Context, tree: pathlib.Path, engine: str, *, nearest: bo
     A line that cannot be read gives an object with an error, and exit status 2 at the end.
     """
     from limen.cli.can import usable_tree  # noqa: PLC0415  the verbs that follow are heavy
-    from limen.engines import NAMES, open_engine  # noqa: PLC0415
+    from limen.engines import open_engine  # noqa: PLC0415
     from policyengine.explain import nearest_miss  # noqa: PLC0415
 
-    if engine not in NAMES:
-        raise Invalid("LM0001", command=f"limen policy eval --engine {engine}")
     policies = usable_tree(tree)
     miss = functools.partial(nearest_miss, policies) if nearest else None
     with open_engine(engine, policies, name_of(policies)) as decide:

@@ -8,15 +8,19 @@ from policyengine import reference
 from policyengine.compile.rego import MODULE, Program, compile_rego
 from policyengine.model import PolicySet
 from tests.policyengine.corners import allow, ask, deny, tree
-from tests.tools import require_opa
+from tests.tools import require_envoy, require_opa
 
 POLICIES: PolicySet = tree(app=[allow(), deny(to=[{"paths": ["/admin/**"]}])])
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.peer] * (name == "opa")) for name in NAMES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.peer] * (name in {"opa", "envoy"})) for name in NAMES]
+)
 def test_engines_decide_alike(name: str) -> None:
     if name == "opa":
         require_opa()
+    if name == "envoy":
+        require_envoy()
     with open_engine(name, POLICIES, "s") as decide:
         for request in (ask(), ask(path="/admin/x"), ask(path="/a;b"), ask(source=None), ask(service="none")):
             assert decide(request) == reference.decide(POLICIES, request, snapshot="s")

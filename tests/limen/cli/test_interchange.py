@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from limen.cli.policy import policy
-from mesh.problems import Conflict, Invalid, NotFound
+from mesh.problems import Conflict, Invalid, NotFound, Unavailable
 
 POLICY = """\
 apiVersion: security.istio.io/v1
@@ -115,3 +115,28 @@ def test_a_tree_of_two_trust_domains_needs_a_word(tree: pathlib.Path, tmp_path: 
     done = run("export", "istio", "--policies", tree, "--out", tmp_path / "o")
     assert isinstance(done.exception, Invalid)
     assert done.exception.code == "LM2515"
+
+
+def test_an_export_for_envoy_has_a_file_for_each_service_with_the_agents_socket(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMEN_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("ENVOY_PATH", "/nowhere/envoy")
+    done = run("export", "envoy", "--policies", tree, "--out", tmp_path / "out", "-o", "json")
+    assert done.exit_code == 0, done.stderr
+    assert "not validated: LM2650" in done.stderr
+    (service,) = json.loads(done.stdout)["services"]
+    assert (service["service"], service["status"]) == ("httpbin", "stricter")
+    text = (tmp_path / "out" / "limen-httpbin.yaml").read_text()
+    assert "spiffe://cluster.local/ns/foo/sa/curl" in text
+    assert "/agent.sock" in text
+
+
+def test_a_file_that_envoy_does_not_take_is_not_written(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENVOY_PATH", "/bin/false")
+    done = run("export", "envoy", "--policies", tree, "--out", tmp_path / "out")
+    assert isinstance(done.exception, Unavailable)
+    assert done.exception.code == "LM2651"
+    assert not (tmp_path / "out").exists()

