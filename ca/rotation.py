@@ -100,13 +100,16 @@ class Timing:
 
     ``longest_ttl`` is the longest life of what it signs; ``propagation`` is how long agents took to report the last
     new bundle; ``refresh_hint`` is how often others fetch it. Federation §4 wants new keys published 3 to 5 refreshes
-    before they are used; ``attempts`` lets several tries fail before there is harm.
+    before they are used; ``attempts`` lets several tries fail before there is harm. What people have to see to
+    (``by_hand``) is due ``notice`` before its time: they carry a request to a safe, and have holidays.
     """
 
     longest_ttl: dt.timedelta
     propagation: dt.timedelta
     refresh_hint: dt.timedelta
     attempts: int = 3
+    by_hand: frozenset[Kind] = frozenset()
+    notice: dt.timedelta = dt.timedelta(days=14)
 
     @property
     def lead(self) -> dt.timedelta:
@@ -119,7 +122,9 @@ class Timing:
 
     def prepare_at(self, slot: Slot) -> dt.datetime:
         """When the successor of a slot is prepared."""
-        return self._not_too_early(slot, self.activate_at(slot) - self.attempts * self.lead, 3)
+        before = self.attempts * self.lead
+        before = max(before, self.notice) if slot.kind in self.by_hand else before
+        return self._not_too_early(slot, self.activate_at(slot) - before, 3)
 
     def _not_too_early(self, slot: Slot, moment: dt.datetime, part: int) -> dt.datetime:
         """Not in the first part of a life that is short beside the times above."""

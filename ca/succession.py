@@ -368,6 +368,11 @@ class Succession:
         """Whether roots are somebody else's."""
         return self._at.upstream is not None
 
+    @property
+    def upstream(self) -> str | None:
+        """Which kind of authority is above; None for a root of our own."""
+        return None if self._at.upstream is None else self._at.upstream.name
+
     def slots(self) -> list[Slot]:
         """Every authority that is not gone for good."""
         with transaction(self._at.engine) as connection:

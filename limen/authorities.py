@@ -35,7 +35,6 @@ ABOVE = "the server above"
 SETTLE = dt.timedelta(milliseconds=500)
 WITHIN = dt.timedelta(seconds=60)
 LONGEST_TTL = dt.timedelta(hours=1)
-CLIFF_WARNING = dt.timedelta(days=14)
 Json = Any
 _EXPIRY = prometheus_client.Gauge(
     "limen_authority_expiry_timestamp_seconds", "When the authority that signs now ends, Unix time.", ["kind"]
@@ -74,6 +73,12 @@ class Authorities:
         }
         self._failures: dict[str, Json] = {}
         self._retry_at = clock.now()
+        self._reason = ""
+        # people replace a root above, and carry the requests to one that is offline
+        upstream = self._do.upstream
+        self._by_hand = frozenset({Kind.ROOT} if upstream else ()) | (
+            {Kind.ISSUING} if upstream == "offline" else set()
+        )
         self._taken_over: set[bytes] = set()
 
     # -- time passes
@@ -102,7 +107,9 @@ class Authorities:
                 except Problem as problem:
                     # an upstream that does not answer is asked again, not every second
                     self._retry_at = now + dt.timedelta(minutes=1)
-                    structlog.get_logger().error("an authority has no successor yet", reason=str(problem))
+                    if self._reason != str(problem):
+                        structlog.get_logger().error("an authority has no successor yet", reason=str(problem))
+                    self._reason = str(problem)
             self._do.refresh(now)
         for slot in self._authority.slots:
             if slot.state is AuthorityState.PREPARED and slot.kind is not Kind.ROOT:
@@ -148,6 +155,7 @@ class Authorities:
             longest_ttl=LONGEST_TTL,
             propagation=self._propagation or dt.timedelta(seconds=1),
             refresh_hint=dt.timedelta(seconds=self._authority.bundle.refresh_seconds),
+            by_hand=self._by_hand,
         )
 
     def _notice(self, now: dt.datetime) -> None:
@@ -257,6 +265,7 @@ class Authorities:
         end = cliff(self._authority.slots)
         return {
             "authorities": [self._show(slot, now) for slot in self._authority.slots],
+            "upstream": self._do.upstream,
             "sequence": self._authority.trust.sequence,
             "agents": len(live),
             "agents_behind": [agent.node for agent in live if agent.trust < self._authority.trust.sequence],

@@ -54,6 +54,11 @@ class UpstreamRequests:
         self._trust_domain, self._algorithm, self._random = trust_domain, algorithm, random
         self._answers: dict[str, Upstreamed] = {}
 
+    @property
+    def name(self) -> str:
+        """Which kind of authority the upstream is."""
+        return self._upstream.name
+
     def prepare(self, now: dt.datetime) -> Prepared:
         """Get one issuing authority.
 

@@ -16,7 +16,7 @@ def authorities(listing: dict[str, Any], now: dt.datetime) -> list[Result]:
     """Check the answer of ``GET /v1/authorities``.
 
     1. EVERY authority that signs has a successor when its time to have one is 10 minutes past: else it is an error,
-       long before it ends (LM1314).
+       long before it ends (LM1314). Where people have to act, that time is two weeks before the end.
     2. Agents that do not hold the newest trust state are told: a rotation waits for them.
     """
     found = []
@@ -27,6 +27,8 @@ def authorities(listing: dict[str, Any], now: dt.datetime) -> list[Result]:
         end, renews = parse_time(row["not_after"]), parse_time(row["renews_at"])
         days = max(0, (end - now).days)
         text = f"the {row['kind']} authority {row['id']} ends in {days} days, and is replaced from {renews:%Y-%m-%d} on"
+        if row["kind"] == "root" and listing.get("upstream"):
+            text = f"the root authority {row['id']} ends in {days} days, and is replaced above this server"
         below = row.get("downstream")
         if below:
             text = f"the server below `{below}` signs with {row['id']}, which ends in {days} days"
@@ -35,6 +37,10 @@ def authorities(listing: dict[str, Any], now: dt.datetime) -> list[Result]:
             hint = (
                 f"run `limen identity rotate {row['kind']}`, and look at the server's log for why it did not by itself"
             )
+            if row["kind"] == "root" and listing.get("upstream"):
+                hint = "have the authority above get a root that lasts, and certify this server anew"
+            elif row["kind"] == "issuing" and listing.get("upstream") == "offline":
+                hint = "have the request signed that `limen identity upstream csr` prints, and import the answer"
             if below:
                 hint = f"see why `{below}` has not asked for another, or run `limen identity downstream remove {below}`"
             found.append(failed(GROUP, text, "LM1314", hint))

@@ -1,3 +1,4 @@
+import dataclasses
 import datetime as dt
 import itertools
 
@@ -138,6 +139,16 @@ def test_it_signs_when_every_live_agent_has_reported_it(
         settle=dt.timedelta(seconds=1),
     )
     assert found == behind
+
+
+def test_what_people_see_to_is_due_two_weeks_before_the_rest() -> None:
+    by_hand = dataclasses.replace(TIMING, by_hand=frozenset({Kind.ISSUING}))
+    active = slot("a")
+    assert by_hand.activate_at(active) == TIMING.activate_at(active)
+    assert by_hand.prepare_at(active) == TIMING.activate_at(active) - 14 * DAY
+    assert by_hand.prepare_at(slot("j", Kind.JWT)) == TIMING.prepare_at(slot("j", Kind.JWT))
+    # of a life that is short beside that, a third passes
+    assert by_hand.prepare_at(slot("s", not_after=NOW + 3 * DAY)) == NOW + DAY
 
 
 def test_the_next_cliff_is_the_first_end_of_what_signs_now() -> None:

@@ -9,8 +9,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from ca.rotation import Kind
+from ca.succession import Succession
 from ca.trustmaking import fingerprint
-from limen.authorities import WITHIN
+from limen.authorities import WITHIN, Authorities
+from mesh.clock import parse_time
 from mesh.problems import Problem
 from tests.world import RULES, World
 
@@ -117,6 +119,28 @@ def test_time_alone_rotates_before_anything_is_cut_short(world: World) -> None:
     # nobody asked: it was published for a while, then the former one retired, well before its own end
     assert (seen[0], seen[-1]) == ("active", "ended")
     assert seen.count("active") > 3
+
+
+@pytest.mark.parametrize(
+    ("upstream", "kinds"), [(None, set()), ("disk", {Kind.ROOT}), ("offline", {Kind.ROOT, Kind.ISSUING})], ids=str
+)
+def test_what_people_have_to_carry_is_due_two_weeks_early(
+    world: World, monkeypatch: pytest.MonkeyPatch, upstream: str | None, kinds: set[Kind]
+) -> None:
+    monkeypatch.setattr(Succession, "upstream", property(lambda _: upstream))
+    app = world.app
+    made = Authorities(
+        engine=app._engine, authority=app._authority, agents=app._agents, clock=world.clock, record=app._record,
+        changed=lambda: None, reissue=lambda: None,
+    )  # fmt: skip
+    early = {kind for kind in Kind if kind in made._timing().by_hand}
+    assert early == kinds
+    renews = {row["kind"]: parse_time(row["renews_at"]) for row in made.list()["authorities"]}
+    ends = {row["kind"]: parse_time(row["not_after"]) for row in made.list()["authorities"]}
+    assert {kind for kind in renews if ends[kind] - renews[kind] > dt.timedelta(days=14)} == {
+        str(kind) for kind in kinds
+    }
+    assert made.list()["upstream"] == upstream
 
 
 def test_after_a_long_time_off_it_signs_again_at_once(world: World) -> None:

@@ -43,6 +43,17 @@ def test_what_signs_and_has_no_successor_in_time_is_an_error_days_before_it_ends
     assert "ends in 9 days" in found.text
 
 
+@pytest.mark.parametrize(
+    ("kind", "upstream", "hint"),
+    [("issuing", "offline", "upstream csr"), ("root", "disk", "above"), ("issuing", "disk", "rotate issuing")],
+)
+def test_where_people_have_to_act_they_are_told_what_to_do(kind: str, upstream: str, hint: str) -> None:
+    rows = listing(renews=-2 * GRACE)
+    rows["authorities"][0]["kind"], rows["upstream"] = kind, upstream  # type: ignore[index]
+    (found,) = authorities(rows, NOW)
+    assert (found.code, hint in found.hint) == ("LM1314", True)
+
+
 def test_agents_that_are_behind_are_told() -> None:
     _, found = authorities(listing(renews=DAY, behind=("n1", "n2")), NOW)
     assert (found.level, "n1, n2" in found.text) == ("warning", True)
