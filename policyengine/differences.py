@@ -179,16 +179,21 @@ def _lacks(operation: model.Operation, facts: Facts) -> list[tuple[str, str, mod
     if operation.paths is not None and facts.path is not None:
         path = facts.path
         if not any(pattern.matches(path) for pattern in operation.paths):
-            canonical = canonical_path(request.path or "")
-            assert isinstance(canonical, CanonicalPath), "a known path is canonical"
-            literal = canonical.text.replace("*", "%2A").replace("{", "%7B").replace("}", "%7D")
-            lack("paths", literal, PathPattern.parse(literal))
+            literal = literal_path(request)
+            lack("paths", literal, literal)
     for field, value in (("methods", facts.method), ("hosts", facts.host or None), ("paths", facts.path)):
         if getattr(operation, field) is not None and value is None:
             widened = _without(field)
             fix = f"remove `{field}`, which this request does not have"
             found.append((field, fix, widened(operation), widened))
     return found
+
+
+def literal_path(request: Request) -> PathPattern:
+    """The pattern of a request's one path, which is known."""
+    canonical = canonical_path(request.path or "")
+    assert isinstance(canonical, CanonicalPath), "a known path is canonical"
+    return PathPattern.parse(canonical.text.replace("*", "%2A").replace("{", "%7B").replace("}", "%7D"))
 
 
 def _without(field: str) -> Widened:

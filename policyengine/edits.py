@@ -1,4 +1,4 @@
-"""Edits of policy files that leave everything else as it stands: add a rule, remove one, set a list of a rule.
+"""Edits of policy files that leave everything else as it stands: rules are added, removed, and brought to say more.
 
 An edit changes the lines that it is about and no others, so that comments, order and form of the rest stay byte for
 byte. The places are those of the strict reader, named by policy and rule. What comes out is read again and must say
@@ -11,7 +11,7 @@ import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -45,6 +45,25 @@ def add_rule(text: str, policy: str, rule: Mapping[str, object]) -> str:
         behind = _after(text, rules.items[-1], indent)
         lines[behind:behind] = _block(rule, indent)
     return _checked(text, lines, policy, change)
+
+
+def policy_text(name: str, owner: str, service: str, tier: str, rule: Mapping[str, object]) -> str:
+    """A document of a policy with one rule."""
+    head = {"name": name, "owner": owner} if owner else {"name": name}
+    lines = ["apiVersion: limen.dev/v1", "kind: Policy", f"metadata: {_flow(head)}", "spec:"]
+    lines += [f"  service: {_scalar(service)}", f"  tier: {tier}", "  rules:", *_block(rule, 2)]
+    return "\n".join(lines) + "\n"
+
+
+def rule_in(text: str, policy: str, rule: str) -> Mapping[str, object]:
+    """What a rule of a file says, as it is written there.
+
+    Raises Invalid LM2712 when it is not there.
+    """
+    rules = _rules(text, policy)
+    found = rules.items[_place(rules, policy, rule)].plain()
+    assert isinstance(found, dict), "a rule is a mapping"
+    return found
 
 
 def remove_rule(text: str, policy: str, rule: str) -> str:
@@ -112,6 +131,130 @@ def set_list(text: str, policy: str, rule: str, where: Where, values: Sequence[s
                     first -= 1
                 del lines[first : node.span.line]
     return _checked(text, lines, policy, change)
+
+
+def change_rule(text: str, policy: str, rule: str, wanted: Mapping[str, object]) -> str:
+    """Bring a rule to say what is ``wanted``, field by field; what stays the same keeps its lines and comments.
+
+    Raises Invalid LM2712 for what no list, and no field that comes or goes, can say: an effect or an id, say.
+    """
+    while True:
+        item = _rules(text, policy)
+        step = _first_difference(item.items[_place(item, policy, rule)].plain(), wanted, ())
+        if step is None:
+            return text
+        where, value = step
+        if isinstance(value, list) and all(not isinstance(entry, dict | list) for entry in value):
+            found = _at(item.items[_place(item, policy, rule)], where)
+            text = (set_list if found is not None else add_field)(text, policy, rule, where, value)
+        elif value is None:
+            text = remove_field(text, policy, rule, where)
+        else:
+            text = add_field(text, policy, rule, where, value)
+
+
+def add_field(text: str, policy: str, rule: str, where: Where, value: object) -> str:
+    """Add a field of a rule, or of a mapping in it, behind the others.
+
+    Raises Invalid LM2712 when it is there, or when there is no such mapping.
+    """
+    parent = _parent(text, policy, rule, where)
+    name = str(where[-1])
+    if parent.get(name) is not None:
+        raise Invalid("LM2712", what=f"rule `{rule}` has a field `{name}` already")
+
+    def change(spec: dict[str, Any]) -> None:
+        _mapping(spec["rules"], rule, where)[name] = copy.deepcopy(value)
+
+    lines = lines_of(text)
+    if lines[parent.span.line - 1][parent.span.column - 1] == "{":
+        line, column = _end(text, parent)
+        lines[line] = f"{lines[line][: column - 1].rstrip()}, {name}: {_flow(value)}{lines[line][column - 1 :]}"
+    else:
+        indent = parent.pairs[0][0].span.column - 1
+        behind = _last_line(text, parent) + 1
+        lines[behind:behind] = [f"{' ' * indent}{name}: {_flow(value)}"]
+    return _checked(text, lines, policy, change)
+
+
+def remove_field(text: str, policy: str, rule: str, where: Where) -> str:
+    """Remove a field of a rule, or of a mapping in it, with the comments above it and in it.
+
+    Raises Invalid LM2712 when it is not there, or does not stand on lines of its own.
+    """
+    parent = _parent(text, policy, rule, where)
+    name = str(where[-1])
+    place = next((at for at, (key, _) in enumerate(parent.pairs) if key.scalar == name), None)
+    if place is None:
+        raise Invalid("LM2712", what=f"rule `{rule}` has a field `{name}`")
+
+    def change(spec: dict[str, Any]) -> None:
+        del _mapping(spec["rules"], rule, where)[name]
+
+    lines = lines_of(text)
+    if lines[parent.span.line - 1][parent.span.column - 1] == "{":
+        start, (line, column) = parent.span, _end(text, parent)
+        plain = parent.plain()
+        assert isinstance(plain, dict), "a map is a dict"
+        left = {key: value for key, value in plain.items() if key != name}
+        if any(start.line <= found.line + 1 <= line for found in comments_of(text)):
+            raise Invalid("LM2712", what=f"the mapping around `{name}` stands on one line")
+        lines[start.line - 1 : line + 1] = [
+            lines[start.line - 1][: start.column - 1] + _flow(left) + lines[line][column:]
+        ]
+    else:
+        key, value = parent.pairs[place]
+        first = key.span.line - 1
+        if lines[first][: key.span.column - 1].strip():
+            raise Invalid("LM2712", what=f"`{name}` stands on a line of its own")
+        comments = {found.line for found in comments_of(text) if found.stands_alone}
+        behind = _last_line(text, value) + 1
+        while first - 1 in comments:
+            first -= 1
+        del lines[first:behind]
+    return _checked(text, lines, policy, change)
+
+
+def _first_difference(old: object, wanted: object, where: tuple[str | int, ...]) -> tuple[Where, object] | None:
+    """Where a value does not say what is wanted, and what stands there instead; None for nothing.
+
+    Raises Invalid LM2712 for what is neither a field that comes or goes nor a list.
+    """
+    if isinstance(old, dict) and isinstance(wanted, Mapping):
+        for name in old:
+            if name not in wanted:
+                return (*where, name), None
+        for name, value in wanted.items():
+            step = ((*where, name), value) if name not in old else _first_difference(old[name], value, (*where, name))
+            if step is not None:
+                return step
+        return None
+    if old == wanted:
+        return None
+    if isinstance(old, list) and isinstance(wanted, list):
+        if not any(isinstance(entry, dict) for entry in (*old, *wanted)):
+            return where, wanted
+        if len(old) == len(wanted):
+            steps = (_first_difference(old[i], wanted[i], (*where, i)) for i in range(len(old)))
+            return next((step for step in steps if step is not None), None)
+    raise Invalid("LM2712", what=f"`{'.'.join(map(str, where))}` is changed by adding or removing")
+
+
+def _parent(text: str, policy: str, rule: str, where: Where) -> Node:
+    """The mapping that a field of a rule is in."""
+    rules = _rules(text, policy)
+    found = _at(rules.items[_place(rules, policy, rule)], where[:-1])
+    if found is None or found.kind != "map" or not found.pairs:
+        raise Invalid("LM2712", what=f"rule `{rule}` has a mapping `{'.'.join(map(str, where[:-1]))}`")
+    return found
+
+
+def _mapping(rules: list[dict[str, Any]], rule: str, where: Where) -> dict[str, Any]:
+    """The same mapping among plain values."""
+    found: Any = next(item for item in rules if item.get("id") == rule)
+    for part in where[:-1]:
+        found = found[part]
+    return cast("dict[str, Any]", found)
 
 
 def _rules(text: str, policy: str) -> Node:

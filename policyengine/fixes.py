@@ -16,7 +16,7 @@ from mesh.request import Effect, NearestMiss, Request
 from policyengine import model, reference
 from policyengine.attributes import Facts, read
 from policyengine.breadth import NOTHING, operations_breadth
-from policyengine.differences import Difference, rule_differences
+from policyengine.differences import Difference, literal_path, rule_differences
 from policyengine.exemptions import exemptions
 from policyengine.opening import Opening, opened
 from policyengine.reading import did_you_mean
@@ -36,11 +36,13 @@ _WEIGHTS = {"methods": 1, "from": 4, "unless": 5, "effect": 6}
 class Fix:
     """What would allow a request. ``changes`` is empty for what no existing rule is part of; ``miss`` says it all.
 
-    ``opening`` is what the changes newly allow, where somebody asked for it.
+    ``addition`` is a rule that nobody wrote yet, with its tier. ``opening`` is what all that newly allows, where
+    somebody asked for it.
     """
 
     miss: NearestMiss
     changes: tuple[Difference, ...] = ()
+    addition: tuple[model.Tier, model.Rule] | None = None
     opening: Opening | None = None
 
     @property
@@ -115,9 +117,17 @@ def smallest_fix(policies: model.PolicySet, request: Request) -> Fix | None:
 def with_opening(policies: model.PolicySet, request: Request, fix: Fix) -> Fix:
     """The fix with what it newly allows."""
     service = policies.service_for(request.service)
-    if service is None or not fix.changes:
+    if service is None or (not fix.changes and fix.addition is None):
         return fix
-    return dataclasses.replace(fix, opening=opening_of(_part(policies, service), request, fix.changes))
+    part = _part(policies, service)
+    return dataclasses.replace(fix, opening=_opening(part, changed_by(part, request, fix), request))
+
+
+def changed_by(policies: model.PolicySet, request: Request, fix: Fix) -> model.PolicySet:
+    """The policy set with a fix made; itself where that is about the request alone."""
+    changed = _changed_set(policies, request, fix.changes)
+    service = policies.service_for(request.service)
+    return changed if fix.addition is None or service is None else _with_rule(changed, service, *fix.addition)
 
 
 def _order(candidate: _Candidate) -> tuple[int, float, int, str, str]:
@@ -148,8 +158,11 @@ def _least(policies: model.PolicySet, request: Request, working: Sequence[_Candi
 
 def opening_of(policies: model.PolicySet, request: Request, changes: Sequence[Difference]) -> Opening:
     """What changes newly allow to anybody, from the time of the request on; changes of the request allow nothing."""
+    return _opening(policies, _changed_set(policies, request, changes), request)
+
+
+def _opening(policies: model.PolicySet, changed: model.PolicySet, request: Request) -> Opening:
     now = reference.time_of(request)
-    changed = _changed_set(policies, request, changes)
     if changed is policies:
         return Opening()
     return Opening(is_complete=False) if now is None else opened(policies, changed, now)
@@ -334,15 +347,25 @@ def _fix(changes: Sequence[Difference]) -> Fix:
 
 
 def _new_rule(policies: model.PolicySet, service: model.Service, facts: Facts, request: Request) -> Fix | None:
-    """The rule that nobody wrote yet, when it would work."""
+    """The rule that nobody wrote yet, when it would work: it allows this operation of this caller."""
     operation = model.Operation(ports=(request.port,))
+    if facts.method is not None and facts.path is not None:
+        paths = (literal_path(request),)
+        operation = dataclasses.replace(operation, methods=(facts.method,), paths=paths)
     rule = model.Rule(id="new", effect=Effect.ALLOW, from_=(model.Principal.parse(str(facts.source)),), to=(operation,))
     tiers: tuple[model.Tier, ...] = ("app", "baseline")
     for tier in tiers:
-        policy = model.Policy(name="new", owner="", service=service.name, tier=tier, rules=(rule,))
-        changed = dataclasses.replace(policies, policies=(*policies.policies, policy))
+        changed = _with_rule(policies, service, tier, rule)
         if reference.decide(changed, request, snapshot="").policy_effect is Effect.ALLOW:
             what = f"{request.method} {request.path}" if request.method and request.path else f"port {request.port}"
             fix = f"add a rule to the {tier} tier that allows `{facts.source}` {what} on `{service.name}`"
-            return Fix(miss=NearestMiss(policy="", rule="", differs=("rule",), fix=fix))
+            miss = NearestMiss(policy="", rule="", differs=("rule",), fix=fix)
+            return Fix(miss=miss, addition=(tier, rule))
     return None
+
+
+def _with_rule(
+    policies: model.PolicySet, service: model.Service, tier: model.Tier, rule: model.Rule
+) -> model.PolicySet:
+    policy = model.Policy(name="new", owner="", service=service.name, tier=tier, rules=(rule,))
+    return dataclasses.replace(policies, policies=(*policies.policies, policy))

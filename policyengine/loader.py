@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mesh.problems import Diagnostic, Invalid, Severity, Span
 from mesh.uncollected import uncollected
@@ -22,7 +22,7 @@ from policyengine.reading import MISSING, Finding, Path, Reader, did_you_mean
 from policyengine.suite import PolicyTest, check_tests
 from policyengine.suitereading import read_test
 from policyengine.suppressreading import Suppressed, read_suppressions
-from policyengine.treefiles import read_files
+from policyengine.treefiles import TreeFile, read_files
 
 API_VERSION = "limen.dev/v1"
 _KINDS = {
@@ -78,10 +78,16 @@ def load_tested_tree(
     path: pathlib.Path | str,
 ) -> tuple[model.PolicySet, tuple[PolicyTest, ...], list[Diagnostic]]:
     """Read a policy tree as `load_tree` does, with the tests that stand beside the policies."""
-    root, tree = pathlib.Path(path), _Tree()
+    return read_tree(pathlib.Path(path), *read_files(pathlib.Path(path)))
+
+
+def read_tree(
+    root: pathlib.Path, files: Iterable[TreeFile], unread: Iterable[Diagnostic] = ()
+) -> tuple[model.PolicySet, tuple[PolicyTest, ...], list[Diagnostic]]:
+    """Read the files of a tree that are in memory already; ``unread`` are the findings of reading them from disk."""
+    tree = _Tree()
     tree.folder = root if root.is_dir() else None
     # (1), (2)
-    files, unread = read_files(root)
     tree.diagnostics.extend(unread)
     with uncollected():
         for file in files:

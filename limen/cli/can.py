@@ -48,6 +48,12 @@ def question_options(command: F) -> F:
             type=click.Path(exists=True, path_type=pathlib.Path),
             help="The tree that the active snapshot was made of: rules are named with its files and lines.",
         ),
+        click.option(
+            "--fix",
+            "is_fix",
+            is_flag=True,
+            help="Write the smallest fix into the tree of --policies, comments kept, and show the plan of that change.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -73,13 +79,16 @@ def can(
     policies: pathlib.Path | None,
     files: pathlib.Path | None,
     output: str,
+    *,
+    is_fix: bool,
 ) -> None:
     """Ask whether SOURCE may call SERVICE, and why.
 
-    SOURCE is a SPIFFE ID or the name of a service. Exit status 0 is yes, 1 is no.
+    SOURCE is a SPIFFE ID or the name of a service. Exit status 0 is yes, 1 is no; with --fix, 0 is that the tree says
+    yes now.
     """
     words = tuple(word for word in (source, target, method, path) if word is not None)
-    ctx.exit(answer(words, headers, claims, policies, files, output))
+    ctx.exit(answer(words, headers, claims, policies, files, output, is_fix=is_fix))
 
 
 def answer(
@@ -89,10 +98,14 @@ def answer(
     policies: pathlib.Path | None,
     files: pathlib.Path | None,
     output: str,
+    *,
+    is_fix: bool = False,
 ) -> int:
     """Explain a request given by its words, SOURCE SERVICE[:PORT] [METHOD PATH]; the exit status is the answer."""
     if len(words) not in {2, 4}:
         raise click.UsageError("METHOD stands with a PATH")
+    if is_fix and policies is None:
+        raise click.UsageError("--fix changes a policy tree: name it with --policies")
     source, target = words[:2]
     method, path = words[2:] if len(words) == 4 else (None, None)
     snapshot, found = _policies(policies)
@@ -111,13 +124,19 @@ def answer(
     )
     with with_custom_rules(found, deadline_s=PATIENT_S) as evaluated:
         explained = explain(evaluated, request, snapshot=snapshot)
+        if output != "json":
+            what = f"{method} {path}" if method else f"port {port}"
+            show(explained, f"{source} → {target}   {what}")
+        done: dict[str, object] = {}
+        status = 0 if explained.decision.is_allowed else 1
+        if is_fix and policies is not None:
+            from limen.cli.fixing import write_fix  # noqa: PLC0415  plans ask this module for trees
+
+            status, done = write_fix(policies, evaluated, request, explained, output)
     if output == "json":
         candidate = _candidate(request) if policies is None else None
-        render.data(explanation_to_json(explained, candidate=candidate))
-    else:
-        what = f"{method} {path}" if method else f"port {port}"
-        show(explained, f"{source} → {target}   {what}")
-    return 0 if explained.decision.is_allowed else 1
+        render.data({**explanation_to_json(explained, candidate=candidate), **done})
+    return status
 
 
 def _policies(tree: pathlib.Path | None) -> tuple[str, model.PolicySet]:

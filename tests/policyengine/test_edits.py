@@ -1,11 +1,14 @@
 """An edit changes what it is about and keeps every other byte."""
 
+from typing import Any
+
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from mesh.problems import Invalid
-from policyengine.edits import add_rule, remove_rule, set_list
+from mesh.yamlio import compose_documents
+from policyengine.edits import add_rule, change_rule, remove_rule, set_list
 from policyengine.loader import load_text
 from policyengine.yamltext import comments_of
 from tests.examples import examples
@@ -159,3 +162,53 @@ def test_edits_of_any_file_say_what_was_asked_and_keep_the_comments_of_the_rest(
         }
         others = [found for found in policy.rules if found.id != rule.id]
         assert [found for found in after.rules if found.id != rule.id] == others
+
+
+def test_a_rule_is_brought_to_say_more_and_keeps_its_lines() -> None:
+    before = load_plain(TEXT, "read")
+    wanted = {
+        **before,
+        "from": [*before["from"], "spiffe://corp.test/ns/shop/sa/batch"],
+        "to": [{**before["to"][0], "ports": [8080]}],
+        "unless": {"from": ["spiffe://corp.test/ns/x/**"]},
+    }
+    gone, came = kept(TEXT, change_rule(TEXT, "p", "read", wanted))
+    assert gone == ['    - {methods: [GET],   paths: ["/a"]}   # odd spaces stay']
+    assert came == [
+        '    - "spiffe://corp.test/ns/shop/sa/batch"',
+        '    - {methods: [GET],   paths: ["/a"], ports: [8080]}   # odd spaces stay',
+        '    unless: {from: ["spiffe://corp.test/ns/x/**"]}',
+    ]
+
+
+def test_a_field_goes_with_the_comments_above_it() -> None:
+    before = load_plain(TEXT, "read")
+    without = {name: value for name, value in before.items() if name != "from"}
+    result = change_rule(TEXT, "p", "read", without)
+    assert "# the cart" not in result
+    assert load_plain(result, "read") == without
+    flow = change_rule(TEXT, "p", "read", {**before, "to": [{"paths": ["/a"]}]})
+    assert '    - {paths: ["/a"]}   # odd spaces stay\n' in flow
+    assert change_rule(TEXT, "p", "read", before) == TEXT
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"effect": "deny"},
+        {"id": "other"},
+        {"to": [{"methods": ["GET"]}, {"methods": ["PUT"]}]},
+        {"when": 7, "from": {}},
+    ],
+    ids=["effect", "id", "another-entry", "another-kind"],
+)
+def test_what_is_no_list_and_no_field_is_not_changed(wanted: dict[str, object]) -> None:
+    with pytest.raises(Invalid) as caught:
+        change_rule(TEXT, "p", "read", {**load_plain(TEXT, "read"), **wanted})
+    assert caught.value.code == "LM2712"
+
+
+def load_plain(text: str, rule: str) -> dict[str, Any]:
+    nodes, _ = compose_documents(text, "f.yaml")
+    plain: Any = nodes[1].plain()
+    return next(item for item in plain["spec"]["rules"] if item["id"] == rule)
