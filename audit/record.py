@@ -179,12 +179,11 @@ def read_record(data: bytes) -> Record:
     if len(data) > MAX_RECORD_BYTES:
         raise Invalid("LM6002", reason="it is too large")
     try:
-        found = json.loads(data)
-        is_canonical = canonicaljson.dumps(found) == data
+        found = canonicaljson.parse(data)
+    except canonicaljson.NotCanonicalError as err:
+        raise Invalid("LM6002", reason="it is not canonical JSON") from err
     except (ValueError, RecursionError) as err:
         raise Invalid("LM6002", reason="it is not strict JSON") from err
-    if not is_canonical:
-        raise Invalid("LM6002", reason="it is not canonical JSON")
     if not isinstance(found, dict):
         raise Invalid("LM6002", reason="its schema is not known")
     check_record(found)
@@ -201,5 +200,9 @@ def check_record(found: Mapping[str, object]) -> None:
     name = found.get("id")
     if not isinstance(name, str) or not is_ulid(name):
         raise Invalid("LM6002", reason="its id is no ULID")
-    if not all(isinstance(found.get(field), str) for field in ("time", "kind", "source")):
+    if not (
+        isinstance(found.get("time"), str)
+        and isinstance(found.get("kind"), str)
+        and isinstance(found.get("source"), str)
+    ):
         raise Invalid("LM6002", reason="it lacks `time`, `kind` or `source`")

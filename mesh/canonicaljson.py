@@ -1,6 +1,6 @@
 """One way to write a JSON value: sorted keys, no spaces, UTF-8, no NaN. What is hashed or signed is written here.
 
-Text is neither escaped nor normalised beyond what JSON demands. This module reads nothing.
+Text is neither escaped nor normalised beyond what JSON demands.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ _TEXT = frozenset({str})
 _PLAIN = frozenset({str, int, bool, float, type(None)})
 # made once: `json.dumps` makes one for every call that is not the default's
 _ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_DECODE = json.JSONDecoder().decode
+
+
+class NotCanonicalError(ValueError):
+    """JSON that says something, in another form than its one."""
 
 
 def dumps(obj: object) -> bytes:
@@ -21,6 +26,20 @@ def dumps(obj: object) -> bytes:
     """
     _check_keys(obj)
     return _ENCODE(obj).encode()
+
+
+def parse(data: bytes) -> object:
+    """Read a value that stands in its one form.
+
+    Raises NotCanonicalError for JSON in another form, ValueError for what is no JSON, RecursionError for what is nested
+    too deeply.
+    """
+    text = data.decode()
+    found: object = _DECODE(text)
+    # keys that were read are text; one that was given twice, and every other spelling, is not written again
+    if _ENCODE(found) != text:
+        raise NotCanonicalError
+    return found
 
 
 def _check_keys(obj: object) -> None:

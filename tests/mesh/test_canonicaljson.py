@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.canonicaljson import dumps
+from mesh.canonicaljson import NotCanonicalError, dumps, parse
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(alphabet=st.characters(exclude_categories=["Cs"])),
@@ -19,6 +19,50 @@ JSON = st.recursive(
 @given(JSON)
 def test_reads_back_as_what_was_written(value: object) -> None:
     assert json.loads(dumps(value)) == value
+
+
+@given(JSON)
+def test_one_form_is_read(value: object) -> None:
+    assert parse(dumps(value)) == value
+
+
+OTHER_FORMS = [
+    b'{"b":1,"a":2}', b'{"a":1,"a":1}', b'{"a":1,"a":2}', b'{"a": 1}', b" 1", b"1 ", b"1.0e1", b"-0.00", b"[1,\n2]",
+    rb'"\u0061"', rb'"\u00e9"', rb'"\/"', rb'"\ud83d\ude00"', rb'"\ud800"', rb'{"\u0061":1}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", OTHER_FORMS, ids=repr)
+def test_another_form_of_the_same_is_refused(data: bytes) -> None:
+    json.loads(data)
+    with pytest.raises(NotCanonicalError):
+        parse(data)
+
+
+NO_JSON = [
+    b"", b"{", b"{}x", b"\xff", b'"\xed\xa0\x80"', b"\xef\xbb\xbf1", "1".encode("utf-16"), "1".encode("utf-32"),
+    b"NaN", b"-Infinity", b'{"a":NaN}', b"01", b"'a'", b'"a\nb"', b"{1:2}", b"9" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", NO_JSON, ids=lambda data: repr(data[:12]))
+def test_what_is_no_json_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse(data)
+    assert not isinstance(caught.value, NotCanonicalError)
+
+
+@given(st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_bytes_are_read_when_they_are_what_is_written_and_only_then(data: bytes) -> None:
+    try:
+        found = parse(data)
+    except ValueError:
+        try:
+            assert dumps(json.loads(data)) != data
+        except ValueError:
+            pass
+    else:
+        assert dumps(found) == data
 
 
 def test_writes_one_form() -> None:
