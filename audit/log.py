@@ -354,24 +354,24 @@ class Log:
         if len(self._bundle) == WIDTH:
             writes[entries_path(self.size // WIDTH)] = pack_entries(self._bundle)
             self._bundle = []
-        carry: bytes | None = leaf
-        level = 0
-        while carry is not None:
-            if level == len(self._edge):
-                self._edge.append([])
-            row = self._edge[level]
-            row.append(carry)
-            carry = None
-            if len(row) == WIDTH:
-                writes[tile_path(level, self.size >> HEIGHT * (level + 1))] = b"".join(row)
-                carry = fold(row)
-                self._edge[level] = []
-                level += 1
+        # what is complete by now: the leaf, and every subtree that ends with it
         height, found = 0, leaf
+        complete = [leaf]
         while self._peaks and self._peaks[-1][0] == height:
             found = node_hash(self._peaks.pop()[1], found)
             height += 1
+            if not height % HEIGHT:
+                # a full tile stands in the one above as the root of what is below it
+                complete.append(found)
         self._peaks.append((height, found))
+        for level, part in enumerate(complete):
+            if level == len(self._edge):
+                self._edge.append([])
+            row = self._edge[level]
+            row.append(part)
+            if len(row) == WIDTH:
+                writes[tile_path(level, self.size >> HEIGHT * (level + 1))] = b"".join(row)
+                self._edge[level] = []
         self.size += 1
 
     def _unfinished(self) -> dict[str, bytes]:
