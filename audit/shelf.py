@@ -12,13 +12,14 @@ import contextlib
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from audit.reader import CHECKPOINT
 from mesh.disk import sync
 
 Note = Callable[[], bytes]
+_AT_ONCE = 8
 
 
 class Shelf:
@@ -138,13 +139,20 @@ class Shelf:
             self._waiting = waiting | self._waiting
             self._note = self._note or note
 
-    def _sync_all(self, wanted: Iterable[pathlib.Path], found: Mapping[str, str]) -> None:
-        for path in wanted:
-            sync(path)
+    def _sync_all(self, wanted: Sequence[Sequence[pathlib.Path]], found: Mapping[str, str]) -> None:
+        """Make each group durable before the next.
+
+        The files of a group go together: a file system writes its own journal once for those that wait at the same
+        time, and once for each of those that come one by one. That was ten times the wait.
+        """
+        with ThreadPoolExecutor(_AT_ONCE, "audit-sync") as several:
+            for group in wanted:
+                # `list` raises what any of them raised
+                list(several.map(sync, group))
         self._drop_partials(found.values())
 
-    def _wanted(self, paths: Iterable[str]) -> list[pathlib.Path]:
-        """Files, then every folder that got a name and every new folder's parent, then the checkpoint."""
+    def _wanted(self, paths: Iterable[str]) -> list[list[pathlib.Path]]:
+        """Files; every folder that got a name and every new folder's parent; the checkpoint; its name."""
         files = [self._directory / path for path in paths]
         folders: dict[pathlib.Path, None] = {}
         for path in files:
@@ -154,7 +162,7 @@ class Shelf:
                 self._folders.add(folder)
                 folder = folder.parent
                 folders[folder] = None
-        return [*files, *folders, self._directory / CHECKPOINT, self._directory]
+        return [files, [*folders], [self._directory / CHECKPOINT], [self._directory]]
 
     def _drop_partials(self, paths: Iterable[str]) -> None:
         """Remove the partial tiles that a settled full one replaces: readers of an older checkpoint find that."""
