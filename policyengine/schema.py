@@ -18,7 +18,8 @@ from policyengine.issuer import BINDINGS
 from policyengine.loader import API_VERSION
 from policyengine.reading import NAME, RULE_ID
 from policyengine.regocheck import RESERVED_ROOTS
-from policyengine.suitereading import EXPECT_FIELDS, GIVEN_FIELDS
+from policyengine.suite import GIVEN_FIELDS
+from policyengine.suitereading import EXPECT_FIELDS
 
 _TEXT: dict[str, object] = {"type": "string"}
 _PORT: dict[str, object] = {"type": "integer", "minimum": 1, "maximum": 65535}

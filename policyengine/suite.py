@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from mesh.problems import Diagnostic, Span
-from mesh.request import Decision, Effect, Protocol, Request
+from mesh.request import Decision, Effect, Request
 from policyengine import model, reference
 from policyengine.decide import Index
 from policyengine.reading import Finding, did_you_mean
@@ -21,27 +22,34 @@ _FAILED, _DISAGREE = "LM2700", "LM2701"
 _UNKNOWN_SERVICE = reference.UNKNOWN_SERVICE
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """A request as a case gives it: the fields of `limen policy eval`.
+GIVEN_FIELDS = tuple(field.name for field in dataclasses.fields(Request))
+"""What a case may give: the fields of a request."""
 
-    ``port`` None is the only port that can be meant, ``protocol`` None what the port declares, ``time`` None the time
-    of the run.
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Given:
+    """A request as a case gives it: those of the fields of `Request` that it names.
+
+    Without ``port`` it is the only one that can be meant, without ``protocol`` what the port declares, without ``time``
+    the time of the run.
     """
 
-    source: str | None
-    service: str
-    port: int | None = None
-    protocol: Protocol | None = None
-    method: str | None = None
-    host: str | None = None
-    path: str | None = None
-    headers: tuple[tuple[str, str], ...] = ()
-    claims: Mapping[str, object] | None = None
-    peer_ip: str | None = None
-    forwarded_ip: str | None = None
-    time: dt.datetime | None = None
-    unknown: frozenset[str] = frozenset()
+    fields: Mapping[str, Any]
+
+    @property
+    def service(self) -> str:
+        """The called service."""
+        return str(self.fields["service"])
+
+    @property
+    def port(self) -> int | None:
+        """The port, where the case names it."""
+        return self.fields.get("port")
+
+    @property
+    def has_request(self) -> bool:
+        """Whether there is a method or a path, so that more than a connection is meant."""
+        return any(self.fields.get(name) is not None for name in ("method", "path"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +164,7 @@ def check_tests(policies: model.PolicySet, tests: tuple[PolicyTest, ...]) -> Ite
 
 def _only_port(service: model.Service, given: Given) -> int | None:
     """The port that can only be meant: the one there is, or the one where a request can be read."""
-    has_request = given.method is not None or given.path is not None
-    ports = [found.port for found in service.ports if not has_request or found.protocol != "tcp"]
+    ports = [found.port for found in service.ports if not given.has_request or found.protocol != "tcp"]
     return ports[0] if len(ports) == 1 else None
 
 
@@ -168,21 +175,8 @@ def request_of(policies: model.PolicySet, given: Given, now: dt.datetime) -> Req
     if port is None:
         port = (_only_port(service, given) if service is not None else None) or 0
     declared = service.protocol_of(port) if service is not None else None
-    return Request(
-        service=given.service,
-        port=port,
-        protocol=given.protocol or declared or ("tcp" if given.method is None and given.path is None else "http"),
-        source=given.source,
-        method=given.method,
-        host=given.host,
-        path=given.path,
-        headers=given.headers,
-        claims=given.claims,
-        peer_ip=given.peer_ip,
-        forwarded_ip=given.forwarded_ip,
-        time=given.time or now,
-        unknown=given.unknown,
-    )
+    protocol = declared or ("http" if given.has_request else "tcp")
+    return Request(**{"protocol": protocol, "time": now, **given.fields, "port": port})
 
 
 def run(policies: model.PolicySet, tests: Iterable[PolicyTest], now: dt.datetime, *, snapshot: str) -> list[Outcome]:

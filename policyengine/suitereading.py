@@ -6,30 +6,14 @@ document's own `given`. This module decides nothing.
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from mesh.request import Effect, Protocol
+from mesh.request import Effect
 from policyengine import model
 from policyengine.reading import MISSING, NAME, RULE_ID, Path, Reader
-from policyengine.suite import Case, Expected, Given, PolicyTest
+from policyengine.suite import GIVEN_FIELDS, Case, Expected, Given, PolicyTest
 
-GIVEN_FIELDS = (
-    "source",
-    "service",
-    "port",
-    "protocol",
-    "method",
-    "host",
-    "path",
-    "headers",
-    "claims",
-    "peer_ip",
-    "forwarded_ip",
-    "time",
-    "unknown",
-)
 EXPECT_FIELDS = ("policy_decision", "tier", "policy", "rule", "code")
 _OUTCOMES = (Effect.ALLOW, Effect.DENY)
 
@@ -81,41 +65,21 @@ def _case(reader: Reader, value: object, path: Path, shared: Mapping[str, object
 def _given(reader: Reader, fields: Mapping[str, object], path: Path) -> Given | None:
     """The fields of a request, each with its type. Values are as they come over a wire: no rule of style holds."""
     before = len(reader.findings)
-
-    def wire(field: str) -> str | None:
-        found = fields.get(field)
-        return None if found is None or found is MISSING else reader.prose(found, (*path, field))
-
-    source, service = wire("source"), wire("service")
-    port = _port(reader, fields["port"], (*path, "port")) if "port" in fields else None
-    protocol = None
-    if "protocol" in fields:
-        protocol = reader.choice(fields["protocol"], (*path, "protocol"), model.PROTOCOLS)
-    method, host, target = wire("method"), wire("host"), wire("path")
-    peer, forwarded = wire("peer_ip"), wire("forwarded_ip")
-    headers = _headers(reader, fields["headers"], (*path, "headers")) if "headers" in fields else ()
-    claims = _claims(reader, fields["claims"], (*path, "claims")) if "claims" in fields else None
-    time: dt.datetime | None = reader.moment(fields["time"], (*path, "time")) if "time" in fields else None
-    unknown: tuple[str, ...] | None = ()
-    if "unknown" in fields:
-        unknown = reader.items(fields["unknown"], (*path, "unknown"), reader.prose)
-    if len(reader.findings) > before or service is None:
+    given = {}
+    for name, value in fields.items():
+        if name in GIVEN_FIELDS and value is not MISSING:
+            given[name] = _FIELDS.get(name, _wire)(reader, value, (*path, name))
+    if len(reader.findings) > before or given.get("service") is None:
         return None
-    return Given(
-        source=source,
-        service=service,
-        port=port,
-        protocol=cast("Protocol | None", protocol),  # checked by choice
-        method=method,
-        host=host,
-        path=target,
-        headers=headers,
-        claims=claims,
-        peer_ip=peer,
-        forwarded_ip=forwarded,
-        time=time,
-        unknown=frozenset(unknown or ()),
-    )
+    # null is "left to the run" where there is something to leave to it
+    return Given({name: value for name, value in given.items() if value is not None or name not in _LEFT})
+
+
+_LEFT = frozenset({"port", "protocol", "time"})
+
+
+def _wire(reader: Reader, value: object, path: Path) -> str | None:
+    return None if value is None else reader.prose(value, path)
 
 
 def _port(reader: Reader, value: object, path: Path) -> int | None:
@@ -176,3 +140,22 @@ def _expect(reader: Reader, value: object, path: Path) -> Expected | None:
         rule=rule,
         code=code,
     )
+
+
+def _protocol(reader: Reader, value: object, path: Path) -> str | None:
+    return reader.choice(value, path, model.PROTOCOLS)
+
+
+def _unknown(reader: Reader, value: object, path: Path) -> frozenset[str]:
+    return frozenset(reader.items(value, path, reader.prose) or ())
+
+
+_FIELDS: dict[str, Callable[[Reader, Any, Path], object]] = {
+    "port": _port,
+    "protocol": _protocol,
+    "headers": _headers,
+    "claims": _claims,
+    "time": lambda reader, value, path: reader.moment(value, path),
+    "unknown": _unknown,
+}
+"""How the fields of a request are read that are more than text."""

@@ -39,7 +39,7 @@ def outcome(test: str, case: str, because: str, *, has_passed: bool) -> Outcome:
         test=test,
         case=Case(
             name=case,
-            given=Given(source=None, service="db"),
+            given=Given({"source": None, "service": "db"}),
             expect=Expected(decision=Effect.ALLOW),
             because=because,
             span=span,

@@ -26,7 +26,7 @@ def reach(make_service: Any, make_policy: Any) -> Any:
         cases = tuple(
             Case(
                 name=f"c{place}",
-                given=Given(**{"source": f"{ID}cart", "service": "db", "method": "GET", "path": "/", **fields}),
+                given=Given({"source": f"{ID}cart", "service": "db", "method": "GET", "path": "/", **fields}),
                 expect=Expected(decision=Effect.ALLOW),
                 because="x",
             )
