@@ -8,10 +8,13 @@ from __future__ import annotations
 import ipaddress
 
 MAX_PEERS = 4096
+CONNECT_RATE, CONNECT_BURST = 50.0, 500
+"""How often one address may connect to a port of ours, unless somebody says otherwise. Each handshake costs a
+signature; many hosts behind one address may come back at once, then so many a second."""
 
 
 class PeerLimits:
-    """``burst`` tries at once, ``rate`` more a second, for every address."""
+    """``burst`` tries at once, ``rate`` more a second, for every address, which is given as the socket says it."""
 
     def __init__(self, *, rate: float, burst: float) -> None:
         self._rate, self._burst = rate, burst

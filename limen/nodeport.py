@@ -12,7 +12,6 @@ import grpc
 
 from limen.app import App
 from limen.downstreamapi import DownstreamService
-from limen.limits import PeerLimits
 from limen.listener import CountingListener
 from limen.nodeapi import NodeService
 from limen.nodedoor import NodeDoor
@@ -22,8 +21,6 @@ from mesh.proto import node_pb2_grpc
 
 # a stranger who begins a handshake and does not end it is let go after so long
 HANDSHAKE_MS = 10_000
-# each handshake costs a signature: many hosts behind one address may come back at once, then so many a second
-_RATE, _BURST = 50.0, 500.0
 
 
 class NodePort:
@@ -60,11 +57,6 @@ class NodePort:
         """Let what is under way end within so many seconds, then end it, and close the listener."""
         await self._server.stop(grace)
         await self._front.close()
-
-
-def how_often() -> PeerLimits:
-    """How often one address may connect to the node API."""
-    return PeerLimits(rate=_RATE, burst=_BURST)
 
 
 class _Fence:

@@ -35,7 +35,7 @@ from limen.filewatch import FileWatch
 from limen.follower import keep_following
 from limen.limits import PeerLimits
 from limen.listener import MOST, CountingListener
-from limen.nodeport import NodePort, how_often
+from limen.nodeport import NodePort
 from limen.opening import open_app
 from limen.values import Public
 from limen.webcert import WebCertificate
@@ -134,10 +134,17 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
     with ThreadPoolExecutor(1, "app") as worker:
         # agents remember where they joined: a server that comes back comes back at the same ports
         known = _known_ports(state)
-        tls_socket = _listen_again(host, port, known.get("tls", 0))
-        node_socket = _listen_again(host, 0, known.get("node", 0), often=how_often())
+        tls_socket, node_socket, federation_socket = (
+            _listen_again(
+                *asked, known.get(name, 0), name, PeerLimits(rate=public.connect_rate, burst=public.connect_burst)
+            )
+            for name, asked in {
+                "tls": (host, port),
+                "node": (host, 0),
+                "federation": (federation_host, federation_asked),
+            }.items()
+        )
         node_port = node_socket.getsockname()[1]
-        federation_socket = _listen_again(federation_host, federation_asked, known.get("federation", 0))
         federation_port = federation_socket.getsockname()[1]
         _remember_ports(state, {"tls": tls_socket.getsockname()[1], "node": node_port, "federation": federation_port})
         nodes = NodePort(app, worker, state / "run" / "node")
@@ -277,19 +284,21 @@ def _split(listen: str) -> tuple[str, int]:
     return host, int(port or 0)
 
 
-def _listen_again(host: str, asked: int, known: int, often: PeerLimits | None = None) -> CountingListener:
+def _listen_again(host: str, asked: int, known: int, name: str, often: PeerLimits) -> CountingListener:
     """Listen at the port that was asked for, else at the known one if it is free, else at any.
+
+    ``name`` is what metrics call it, ``often`` how often one address may connect.
 
     Raises Invalid LM5212 when the address, or the port that was asked for, cannot be had.
     """
     if not asked and known:
         with contextlib.suppress(Invalid):
-            return _listen(host, known, often)
-    return _listen(host, asked, often)
+            return _listen(host, known, name, often)
+    return _listen(host, asked, name, often)
 
 
-def _listen(host: str, port: int, often: PeerLimits | None = None) -> CountingListener:
-    found = CountingListener(socket.AF_INET6 if ":" in host else socket.AF_INET, often=often)
+def _listen(host: str, port: int, name: str = "", often: PeerLimits | None = None) -> CountingListener:
+    found = CountingListener(socket.AF_INET6 if ":" in host else socket.AF_INET, often=often, port=name)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))

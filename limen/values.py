@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from limen.limits import CONNECT_BURST, CONNECT_RATE
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Public:
@@ -15,7 +17,8 @@ class Public:
 
     ``web`` names the files of a web certificate and its key; ``jwt_issuer`` is the OIDC issuer; ``federation`` is the
     ADDRESS[:PORT] of the https_spiffe endpoint, by default beside the public port; ``opa_readers`` may fetch the
-    policies as OPA bundles, ``authzen_callers`` may ask the authorization API.
+    policies as OPA bundles, ``authzen_callers`` may ask the authorization API. Every port lets one address connect
+    ``connect_burst`` times at once, and ``connect_rate`` times a second after that.
     """
 
     web: tuple[pathlib.Path, pathlib.Path] | None = None
@@ -23,6 +26,8 @@ class Public:
     federation: str | None = None
     opa_readers: tuple[str, ...] = ()
     authzen_callers: tuple[str, ...] = ()
+    connect_rate: float = CONNECT_RATE
+    connect_burst: int = CONNECT_BURST
 
 
 class Ask(NamedTuple):

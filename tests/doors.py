@@ -8,8 +8,9 @@ from typing import Self
 
 from limen import tlsport
 from limen.api.public import public_api
+from limen.limits import CONNECT_BURST, CONNECT_RATE, PeerLimits
 from limen.nodefront import PROVES_WITHIN_S
-from limen.nodeport import NodePort, how_often
+from limen.nodeport import NodePort
 from limen.opening import open_app
 from limen.serve import _for_strangers, _listen
 from mesh.clock import SystemClock
@@ -20,15 +21,18 @@ from tests.world import World
 class Doors:
     """The real doors of a world: TLS and the node API on loopback."""
 
-    def __init__(self, world: World, *, proves_within_s: float = PROVES_WITHIN_S) -> None:
+    def __init__(
+        self, world: World, *, proves_within_s: float = PROVES_WITHIN_S, often: PeerLimits | None = None
+    ) -> None:
         self.world, self.proves_within_s = world, proves_within_s
+        self.often = often or PeerLimits(rate=CONNECT_RATE, burst=CONNECT_BURST)
         self.worker = ThreadPoolExecutor(1)
 
     async def __aenter__(self) -> Self:
         self.server = NodePort(
             self.world.app, self.worker, self.world.state / "run" / "node", within_s=self.proves_within_s
         )
-        self.node_listener = _listen("127.0.0.1", 0, how_often())
+        self.node_listener = _listen("127.0.0.1", 0, "node", self.often)
         port = self.node_listener.getsockname()[1]
         await self.server.start(self.node_listener)
         sock = _listen("127.0.0.1", 0)

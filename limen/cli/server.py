@@ -7,6 +7,7 @@ import pathlib
 import click
 
 from limen.cli import context
+from limen.limits import CONNECT_BURST, CONNECT_RATE
 from mesh.problems import Invalid
 
 
@@ -70,6 +71,20 @@ from mesh.problems import Invalid
     multiple=True,
     help="SPIFFE ID or pattern that may ask the AuthZEN API; may be repeated (docs/guides/authzen.md).",
 )
+@click.option(
+    "--connect-rate",
+    type=click.FloatRange(min=0, min_open=True, max=1_000_000),
+    default=CONNECT_RATE,
+    show_default=True,
+    help="How many times a second one address may connect to a port, once --connect-burst is used up.",
+)
+@click.option(
+    "--connect-burst",
+    type=click.IntRange(1, 1_000_000),
+    default=CONNECT_BURST,
+    show_default=True,
+    help="How many times at once one address may connect to a port.",
+)
 def server(
     trust_domain: str,
     listen: str,
@@ -85,6 +100,8 @@ def server(
     federation_listen: str | None,
     opa_readers: tuple[str, ...],
     authzen_callers: tuple[str, ...],
+    connect_rate: float,
+    connect_burst: int,
 ) -> None:
     """Run the server in the foreground until SIGTERM."""
     from limen import serve  # noqa: PLC0415  heavy imports only for the process that needs them
@@ -107,6 +124,8 @@ def server(
             federation=federation_listen,
             opa_readers=opa_readers,
             authzen_callers=authzen_callers,
+            connect_rate=connect_rate,
+            connect_burst=connect_burst,
         ),
     )
 

@@ -41,6 +41,8 @@ from mesh.problems import first_problem
 @click.option("--key-source", default=None, help="Where signing keys are kept, as for `limen server`.")
 @click.option("--key-algorithm", default=None, help="Kind of key of new authorities, as for `limen server`.")
 @click.option("--signers", default=None, help="Processes that sign large batches, as for `limen server`.")
+@click.option("--connect-rate", default=None, help="How often one address may connect, as for `limen server`.")
+@click.option("--connect-burst", default=None, help="How often one address may connect at once, as for `limen server`.")
 @click.option("--jwt-issuer", default=None, help="URL of the OIDC issuer that JWT-SVIDs name.")
 @click.option(
     "--federation-listen",
@@ -70,6 +72,8 @@ def up(
     key_source: str | None,
     key_algorithm: str | None,
     signers: str | None,
+    connect_rate: str | None,
+    connect_burst: str | None,
     federation_listen: str | None,
     opa_readers: tuple[str, ...],
     authzen_callers: tuple[str, ...],
@@ -93,6 +97,8 @@ def up(
                             "--key-source": key_source,
                             "--key-algorithm": key_algorithm,
                             "--signers": signers,
+                            "--connect-rate": connect_rate,
+                            "--connect-burst": connect_burst,
                         },
                     )
                     + [word for reader in opa_readers for word in ("--opa-reader", reader)]

@@ -1,6 +1,7 @@
 import asyncio
 import socket
 
+import prometheus_client
 import pytest
 
 from limen.limits import PeerLimits
@@ -88,8 +89,13 @@ def test_who_is_known_gives_the_place_back_and_stays_connected() -> None:
             other.close()
 
 
+def refused(port: str, reason: str) -> float:
+    labels = {"port": port, "reason": reason}
+    return prometheus_client.REGISTRY.get_sample_value("limen_server_refused_connections_total", labels) or 0.0
+
+
 def test_an_address_that_connects_too_often_is_hung_up_on_and_others_are_not() -> None:
-    listener = CountingListener(socket.AF_INET, often=PeerLimits(rate=0, burst=3))
+    listener = CountingListener(socket.AF_INET, often=PeerLimits(rate=0, burst=3), port="often.test")
     listener.bind(("127.0.0.1", 0))
     listener.listen(64)
     address = listener.getsockname()
@@ -97,8 +103,47 @@ def test_an_address_that_connects_too_often_is_hung_up_on_and_others_are_not() -
         for _ in range(3):
             with socket.create_connection(address):
                 listener.accept()[0].close()
-        with socket.create_connection(address) as refused, pytest.raises(ConnectionAbortedError):
-            listener.accept()
+        assert refused("often.test", "often") == 0
+        with socket.create_connection(address) as stranger:
+            with pytest.raises(ConnectionAbortedError):
+                listener.accept()
+            assert stranger.recv(1) == b""
         with socket.create_connection(address, source_address=("127.0.0.2", 0)):
             listener.accept()[0].close()
-        assert refused.fileno() == -1
+    assert (refused("often.test", "often"), refused("often.test", "many")) == (1, 0)
+
+
+def test_a_connection_beyond_the_places_takes_none_of_the_addresss_tries() -> None:
+    listener = CountingListener(socket.AF_INET, most_of_one=1, often=PeerLimits(rate=0, burst=2), port="many.test")
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(64)
+    address = listener.getsockname()
+    with listener:
+        with socket.create_connection(address), socket.create_connection(address):
+            held = listener.accept()[0]
+            with pytest.raises(ConnectionAbortedError):
+                listener.accept()
+            held.close()
+        with socket.create_connection(address):
+            listener.accept()[0].close()
+    assert (refused("many.test", "often"), refused("many.test", "many")) == (0, 1)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="IPv6 is not there")
+def test_hosts_of_other_networks_have_tries_of_their_own_under_ipv6_too() -> None:
+    often = PeerLimits(rate=0, burst=1)
+    listener = CountingListener(socket.AF_INET6, often=often)
+    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    listener.bind(("::", 0))
+    listener.listen(64)
+    port = listener.getsockname()[1]
+    with listener:
+        for host in ("::1", "127.0.0.1"):
+            with socket.create_connection((host, port)):
+                listener.accept()[0].close()
+            with socket.create_connection((host, port)), pytest.raises(ConnectionAbortedError):
+                listener.accept()
+    # whoever comes from another /64
+    assert often.take("2001:db8::1", 0)
+    assert not often.take("2001:db8::2", 0)
+    assert often.take("2001:db8:0:1::1", 0)

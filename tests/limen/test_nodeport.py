@@ -1,32 +1,25 @@
 import asyncio
 import socket
 
-import pytest
-
-from limen import nodeport
-from limen.nodeport import _BURST, how_often
+from limen.limits import CONNECT_BURST, CONNECT_RATE, PeerLimits
 from tests.doors import Doors
 from tests.world import World
 
 
 def test_hosts_behind_one_address_come_back_together_and_who_goes_on_and_on_is_slowed_down() -> None:
-    limits = how_often()
-    assert all(limits.take("192.0.2.1", 0.0) for _ in range(int(_BURST)))
+    limits = PeerLimits(rate=CONNECT_RATE, burst=CONNECT_BURST)
+    assert all(limits.take("192.0.2.1", 0.0) for _ in range(CONNECT_BURST))
     assert not limits.take("192.0.2.1", 0.0)
     assert limits.take("192.0.2.2", 0.0)
     assert limits.take("192.0.2.1", 0.1)
 
 
-def test_one_address_makes_the_server_begin_so_many_handshakes_and_no_more(
-    world_now: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # however long it takes
-    monkeypatch.setattr(nodeport, "_RATE", 0.0)
-
+def test_one_address_makes_the_server_begin_so_many_handshakes_and_no_more(world_now: World) -> None:
     async def run() -> int:
         begun = 0
-        async with Doors(world_now) as doors:
-            for _ in range(int(_BURST) + 200):
+        # however long it takes
+        async with Doors(world_now, often=PeerLimits(rate=0, burst=50)) as doors:
+            for _ in range(80):
                 with socket.create_connection(doors.node_listener.getsockname()) as found:
                     found.setblocking(False)
                     async with asyncio.timeout(10):
@@ -46,4 +39,4 @@ def test_one_address_makes_the_server_begin_so_many_handshakes_and_no_more(
         except ConnectionResetError:
             return True
 
-    assert asyncio.run(run()) == _BURST
+    assert asyncio.run(run()) == 50

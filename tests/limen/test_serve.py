@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -9,6 +10,8 @@ import ssl
 import stat
 import subprocess
 import sys
+import urllib.parse
+import urllib.request
 
 import pytest
 import trustme
@@ -84,6 +87,49 @@ def test_the_server_shows_strangers_nothing_but_joining_and_leaves_nothing_behin
     assert not (tmp_path / "server.sock").exists()
     assert not (tmp_path / "run" / "server.json").exists()
     assert "PRIVATE" not in err
+
+
+@pytest.mark.system
+def test_one_address_begins_so_many_handshakes_at_each_public_port_and_others_go_on(tmp_path: pathlib.Path) -> None:
+    options = ["--connect-rate", "0.000001", "--connect-burst", "4"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "limen", "--state", str(tmp_path), "server", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready server\n"
+    found = json.loads((tmp_path / "run" / "server.json").read_text("utf-8"))["addresses"]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+
+    def shakes_hands(port: int, source: str) -> bool:
+        with socket.create_connection(("127.0.0.1", port), 10, (source, 0)) as stranger:
+            try:
+                with context.wrap_socket(stranger):
+                    return True
+            except (ssl.SSLEOFError, ConnectionError):
+                return False
+
+    ports = {name: urllib.parse.urlsplit(found[name]).port or 0 for name in ("tls", "federation")}
+    for port in ports.values():
+        assert [shakes_hands(port, "127.0.0.1") for _ in range(6)] == [True] * 4 + [False] * 2
+        assert shakes_hands(port, "127.0.0.2")
+    # agents' port, which does not know them yet
+    node = int(found["node"].rpartition(":")[2])
+    for _ in range(6):
+        with socket.create_connection(("127.0.0.1", node), 10) as stranger, contextlib.suppress(ConnectionError):
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            stranger.recv(1)
+    with urllib.request.urlopen(found["metrics"], timeout=10) as answer:
+        told = answer.read().decode()
+    for name in ("tls", "federation", "node"):
+        assert f'limen_server_refused_connections_total{{port="{name}",reason="often"}} 2.0' in told
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
 
 
 @pytest.mark.system
