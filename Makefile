@@ -55,7 +55,7 @@ fuzz: .venv/dev.stamp
 	@LIMEN_FUZZ_S=$(LIMEN_FUZZ_S) $(BIN)/python -m pytest -q -s tests/fuzz -k "beyond"
 
 proto: .venv/dev.stamp
-	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. --grpc_python_out=. mesh/proto/*.proto
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. --grpc_python_out=. mesh/proto/*.proto
 
 constraints:
 	@uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate pyproject.toml requirements/build.in -o constraints.txt

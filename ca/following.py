@@ -136,7 +136,8 @@ class Following:
             slots = [slot for slot in slotstore.slots(connection) if slot.is_trusted]
             issuing = [slot for slot in slots if slot.kind is Kind.ISSUING]
             trust = slotstore.get_trust(connection)
-            lives = [(slot, slotstore.live(connection, slot.id, now)) for slot in issuing]
+            left = {AuthorityState.OLD, AuthorityState.TAINTED}
+            lives = [(slot, slotstore.live(connection, slot.id, now, is_left=slot.state in left)) for slot in issuing]
         assert trust is not None
         crls = parse_payload(trust[1], self._at.trust_domain).bundle.crls
         own = [x509.load_der_x509_certificate(slot.certificates[0]) for slot in issuing]

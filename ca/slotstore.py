@@ -75,6 +75,8 @@ _ISSUED = sa.table(
     sa.column("node"),
     sa.column("not_after"),
     sa.column("authority"),
+    sa.column("issued"),
+    sa.column("kind"),
 )
 
 
@@ -106,13 +108,14 @@ class Revocation:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """What of an authority's work is valid now."""
+    """What of an authority's work is valid now and in use; ``replaced`` counts what is valid and has a successor."""
 
     certificates: int
     identities: int
     nodes: int
     last_end: dt.datetime | None
     last_issued: dt.datetime | None
+    replaced: int = 0
 
 
 def put_slot(connection: sa.Connection, slot: Slot, *, published: int) -> None:
@@ -265,29 +268,48 @@ def revoked_at(connection: sa.Connection, serial: str) -> dt.datetime | None:
     return None if found is None else parse_time(found)
 
 
-def live(connection: sa.Connection, authority: str, now: dt.datetime) -> Live:
-    """What of an authority's work is valid now and not revoked."""
+def live(connection: sa.Connection, authority: str, now: dt.datetime, *, is_left: bool = False) -> Live:
+    """What of an authority's work is valid now and not revoked.
+
+    Of one that signs no more (``is_left``), a certificate that an agent had replaced since by another authority's, for
+    the same identity, is counted apart: nothing breaks with it. What people asked for, nobody replaces.
+    """
     count, distinct = sa.func.count, sa.distinct
+    valid = sa.and_(_ISSUED.c.not_after > format_time(now), _ISSUED.c.serial.not_in(sa.select(REVOKED.c.serial)))
+    rows = sa.select(_ISSUED).where(valid, _ISSUED.c.authority == authority).subquery()
+    used: list[sa.ColumnElement[bool]] = []
+    if is_left:
+        later = (
+            sa.select(_ISSUED.c.spiffe_id, _ISSUED.c.node, sa.func.max(_ISSUED.c.issued).label("issued"))
+            .where(valid, _ISSUED.c.authority != authority, _ISSUED.c.kind == "x509", _ISSUED.c.node != "")
+            .group_by(_ISSUED.c.spiffe_id, _ISSUED.c.node)
+            .subquery()
+        )
+        same = sa.and_(rows.c.spiffe_id == later.c.spiffe_id, rows.c.node == later.c.node, rows.c.kind == "x509")
+        source: sa.FromClause = rows.outerjoin(later, same)
+        used = [sa.or_(later.c.issued.is_(None), later.c.issued <= rows.c.issued)]
+    else:
+        source = rows
     row = connection.execute(
         sa.select(
-            count(_ISSUED.c.serial),
-            count(distinct(_ISSUED.c.spiffe_id)),
+            count(rows.c.serial),
+            count(distinct(rows.c.spiffe_id)),
             # what a person or the server itself asked for is no agent's
-            count(distinct(sa.func.nullif(sa.func.nullif(_ISSUED.c.node, "server"), ""))),
-            sa.func.max(_ISSUED.c.not_after),
-            sa.func.max(sa.literal_column("issued")),
-        ).where(
-            _ISSUED.c.authority == authority,
-            _ISSUED.c.not_after > format_time(now),
-            _ISSUED.c.serial.not_in(sa.select(REVOKED.c.serial)),
+            count(distinct(sa.func.nullif(sa.func.nullif(rows.c.node, "server"), ""))),
+            sa.func.max(rows.c.not_after),
+            sa.func.max(rows.c.issued),
         )
+        .select_from(source)
+        .where(*used)
     ).one()
+    whole = connection.execute(sa.select(count(rows.c.serial))).scalar_one() if is_left else row[0]
     return Live(
         certificates=int(row[0]),
         identities=int(row[1]),
         nodes=int(row[2]),
         last_end=parse_time(row[3]) if row[3] else None,
         last_issued=parse_time(row[4]) if row[4] else None,
+        replaced=int(whole) - int(row[0]),
     )
 
 

@@ -45,6 +45,7 @@ class Blast:
     """What ends when an authority is revoked now. Times are None when it signed nothing that lives.
 
     ``downstreams`` counts the issuing certificates of servers below; what those signed is in the other numbers.
+    ``replaced`` are SVIDs that are valid still and have a successor: they are in none of the others.
     """
 
     downstreams: int
@@ -53,6 +54,7 @@ class Blast:
     nodes: int
     last_issued: dt.datetime | None
     safe_at: dt.datetime | None
+    replaced: int = 0
 
 
 class Succession:
@@ -399,7 +401,7 @@ class Succession:
             rows = [
                 neighbours.live(connection, found.id, fingerprint(found.certificates[0]), found.not_after, now)
                 if found.kind is Kind.DOWNSTREAM
-                else slotstore.live(connection, found.id, now)
+                else slotstore.live(connection, found.id, now, is_left=found.state in {_S.OLD, _S.TAINTED})
                 for found in hit
             ]
         return _blast(rows, downstreams=sum(found.kind is Kind.DOWNSTREAM for found in hit))
@@ -507,4 +509,5 @@ def _blast(rows: Sequence[Live], *, downstreams: int) -> Blast:
         nodes=sum(row.nodes for row in rows),
         last_issued=max(begun, default=None),
         safe_at=max(ends, default=None),
+        replaced=sum(row.replaced for row in rows),
     )

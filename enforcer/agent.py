@@ -235,6 +235,7 @@ class Agent:
             await self._reissue([*self._workloads.values()])
             self._callers.forget()
         self._rotation = update.rotation
+        self._membership.leave(frozenset(update.tainted))
         if update.identity_rules != self._rules:
             self._rules = update.identity_rules
             self._callers.forget()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import hashlib
 import pathlib
 import secrets
 from collections.abc import Callable
@@ -82,6 +83,11 @@ class Membership:
     def doubt(self) -> None:
         """The node API did not answer once more."""
         self._doubts += 1
+
+    def leave(self, tainted: frozenset[str]) -> None:
+        """Renew at once what one of these authorities signed, by the SHA-256 of their certificates."""
+        if any(hashlib.sha256(der).hexdigest() in tainted for der in self._state.chain[1:]):
+            self.renew_at = min(self.renew_at, self._clock.now())
 
     def trust(self) -> None:
         """The node API answered: nothing keeps from trying at once."""

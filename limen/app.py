@@ -353,6 +353,7 @@ class App:
             endpoints=(*self._agents.endpoints(), *self.federations.endpoints()),
             federated=self.federations.bundles(),
             rotation=self._rotation,
+            tainted=self.authorities.tainted(),
             identity_rules=self._rules.version,
         )
 

@@ -303,6 +303,11 @@ class Authorities:
         made = {"authority": slot.id, "kind": str(kind), "replaces": active.id}
         return {**made, "root": slot.parent, "replaces_root": former.id} if kind is Kind.ROOT else made
 
+    def tainted(self) -> tuple[str, ...]:
+        """The hashes of the issuing certificates whose work is to be replaced, that of nodes too."""
+        slots = (slot for slot in self._authority.slots if slot.kind is Kind.ISSUING)
+        return tuple(fingerprint(slot.certificates[0]) for slot in slots if slot.state is AuthorityState.TAINTED)
+
     def progress(self, slot_id: str) -> Json:
         """How far a rotation is: its state, and the agents that are behind.
 
@@ -425,6 +430,7 @@ def blast_json(found: Blast) -> Json:
     return {
         "downstreams": found.downstreams,
         "live_svids": found.certificates,
+        "replaced_svids": found.replaced,
         "identities": found.identities,
         "nodes": found.nodes,
         "last_issued": None if found.last_issued is None else format_time(found.last_issued),

@@ -185,4 +185,5 @@ def _update_pb(state: State) -> pb.Update:
         rotation=state.rotation,
         identity_rules=state.identity_rules,
         federated=dict(state.federated),
+        tainted=list(state.tainted),
     )

@@ -104,3 +104,4 @@ class State:
     rotation: int
     identity_rules: int
     federated: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    tainted: tuple[str, ...] = ()

@@ -252,7 +252,8 @@ def report_blast(blast: dict[str, Any]) -> None:
     render.table(
         [
             ("servers below", blast["downstreams"]),
-            ("valid SVIDs", blast["live_svids"]),
+            ("SVIDs in use", blast["live_svids"]),
+            ("SVIDs replaced, valid still", blast["replaced_svids"]),
             ("identities", blast["identities"]),
             ("agents", blast["nodes"]),
             ("last one issued", blast["last_issued"] or "-"),

@@ -340,6 +340,7 @@ class Update(_message.Message):
     IDENTITY_RULES_FIELD_NUMBER: _builtins.int
     TRUST_FIELD_NUMBER: _builtins.int
     SETTLING_FIELD_NUMBER: _builtins.int
+    TAINTED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     bundle: _builtins.bytes
     """SPIFFE bundle document (JSON) of the own trust domain"""
@@ -365,6 +366,10 @@ class Update(_message.Message):
 
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]: ...
+    @_builtins.property
+    def tainted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SHA-256 (hexadecimal) of issuing certificates: a node whose SVID one of them signed renews it"""
+
     def __init__(
         self,
         *,
@@ -379,10 +384,11 @@ class Update(_message.Message):
         identity_rules: _builtins.int = ...,
         trust: _builtins.bytes = ...,
         settling: _builtins.bool = ...,
+        tainted: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "candidate", b"candidate", "endpoints", b"endpoints", "federated", b"federated", "identity_rules", b"identity_rules", "releases", b"releases", "reviewers", b"reviewers", "rotation", b"rotation", "sequence", b"sequence", "settling", b"settling", "trust", b"trust"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "candidate", b"candidate", "endpoints", b"endpoints", "federated", b"federated", "identity_rules", b"identity_rules", "releases", b"releases", "reviewers", b"reviewers", "rotation", b"rotation", "sequence", b"sequence", "settling", b"settling", "tainted", b"tainted", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

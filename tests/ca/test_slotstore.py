@@ -99,3 +99,37 @@ def test_what_lives_is_counted_by_authority(tables: sa.Engine, now: dt.datetime)
         assert slotstore.live(connection, "other", now).last_end is None
         assert slotstore.last_end(connection, "abc") == now + 6 * HOUR
         assert slotstore.last_end(connection, "other") is None
+
+
+def test_what_was_replaced_is_counted_apart_once_its_authority_signs_no_more(
+    tables: sa.Engine, now: dt.datetime
+) -> None:
+    def row(serial: str, authority: str, minute: int, **fields: str) -> store.Issuance:
+        begin = now + dt.timedelta(minutes=minute)
+        values = {"node": "n", "spiffe_id": "spiffe://corp.test/a", "rule": "r", "kind": "x509", **fields}
+        return store.Issuance(serial=serial, issued=begin, not_after=begin + HOUR, authority=authority, **values)
+
+    rows = [
+        row("1", "old", 0),
+        # another identity, another agent, a person's, a token: nobody replaced them
+        row("2", "old", 1, spiffe_id="spiffe://corp.test/b"),
+        row("3", "old", 2, node="m"),
+        row("4", "old", 3, node="", rule="by hand"),
+        row("5", "old", 4, kind="jwt"),
+        # what the old one signed later, after a roll-back, is in use
+        row("6", "old", 9),
+        row("7", "new", 5),
+        row("8", "new", 5, node="", rule="by hand"),
+    ]
+    with transaction(tables) as connection:
+        store.record_issuances(connection, rows)
+        found = slotstore.live(connection, "old", now, is_left=True)
+        assert (found.certificates, found.replaced, found.last_end) == (5, 1, now + HOUR + dt.timedelta(minutes=9))
+        assert slotstore.live(connection, "old", now).certificates == 6
+        assert slotstore.live(connection, "new", now, is_left=True).replaced == 1
+        # a successor that was revoked is none
+        gone = slotstore.Revocation(
+            serial="6", authority="old", spiffe_id="spiffe://corp.test/a", revoked=now, not_after=now + HOUR, reason=""
+        )
+        slotstore.revoke(connection, gone)
+        assert slotstore.live(connection, "new", now, is_left=True).replaced == 0

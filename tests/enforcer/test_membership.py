@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
+from ca.rotation import Kind
 from enforcer import join as joining
 from enforcer import nodestate
 from enforcer.door import Door
@@ -128,6 +129,24 @@ def pass_time(line: Line, here: ManualClock, by: dt.timedelta) -> None:
 
 def keep(found: Membership) -> bool:
     return asyncio.run(found.keep())
+
+
+def test_what_a_tainted_authority_signed_is_renewed_before_its_time(line: Line, tmp_path: pathlib.Path) -> None:
+    found, _ = member(line, tmp_path, state := join(line, tmp_path))
+    old = line.world.app._authority.active(Kind.ISSUING)
+    line.world.app.authorities.rotate(Kind.ISSUING, actor="ada", is_forced=True)
+    assert line.world.app.state(0).tainted == ()
+    line.world.app.authorities.leave("taint", old.id, actor="ada", reason="", is_forced=False, is_dry=False)
+    tainted = frozenset(line.world.app.state(0).tainted)
+    assert not keep(found)
+    found.leave(frozenset({"0" * 64}))
+    assert not keep(found)
+    found.leave(tainted)
+    assert keep(found)
+    # once: what is held now was signed by another one
+    found.leave(tainted)
+    assert not keep(found)
+    assert line.world.app._authority.active(Kind.ISSUING).certificates[0] in state.chain
 
 
 def test_nothing_is_done_before_half_the_life_and_then_it_is_renewed(line: Line, tmp_path: pathlib.Path) -> None:
