@@ -22,6 +22,7 @@ from enforcer.native.stream import PlainStream, Stream
 from mesh.problems import Invalid
 
 LINGER_SECONDS = 2
+DENIALS_A_TURN = 16
 MAX_PIPELINED_BYTES = 64 * 1024
 
 
@@ -65,6 +66,10 @@ class Host(Protocol):
 
     def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None:
         """Count an exchange that is over."""
+        ...
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Do something once everybody else had a turn."""
         ...
 
     def dial(self, connected: Callable[[PlainStream | None], None]) -> None:
@@ -111,7 +116,7 @@ class HttpConnection:
     __slots__ = (
         "_app", "_app_is_full", "_caller_ended", "_caller_is_full", "_clean", "_exchange", "_has_moved", "_head_ticks",
         "_host", "_identity", "_is_held", "_limits", "_quiet_ticks", "_reader", "_response", "_state", "_stream",
-        "_switched", "_written", "_written_response",
+        "_switched", "_waits_for_turn", "_written", "_written_response",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, host: Host, identity: bytes, limits: Limits) -> None:
@@ -123,7 +128,7 @@ class HttpConnection:
         self._switched: tuple[Splice, RequestHead] | None = None
         self._state = State.WAITING
         self._caller_ended = self._app_is_full = self._is_held = self._has_moved = False
-        self._caller_is_full = False
+        self._caller_is_full = self._waits_for_turn = False
         self._head_ticks = self._quiet_ticks = 0
         # what was made of the last head, for one with the very same fields: those without the identity fields, and what
         # the workload and the caller got
@@ -182,7 +187,8 @@ class HttpConnection:
         self._quiet_ticks = 0 if self._has_moved else self._quiet_ticks + 1
         self._has_moved = False
         if self._state is State.WAITING:
-            self._head_ticks = self._head_ticks + 1 if self._reader.has_started else 0
+            is_slow = self._reader.has_started and not self._caller_is_full
+            self._head_ticks = self._head_ticks + 1 if is_slow else 0
             if self._head_ticks > self._limits.head_s:
                 self._refuse(Invalid("LM3112", seconds=self._limits.head_s))
             elif self._quiet_ticks > self._limits.idle_s or (is_ending and not self._reader.has_started):
@@ -211,8 +217,14 @@ class HttpConnection:
     # -- requests
 
     def _next(self) -> None:
-        """Begin the next request, or answer as many as are denied."""
-        while self._state is State.WAITING and not self._caller_is_full:
+        """Begin the next request, or answer those that are denied: a few, and then it is other connections' turn."""
+        turns = 0
+        while self._state is State.WAITING and not self._caller_is_full and not self._waits_for_turn:
+            turns += 1
+            if turns > DENIALS_A_TURN:
+                self._waits_for_turn = True
+                self._host.later(self._take_turn)
+                return
             try:
                 head = self._reader.head()
             except Invalid as err:
@@ -223,6 +235,11 @@ class HttpConnection:
                     self._finish()
                 return
             self._begin(head)
+
+    def _take_turn(self) -> None:
+        self._waits_for_turn = False
+        self._next()
+        self.hold()
 
     def _begin(self, head: RequestHead) -> None:
         """Decide about a request; nothing of it has moved yet.

@@ -360,6 +360,9 @@ class _Caller:
     def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None:
         self._inbound.exchanged(self._live.contact, head, judgement, status)
 
+    def later(self, work: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(work)
+
     def dial(self, connected: Callable[[PlainStream | None], None]) -> None:
         self._inbound.dial(connected)
 

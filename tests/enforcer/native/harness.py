@@ -45,10 +45,10 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: Any, now: dt.datetime) 
     )
 
 
-def _usage(*, ca: bool) -> x509.KeyUsage:
+def _usage(*, ca: bool, signs: bool = False) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not ca, content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, key_cert_sign=ca, crl_sign=ca, encipher_only=False, decipher_only=False,
+        key_agreement=False, key_cert_sign=ca or signs, crl_sign=ca, encipher_only=False, decipher_only=False,
     )  # fmt: skip
 
 
@@ -108,6 +108,47 @@ class Realm:
             chain_der=(_der(leaf), _der(self._issuing)),
             key_pkcs8_der=pkcs8,
             not_after=end,
+        )
+
+    def forged(
+        self,
+        *names: x509.GeneralName,
+        common_name: str = "",
+        purposes: tuple[x509.ObjectIdentifier, ...] = (
+            ExtendedKeyUsageOID.SERVER_AUTH,
+            ExtendedKeyUsageOID.CLIENT_AUTH,
+        ),
+        signs: bool = False,
+        begins_in: dt.timedelta = dt.timedelta(),
+    ) -> X509Svid:
+        """A leaf that this authority signed and that is no SVID in some respect; it is presented as web's."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)] if common_name else [])
+        begin = self.now - dt.timedelta(minutes=5) + begins_in
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begin)
+            .not_valid_after(begin + dt.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(ca=False, signs=signs), critical=True)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+        )
+        if purposes:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
+        pkcs8 = key.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return X509Svid(
+            spiffe_id=SpiffeId.parse(WEB),
+            chain_der=(_der(builder.sign(self._key, hashes.SHA256())), _der(self._issuing)),
+            key_pkcs8_der=pkcs8,
+            not_after=begin + dt.timedelta(hours=1),
         )
 
 

@@ -78,6 +78,7 @@ class World:
         self.dials, self.over = dials, 0
         self.websockets = self.still = True
         self.problem: Invalid | None = None
+        self.turns: list[Callable[[], None]] = []
         self.again: list[str] = []
         self.refused: list[str] = []
         self.counted: list[tuple[str, int | None]] = []
@@ -111,6 +112,9 @@ class World:
     def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None:
         assert judgement.target == head.target
         self.counted.append((head.target, status))
+
+    def later(self, work: Callable[[], None]) -> None:
+        self.turns.append(work)
 
     def dial(self, connected: Callable[[PlainStream | None], None]) -> None:
         if self.dials:
@@ -430,8 +434,23 @@ def test_a_caller_that_reads_no_answers_is_given_no_more() -> None:
     assert world.caller.sent == b""
     assert world.caller.did == ["pause"]
     world.caller.tell.writable(ready=True)
+    while world.turns:
+        world.turns.pop(0)()
     assert world.caller.sent.count(b"HTTP/1.1 403") == 100
     assert world.caller.did == ["pause", "resume"]
+
+
+def test_a_caller_with_many_denials_lets_others_have_their_turn() -> None:
+    world = World()
+    no = b"GET /no HTTP/1.1\r\nHost: db\r\n\r\n"
+    world.caller.tell.received(no * 40)
+    answered = [world.caller.sent.count(b"HTTP/1.1 403")]
+    world.caller.tell.received(no)
+    while world.turns:
+        assert len(world.turns) == 1
+        world.turns.pop(0)()
+        answered.append(world.caller.sent.count(b"HTTP/1.1 403"))
+    assert answered == [16, 32, 41]
 
 
 def test_a_workload_that_is_called_for_a_caller_that_does_not_read_waits_too() -> None:
