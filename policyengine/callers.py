@@ -1,121 +1,43 @@
 """The grants about one called service by who calls: itself, what is above it, everybody, nobody.
 
 Behind a class of callers stand its grants by port and method, then by host, then by path (`policyengine.pathtrie`). A
-small class is put in order when one of its callers first calls: most of the callers that policies name never do, and
-a changed rule is then compiled in the time of a changed rule. Nothing here looks at conditions or decides.
+small class is put in order when one of its callers first calls: most of the callers that policies name never do. Other
+grants make other callers (`Callers.edited`), which share with these what no other grant touches: a changed rule costs
+the time of that rule, however many stand beside it. Nothing here looks at conditions or decides.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Iterator
 
 from mesh.request import Effect
 from mesh.spiffe import SpiffeId
-from policyengine import model
-from policyengine.attributes import ABSENT, identity_of
+from policyengine.attributes import identity_of
 from policyengine.ir import Grant
-from policyengine.pathtrie import PathTrie
+from policyengine.operationtable import (
+    ANY_METHOD,
+    ANY_PORT,
+    UNKNOWN_METHOD,
+    Hosts,
+    Table,
+    Trie,
+    edited_table,
+    rank_of,
+    table_of,
+)
 
-ANY_PORT = 0
-ANY_METHOD = ""
-UNKNOWN_METHOD = "?"  # no method has this name: `?` is no token character
 _LARGE = 16  # what takes the time of some ten decisions to put in order is put in order at once
 _REMEMBERED = 4096
-_TIER_PLACE = {tier: place for place, tier in enumerate(model.TIERS)}
 _ALLOW, _DENY = Effect.ALLOW, Effect.DENY
 
 
-class Entry:
-    """A grant in the index."""
-
-    __slots__ = ("effect", "grant", "is_conditional", "rank", "tier")
-
-    def __init__(self, grant: Grant) -> None:
-        self.grant = grant
-        self.rank = grant.rank
-        self.tier = _TIER_PLACE[grant.tier]
-        self.effect = grant.effect
-        self.is_conditional = grant.is_conditional
-
-
-Trie = PathTrie[Entry]
-
-
-class Hosts:
-    """The grants of a class of callers, a port and a method, by host, then path."""
-
-    __slots__ = ("always", "exact", "unknown", "wildcard")
-
-    def __init__(self) -> None:
-        self.always: Trie | None = None
-        self.exact: dict[str, Trie] | None = None
-        self.wildcard: dict[str, Trie] | None = None
-        self.unknown: Trie | None = None
-
-    @property
-    def is_about_hosts(self) -> bool:
-        """Whether the host matters."""
-        return self.exact is not None or self.wildcard is not None
-
-    def by_host(self, host: str | None) -> Iterator[Trie]:
-        """What may match a host, beside what matches every host; None is an unknown one."""
-        if host is None:
-            if self.unknown is not None:
-                yield self.unknown
-        elif host != ABSENT:
-            if self.exact is not None and host in self.exact:
-                yield self.exact[host]
-            if self.wildcard is not None:
-                rest = host.partition(".")[2]
-                if rest in self.wildcard:
-                    yield self.wildcard[rest]
-
-    def insert(self, entry: Entry, operation: model.Operation) -> None:
-        """Put an entry where requests that it matches will find it (an unknown host: deny and pass only)."""
-        if operation.hosts is None:
-            self.always = _inserted(self.always, entry, operation)
-            return
-        for pattern in operation.hosts:
-            if pattern.wildcard:
-                self.wildcard = table = {} if self.wildcard is None else self.wildcard
-            else:
-                self.exact = table = {} if self.exact is None else self.exact
-            table[pattern.name] = _inserted(table.get(pattern.name), entry, operation)
-        if entry.effect is not _ALLOW:
-            self.unknown = _inserted(self.unknown, entry, operation)
-
-
-def _inserted(trie: Trie | None, entry: Entry, operation: model.Operation) -> Trie:
-    found: Trie = PathTrie() if trie is None else trie
-    found.insert(entry, operation.paths, or_unknown=entry.effect is not _ALLOW)
-    return found
-
-
-Table = dict[tuple[int, str], Hosts]
 Reach = tuple[tuple[Trie, ...], tuple[Hosts, ...]]
 """What may match a caller, a port and a method: on every host, and by host."""
 
 
-def _table(grants: Iterable[Grant]) -> Table:
-    """The grants of one class of callers, in the order of rank, by port and method."""
-    found: Table = {}
-    for grant in grants:
-        entry = Entry(grant)
-        for operation in grant.operations:
-            methods: tuple[str, ...] = operation.methods or (ANY_METHOD,)
-            if grant.effect is not _ALLOW and operation.methods is not None:
-                methods = (*methods, UNKNOWN_METHOD)
-            for port in operation.ports or (ANY_PORT,):
-                for method in methods:
-                    hosts = found.get((port, method))
-                    if hosts is None:
-                        hosts = found[port, method] = Hosts()
-                    hosts.insert(entry, operation)
-    return found
-
-
 class _Classes(dict[SpiffeId, Grant | list[Grant] | Table]):
-    """Classes of callers by an identity: as they were given, or in order."""
+    """Classes of callers by an identity: as they were given, by rank, or in order."""
 
     __slots__ = ()
 
@@ -130,12 +52,29 @@ class _Classes(dict[SpiffeId, Grant | list[Grant] | Table]):
             assert isinstance(held, Grant)
             self[key] = [held, grant]
 
+    def edit(self, key: SpiffeId, grant: Grant, *, comes: bool) -> None:
+        """Put a grant into a class, or take it out; what the class was stays as it is."""
+        held = self.pop(key, None)
+        if isinstance(held, dict):
+            table = edited_table(held, grant, comes=comes)
+            if table:
+                self[key] = table
+            return
+        listed = [held] if isinstance(held, Grant) else held or []
+        listed = [found for found in listed if found is not grant]
+        if comes:
+            bisect.insort(listed, grant, key=rank_of)
+        if len(listed) > _LARGE:
+            self[key] = table_of(listed)
+        elif listed:
+            self[key] = listed[0] if len(listed) == 1 else listed
+
     def table(self, key: SpiffeId) -> Table | None:
         """A class in order; None for one that no grant speaks of."""
         held = self.get(key)
         if held is None or isinstance(held, dict):
             return held
-        found = self[key] = _table([held] if isinstance(held, Grant) else held)
+        found = self[key] = table_of([held] if isinstance(held, Grant) else held)
         return found
 
 
@@ -143,31 +82,63 @@ class Callers:
     """Finds what may match a caller. Requests of a caller it has seen, to a port by a method, cost one look-up."""
 
     def __init__(self, grants: Iterable[Grant]) -> None:
+        """``grants`` come in the order of rank."""
         self._exact = _Classes()
         self._below = _Classes()
+        self._ports: set[int] = set()
+        self._methods: set[str] = {UNKNOWN_METHOD}
+        self._remembered: dict[tuple[str | None, int, str], Reach] = {}
         anybody: list[Grant] = []
         nobody: list[Grant] = []
-        named: set[int] = set()
-        methods: set[str] = {UNKNOWN_METHOD}
         for grant in grants:
-            for operation in grant.operations:
-                named.update(operation.ports or ())
-                methods.update(operation.methods or ())
-            callers = grant.callers
-            if callers.is_any or (callers.incomplete and grant.effect is not _ALLOW):
+            self._note_names(grant)
+            if _is_about_anybody(grant):
                 anybody.append(grant)
             else:
-                for pattern in callers.patterns:
+                for pattern in grant.callers.patterns:
                     (self._below if pattern.subtree else self._exact).add(pattern.id, grant)
             if grant.effect is _DENY:
                 nobody.append(grant)
-        self._any, self._nobody = _table(anybody), _table(nobody)
+        self._any, self._nobody = table_of(anybody), table_of(nobody)
         for classes in (self._exact, self._below):
             for key, held in classes.items():
                 if isinstance(held, list) and len(held) > _LARGE:
                     classes.table(key)
-        self._ports, self._methods = frozenset(named), frozenset(methods)
-        self._remembered: dict[tuple[str | None, int, str], Reach] = {}
+
+    def edited(self, gone: Iterable[Grant], come: Iterable[Grant]) -> Callers:
+        """Callers as of the same grants without some of them and with others; these stay as they are.
+
+        1. What is remembered is not taken over. The names of ports and methods are, those of what goes too: a name
+           that no grant has finds what every other one does.
+        2. A grant goes out of, or comes into, ALL classes that it is in when callers are made from nothing.
+        """
+        # (1)
+        found = Callers(())
+        found._ports, found._methods = set(self._ports), set(self._methods)
+        found._exact.update(self._exact)
+        found._below.update(self._below)
+        found._any, found._nobody = self._any, self._nobody
+        # (2)
+        for comes, grants in ((False, gone), (True, come)):
+            for grant in grants:
+                found._edit(grant, comes=comes)
+        return found
+
+    def _edit(self, grant: Grant, *, comes: bool) -> None:
+        if comes:
+            self._note_names(grant)
+        if _is_about_anybody(grant):
+            self._any = edited_table(self._any, grant, comes=comes)
+        else:
+            for pattern in grant.callers.patterns:
+                (self._below if pattern.subtree else self._exact).edit(pattern.id, grant, comes=comes)
+        if grant.effect is _DENY:
+            self._nobody = edited_table(self._nobody, grant, comes=comes)
+
+    def _note_names(self, grant: Grant) -> None:
+        for operation in grant.operations:
+            self._ports.update(operation.ports or ())
+            self._methods.update(operation.methods or ())
 
     def reach(self, source: str | None, port: int, method: str | None) -> Reach:
         """What may match a caller, None for one without identity, a port, and a method, None for an unknown one.
@@ -214,6 +185,11 @@ class Callers:
                     table = classes.table(key)
                     if table is not None:
                         yield table
+
+
+def _is_about_anybody(grant: Grant) -> bool:
+    """Whether everybody is meant, or could be: what nothing defines is nobody in an allow alone."""
+    return grant.callers.is_any or (grant.callers.incomplete and grant.effect is not _ALLOW)
 
 
 def _above(identity: SpiffeId) -> tuple[SpiffeId, ...]:

@@ -9,14 +9,14 @@ bug in it denies.
 
 from __future__ import annotations
 
-import dataclasses
-
 from mesh.request import Decision, Effect, Mode, Request
 from policyengine import model
 from policyengine.attributes import Facts, Truth, all_of, holds, read
-from policyengine.callers import Callers, Entry
-from policyengine.ir import Grant, ServiceForm, normalise
-from policyengine.parts import Part, Parts
+from policyengine.callers import Callers
+from policyengine.compiled import Compiled
+from policyengine.ir import Grant
+from policyengine.operationtable import Entry
+from policyengine.parts import Parts
 from policyengine.reference import (
     ALLOWED_BY_RULE,
     AMBIGUOUS,
@@ -38,7 +38,7 @@ class _Answers:
 
     def __init__(self, snapshot: str, mode: Mode) -> None:
         self._snapshot, self._mode = snapshot, mode
-        self._made: dict[int, Decision] = {}
+        self._made: dict[Entry, Decision] = {}
         lenient = _ALLOW if mode is Mode.OBSERVE else _DENY
         self.ambiguous = self._nothing(AMBIGUOUS, _DENY)
         self.ambiguous_let_through = self._nothing(AMBIGUOUS, lenient)
@@ -55,11 +55,11 @@ class _Answers:
 
     def by(self, entry: Entry) -> Decision:
         """The decision that a grant makes; `observe` overrides denies below the guardrails."""
-        found = self._made.get(entry.rank)
+        found = self._made.get(entry)
         if found is None:
             allows = entry.effect is _ALLOW
             lenient = self._mode is Mode.OBSERVE and entry.tier > 0
-            found = self._made[entry.rank] = Decision(
+            found = self._made[entry] = Decision(
                 effect=_ALLOW if allows or lenient else _DENY,
                 policy_effect=_ALLOW if allows else _DENY,
                 mode=self._mode,
@@ -90,17 +90,17 @@ class ServiceIndex:
 
     def __init__(
         self,
-        form: ServiceForm,
+        service: model.Service,
+        callers: Callers,
+        headers: frozenset[str],
         snapshot: str,
         custom: model.CustomRules | None = None,
-        callers: Callers | None = None,
     ) -> None:
-        self.form = form
-        self.callers = Callers(form.grants) if callers is None else callers
+        self.callers = callers
         self._custom = custom
-        self._until = form.service.until if form.service.mode is Mode.OBSERVE else None
-        self._protocols, self._headers = form.protocols, form.headers
-        self._path_case = form.service.path_case
+        self._until = service.until if service.mode is Mode.OBSERVE else None
+        self._protocols, self._headers = {port.port: port.protocol for port in service.ports}, headers
+        self._path_case = service.path_case
         self._enforced, self._observed = _Answers(snapshot, Mode.ENFORCE), _Answers(snapshot, Mode.OBSERVE)
 
     @property
@@ -211,15 +211,15 @@ def _is_among(callers: model.Principals, facts: Facts) -> Truth:
 class Index:
     """The index of a policy set; a service's part is built when it is first asked for.
 
-    ``before`` is the index of the set that was in force: what it built of services about which nothing changed is
-    kept, so that a change costs what it changes.
+    ``before`` is the index of the set that was in force: of what it compiled, all that did not change is kept, rule by
+    rule, so that a change costs what it changes.
     """
 
     def __init__(self, policies: model.PolicySet, snapshot: str, before: Index | None = None) -> None:
         self._policies = policies
         self._snapshot = snapshot
         self._parts = Parts(policies)
-        self._built: dict[str, tuple[Part, ServiceIndex]] = {}
+        self._compiled: dict[str, Compiled] = {}
         self._asked: dict[str, ServiceIndex] = {}
         self._unknown_service = _fixed(snapshot, UNKNOWN_SERVICE)
         self._internal_error = _fixed(snapshot, INTERNAL_ERROR)
@@ -254,29 +254,27 @@ class Index:
         service = self._policies.service_for(name)
         if service is None:
             return None
-        built = self._build(service.name)
+        built = self._asked.get(service.name) or self._build(service.name)
         if len(self._asked) >= _SERVICES_REMEMBERED:
             self._asked.clear()
-        self._asked[name] = built
+        self._asked[name] = self._asked[service.name] = built
         return built
 
     def _keep(self, before: Index) -> None:
-        """Take over what another index built from the same objects."""
-        for name, (part, held) in before._built.items():
-            found = self._parts.of(name)
-            if found is not None and found.is_same(part):
-                kept = ServiceIndex(held.form, self._snapshot, self._policies.custom, held.callers)
-                self._built[name] = found, kept
+        """Take over what another index compiled, with what changed compiled anew."""
+        for name, held in before._compiled.items():
+            part = self._parts.of(name)
+            if part is not None:
+                self._compiled[name] = held.after(self._policies, part)
 
     def _build(self, name: str) -> ServiceIndex:
         """The index of a service by its name."""
-        if name not in self._built:
+        held = self._compiled.get(name)
+        if held is None:
             part = self._parts.of(name)
             assert part is not None, "the service is in the policy set"
-            about = dataclasses.replace(self._policies, policies=part.policies, exceptions=part.exceptions)
-            form = normalise(about, part.service)
-            self._built[name] = part, ServiceIndex(form, self._snapshot, self._policies.custom)
-        return self._built[name][1]
+            held = self._compiled[name] = Compiled.of(self._policies, part)
+        return ServiceIndex(held.part.service, held.callers, held.headers, self._snapshot, self._policies.custom)
 
 
 def _fixed(snapshot: str, code: str) -> Decision:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from mesh.problems import Span
 from mesh.request import Effect, Protocol
@@ -71,53 +71,51 @@ def normalise(policies: model.PolicySet, service: model.Service) -> ServiceForm:
         if exception.service == service.name
     ]
     found.sort(key=lambda item: (model.TIERS.index(item[0]), EFFECT_ORDER[item[2].effect], item[1], item[2].id))
-    names = model.Names(policies)
-    expanded: dict[tuple[tuple[str, str], ...], model.Principals] = {}
-    names = model.Names(policies)
-
-    def expand(principals: tuple[model.Principal, ...]) -> model.Principals:
-        # by kind and name, which say it all: hashing parsed patterns takes longer than resolving them
-        key = tuple((principal.kind, principal.name) for principal in principals)
-        found = expanded.get(key)
-        if found is None:
-            found = expanded[key] = names.expand(principals)
-        return found
-
+    make = Grants(policies)
     return ServiceForm(
         service=service,
         protocols={port.port: port.protocol for port in service.ports},
         headers=policies.headers_for(service.name),
         grants=tuple(
-            _grant(rank, tier, policy, rule, until, expand, policies.rego)
-            for rank, (tier, policy, rule, until) in enumerate(found)
+            make.grant(tier, policy, rule, until, rank) for rank, (tier, policy, rule, until) in enumerate(found)
         ),
     )
 
 
-def _grant(
-    rank: int,
-    tier: model.Tier,
-    policy: str,
-    rule: model.Rule,
-    until: dt.datetime | None,
-    expand: Callable[[tuple[model.Principal, ...]], model.Principals],
-    modules: tuple[model.RegoModule, ...],
-) -> Grant:
-    """One rule in normal form."""
-    unless = rule.unless
-    return Grant(
-        rank=rank,
-        tier=tier,
-        effect=rule.effect,
-        policy=policy,
-        rule=rule.id,
-        callers=expand(rule.from_),
-        operations=rule.to or (ANYTHING,),
-        when=rule.when,
-        unless_callers=expand(unless.from_) if unless and unless.from_ else None,
-        unless_when=unless.when if unless else None,
-        until=until,
-        modules=modules if rule.custom_rules() else (),
-        source=rule,
-        span=rule.span,
-    )
+class Grants:
+    """Makes grants of the rules of one policy set: principals that were resolved once are known."""
+
+    def __init__(self, policies: model.PolicySet) -> None:
+        self._names = model.Names(policies)
+        self._modules = policies.rego
+        self._expanded: dict[tuple[tuple[str, str], ...], model.Principals] = {}
+
+    def grant(
+        self, tier: model.Tier, policy: str, rule: model.Rule, until: dt.datetime | None = None, rank: int = 0
+    ) -> Grant:
+        """One rule in normal form; ``rank`` is its place where there are others around it."""
+        unless = rule.unless
+        return Grant(
+            rank=rank,
+            tier=tier,
+            effect=rule.effect,
+            policy=policy,
+            rule=rule.id,
+            callers=self._expand(rule.from_),
+            operations=rule.to or (ANYTHING,),
+            when=rule.when,
+            unless_callers=self._expand(unless.from_) if unless and unless.from_ else None,
+            unless_when=unless.when if unless else None,
+            until=until,
+            modules=self._modules if rule.custom_rules() else (),
+            source=rule,
+            span=rule.span,
+        )
+
+    def _expand(self, principals: tuple[model.Principal, ...]) -> model.Principals:
+        # by kind and name, which say it all: hashing parsed patterns takes longer than resolving them
+        key = tuple((principal.kind, principal.name) for principal in principals)
+        found = self._expanded.get(key)
+        if found is None:
+            found = self._expanded[key] = self._names.expand(principals)
+        return found

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from mesh.request import Decision, Effect, Request
 from policyengine import reference
 from policyengine.belief import Belief
+from policyengine.callers import Callers
 from policyengine.decide import Index, ServiceIndex
 from policyengine.ir import ServiceForm
 from policyengine.model import CustomRules, ExceptionGrant, Policy, PolicySet, Rule
@@ -77,7 +78,10 @@ class _Side:
         if form is None:
             return self._index.decide(request)
         if request.service not in self._services:
-            self._services[request.service] = ServiceIndex(form, self._name, self._policies.custom)
+            callers = Callers(form.grants)
+            self._services[request.service] = ServiceIndex(
+                form.service, callers, form.headers, self._name, self._policies.custom
+            )
         return self._services[request.service].decide(request)
 
     def _part(self, request: Request) -> PolicySet:

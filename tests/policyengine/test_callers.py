@@ -3,10 +3,13 @@
 import pytest
 
 from mesh.spiffe import SpiffeId
-from policyengine.callers import Callers, Entry, Reach, _above
+from policyengine.callers import Callers, Reach, _above
 from policyengine.ir import normalise
 from policyengine.model import PolicySet
+from policyengine.operationtable import Entry
 from tests.policyengine.corners import CART, TD, WEB, allow, deny, tree
+
+SERVICE = tree().services[0]
 
 
 def callers(policies: PolicySet) -> Callers:
@@ -101,3 +104,39 @@ def test_a_small_class_is_put_in_order_when_its_caller_comes_and_a_large_one_at_
     assert isinstance(found._exact[web], dict)
     assert rules(found.reach(CART, 8080, "GET")) == {"one"}
     assert isinstance(found._exact[cart], dict)
+
+
+def test_other_grants_make_other_callers_and_leave_these_as_they_are() -> None:
+    listed = normalise(
+        tree(app=[allow(id="one"), allow(id="two"), deny(id="no", to=[{"methods": ["GET"]}])]), SERVICE
+    ).grants
+    before = Callers(listed)
+    no, one, two = listed
+    after = before.edited([no], [])
+    assert rules(before.reach(CART, 8080, "GET")) == {"one", "no"}
+    assert rules(after.reach(CART, 8080, "GET")) == {"one"}
+    assert rules(before.edited([one], []).reach(CART, 8080, "GET")) == {"two", "no"}
+    assert rules(before.edited([one, two], []).reach(CART, 8080, "GET")) == {"no"}
+    assert rules(after.edited([], [no]).reach(None, 8080, "GET")) == {"no"}
+
+
+def test_a_class_that_grows_large_is_put_in_order_at_once() -> None:
+    many = [allow(id=f"r{place:02}", to=[{"paths": [f"/p{place}"]}], **{"from": [WEB]}) for place in range(17)]
+    first, *others = normalise(tree(app=many), SERVICE).grants
+    web = SpiffeId.parse(WEB)
+    found = Callers([first])
+    for grant in others:
+        assert not isinstance(found._exact[web], dict)
+        found = found.edited([], [grant])
+    assert isinstance(found._exact[web], dict)
+    for grant in (first, *others):
+        found = found.edited([grant], [])
+    assert not found._exact
+
+
+def test_the_names_of_ports_and_methods_that_come_are_told_apart() -> None:
+    named = normalise(tree(app=[allow(to=[{"ports": [8080], "methods": ["GET"]}])]), SERVICE).grants
+    found = Callers(()).edited([], named)
+    assert rules(found.reach(CART, 8080, "GET")) == {"r0"}
+    assert not rules(found.reach(CART, 8080, "POST"))
+    assert not rules(found.reach(CART, 5432, "GET"))

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from policyengine.model import PolicySet, Principal, RegoModule
-from policyengine.parts import Part, Parts
+from policyengine.parts import Part, Parts, middles
 from tests.policyengine.corners import CART, FUTURE, TD, WEB, allow, grant, tree
 
 SET = tree(
@@ -78,3 +78,29 @@ def test_principals_that_are_no_names_lead_nowhere() -> None:
     policies = tree(app=[allow(**{"from": ["any", CART, f"{TD}/**"]})])
     assert not part(policies).named
     assert Principal.parse("any") in policies.policies[0].rules[0].from_
+
+
+MIDDLES = [
+    ("abc", "abc", "", ""),
+    ("abc", "axc", "b", "x"),
+    ("abc", "abxc", "", "x"),
+    ("abxc", "abc", "x", ""),
+    ("aaa", "aa", "a", ""),
+    ("", "ab", "", "ab"),
+    ("abcd", "acbd", "bc", "cb"),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "left", "right"), MIDDLES)
+def test_the_middles_of_two_lists(ours: str, theirs: str, left: str, right: str) -> None:
+    objects = {letter: object() for letter in "abcdx"}
+    one, other = tuple(objects[item] for item in ours), tuple(objects[item] for item in theirs)
+    mine, yours, begin = middles(one, other)
+    assert mine == tuple(objects[item] for item in left)
+    assert yours == tuple(objects[item] for item in right)
+    assert one[:begin] == other[:begin]
+    assert len(mine) + len(one[begin + len(mine) :]) + begin == len(one)
+
+
+def test_equal_is_not_the_same_object() -> None:
+    assert middles((True, []), (True, [])) == (([],), ([],), 1)
