@@ -6,48 +6,57 @@ The loader and the reader of snapshots both demand it. A finding names its place
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mesh.request import Effect
 from policyengine import model
 from policyengine.canonical import Ambiguous
 from policyengine.lookalikes import skeleton
+from policyengine.parts import middles
 from policyengine.reading import Finding, Path, did_you_mean
 from policyengine.regocheck import MAX_MODULES, MODULE_PATH, check_text, package_of
 
-IsClean = Callable[[model.Policy], bool]
+Fresh = Callable[[model.Policy], Sequence[tuple[int, model.Rule]] | None]
+"""The rules of a policy about which there is something new, with their places; None when all of it is as it was."""
 
 
 class Checked:
-    """The policies in which a check found nothing: those need not be looked at again.
+    """The policies in which a check found nothing: their rules need not be looked at again.
 
-    What a policy is checked against is its service, the names of all services and groups, modules and issuers.
+    What a rule is checked against is the service of its policy, the names of all services and groups, modules and
+    issuers.
     """
 
     def __init__(self) -> None:
-        self._clean: dict[int, tuple[model.Policy, model.Service | None]] = {}
+        self._clean: dict[str, tuple[model.Policy, model.Service | None]] = {}
         self._names: object = None
 
-    def begin(self, found: model.PolicySet) -> IsClean:
-        """Begin a check; says of a policy whether there is nothing new about it."""
+    def begin(self, found: model.PolicySet) -> Fresh:
+        """Begin a check; says of a policy which rules are new."""
         services = {item.name: item for item in found.services}
         names = (frozenset(services), frozenset(item.name for item in found.groups), found.rego, found.issuers)
         if names != self._names:
             self._names, self._clean = names, {}
 
-        def is_clean(policy: model.Policy) -> bool:
-            held = self._clean.get(id(policy))
-            # the policy is held, so that nothing else can have its id
-            return held is not None and held[0] is policy and held[1] is services.get(policy.service)
+        def fresh(policy: model.Policy) -> Sequence[tuple[int, model.Rule]] | None:
+            held, service = self._clean.get(policy.name, (None, None))
+            if held is None or held.service != policy.service or service is not services.get(policy.service):
+                return list(enumerate(policy.rules))
+            if held is policy:
+                return None
+            before, after, begin = middles(held.rules, policy.rules)
+            # they are held, so that nothing else can have their ids
+            known = frozenset(map(id, before))
+            return [(place, rule) for place, rule in enumerate(after, begin) if id(rule) not in known]
 
-        return is_clean
+        return fresh
 
     def end(self, found: model.PolicySet, findings: Iterable[Finding]) -> None:
         """Remember the policies without a finding."""
         dirty = {finding.path[1] for finding in findings if finding.path[0] == "policies"}
         services = {item.name: item for item in found.services}
         self._clean = {
-            id(policy): (policy, services.get(policy.service))
+            policy.name: (policy, services.get(policy.service))
             for place, policy in enumerate(found.policies)
             if place not in dirty
         }
@@ -66,13 +75,13 @@ def check(found: model.PolicySet, checked: Checked | None = None) -> list[Findin
        made of, as far as their text shows it.
     """
     checked = Checked() if checked is None else checked
-    is_clean = checked.begin(found)
+    fresh = checked.begin(found)
     findings = [
         *_check_names(found),
         *_check_identities(found),
-        *_check_references(found, is_clean),
+        *_check_references(found, fresh),
         *_check_cycles(found),
-        *_check_rules(found, is_clean),
+        *_check_rules(found, fresh),
         *_check_case(found),
         *_check_issuers(found),
         *_check_modules(found),
@@ -127,14 +136,15 @@ def _check_identities(found: model.PolicySet) -> Iterator[Finding]:
 
 def _users(
     found: model.PolicySet,
-    is_clean: IsClean,
+    fresh: Fresh,
 ) -> Iterator[tuple[Path, str | None, str, tuple[tuple[str, tuple[model.Principal, ...]], ...]]]:
     """Everything that names services and principals: path, called service, path field, lists of principals."""
     for place, policy in enumerate(found.policies):
-        if is_clean(policy):
+        rules = fresh(policy)
+        if rules is None:
             continue
         yield ("policies", place), policy.service, "service", ()
-        for index, rule in enumerate(policy.rules):
+        for index, rule in rules:
             lists = [("from", rule.from_)]
             if rule.unless is not None and rule.unless.from_ is not None:
                 lists.append(("unless", rule.unless.from_))
@@ -147,11 +157,11 @@ def _users(
         yield ("exceptions", place, "rule"), exception.service, "service", (("from", exception.from_),)
 
 
-def _check_references(found: model.PolicySet, is_clean: IsClean) -> Iterator[Finding]:
+def _check_references(found: model.PolicySet, fresh: Fresh) -> Iterator[Finding]:
     """(3), services and groups."""
     services = {item.name for item in found.services}
     groups = {item.name for item in found.groups}
-    for path, called, field, lists in _users(found, is_clean):
+    for path, called, field, lists in _users(found, fresh):
         if called is not None and called not in services:
             facts = {"service": called, "hint": did_you_mean(called, services)}
             yield Finding((*path, field), "LM2032", facts)
@@ -181,12 +191,12 @@ def _check_cycles(found: model.PolicySet) -> Iterator[Finding]:
                 waiting.extend(edges.get(name, ()))
 
 
-def _check_rules(found: model.PolicySet, is_clean: IsClean) -> Iterator[Finding]:
+def _check_rules(found: model.PolicySet, fresh: Fresh) -> Iterator[Finding]:
     """(3) ports, (4) and (5) for all rules, exceptions and invariants."""
     services = {item.name: item for item in found.services}
     packages = {package_of(module.source) for module in found.rego}
     for place, policy in enumerate(found.policies):
-        for index, rule in enumerate(policy.rules if not is_clean(policy) else ()):
+        for index, rule in fresh(policy) or ():
             path: Path = ("policies", place, "rules", index)
             if policy.service in services:
                 yield from _check_ports(services[policy.service], rule, path)

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import hashlib
 import json
-import marshal
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
 from mesh.clock import format_time
 from mesh.problems import Invalid
+from mesh.uncollected import uncollected
 from policyengine import model
 from policyengine.consistency import Checked, check
 from policyengine.issuer import Issuer
 from policyengine.issuerreading import issuer_to_json, read_issuer
+from policyengine.keptrules import KeptRules, chunks_of, digest
 from policyengine.reading import Path, Reader
 
 SCHEMA = 1
@@ -159,31 +159,50 @@ def _time_of_day(moment: dt.time) -> str:
 class Kept:
     """What was read, each object by the digest of how it was written, so that the next reading keeps what is the same.
 
-    Not by equality, because to Python `1` and `true` are equal; and an object with findings is never kept.
+    Not by equality, because to Python `1` and `true` are equal; and an object with findings is never kept. Of a policy
+    that is not the same, the rules are (`policyengine.keptrules`).
     """
 
     def __init__(self) -> None:
         self._now: dict[bytes, object] = {}
         self._before: dict[bytes, object] = {}
+        self._rules = KeptRules()
         self.checked = Checked()
 
     def begin(self) -> None:
         """Begin another reading: what it does not come upon is forgotten with the one after."""
         self._before, self._now = self._now, {}
+        self._rules.begin()
 
-    def take(self, kind: str, item: object) -> tuple[bytes, object | None]:
-        """The digest of an object as it is written, and what it was read as before."""
-        # version 2 writes types and values and no references: the same bytes are the same value
-        written = marshal.dumps(cast("dict[str, object]", {"kind": kind, "item": item}), 2)  # plain JSON, so it can
-        form = hashlib.blake2b(written, digest_size=32).digest()
+    def take(self, kind: str, item: Mapping[str, object], read: Callable[[Rules | None], T | None]) -> T | None:
+        """An object as it was read before, or as ``read`` reads it; None when it cannot be read.
+
+        ``read`` is given the rules of a policy where all of them could be read, and says by None that it has findings.
+        """
+        rules, chunks = item.get("rules"), list[list[object]]()
+        if kind == "policies" and isinstance(rules, list):
+            chunks = chunks_of(rules)
+            item = {**item, "rules": len(chunks)}
+        forms = tuple(map(digest, chunks))
+        form = digest({"kind": kind, "item": item, "is_cut": bool(chunks)}, b"".join(forms))
         found = self._before.get(form)
         if found is not None:
+            self._rules.touch(forms)
+        else:
+            found = read(self._rules.rules(chunks, forms, _rule) if chunks else None)
+        if found is not None:
             self._now[form] = found
-        return form, found
+        return cast("T | None", found)  # by its kind, which is part of the digest
 
-    def keep(self, form: bytes, value: object) -> None:
-        """Keep what an object was read as."""
-        self._now[form] = value
+
+Rules = tuple[model.Rule, ...]
+
+
+def _rule(item: object) -> model.Rule | None:
+    """A rule without findings."""
+    reader = Reader()
+    found = reader.rule(item, ())
+    return None if reader.findings else found
 
 
 def read_policy_set(obj: object, kept: Kept | None = None) -> model.PolicySet:
@@ -194,10 +213,15 @@ def read_policy_set(obj: object, kept: Kept | None = None) -> model.PolicySet:
 
     Raises Invalid (LM2001) for the first finding.
     """
-    # (1)
     reader = Reader()
     kept = Kept() if kept is None else kept
     kept.begin()
+    with uncollected():
+        return _read_policy_set(obj, reader, kept)
+
+
+def _read_policy_set(obj: object, reader: Reader, kept: Kept) -> model.PolicySet:
+    # (1)
     kinds = ("services", "policies", "groups", "invariants", "exceptions")
     fields = reader.mapping(obj, (), ("schema", *kinds), ("rego", "issuers"))
     if fields is not None and (fields["schema"] != SCHEMA or isinstance(fields["schema"], bool)):
@@ -244,20 +268,28 @@ def _read(
         if not isinstance(item, Mapping) or "name" not in item or "owner" not in item:
             reader.refuse(path, "LM2003", field="name and owner", owner=kind)
             continue
-        form, known = kept.take(kind, item)
-        if known is not None:
-            found.append(cast("T", known))  # by its kind, which is part of the digest
-            continue
-        before = len(reader.findings)
-        name, owner = reader.name(item["name"], (*path, "name")), reader.text(item["owner"], (*path, "owner"))
-        spec = {key: value for key, value in item.items() if key not in {"name", "owner"}}
-        if name is not None and owner is not None:
-            value = read(name, owner, spec, path)
-            if value is not None:
-                found.append(value)
-                if len(reader.findings) == before:
-                    kept.keep(form, value)
+        value = kept.take(kind, item, functools.partial(_read_one, reader, item, path, read))
+        if value is not None:
+            found.append(value)
     return tuple(found)
+
+
+def _read_one(
+    reader: Reader,
+    item: Mapping[str, object],
+    path: Path,
+    read: Callable[[str, str, object, Path], T | None],
+    rules: Rules | None,
+) -> T | None:
+    """One object; None for one with findings."""
+    before = len(reader.findings)
+    name, owner = reader.name(item["name"], (*path, "name")), reader.text(item["owner"], (*path, "owner"))
+    if name is None or owner is None:
+        return None
+    spec = {key: value for key, value in item.items() if key not in {"name", "owner"}}
+    reader.known = rules
+    found = read(name, owner, spec, path)
+    return found if len(reader.findings) == before else None
 
 
 def _malformed(reader: Reader) -> Invalid:

@@ -10,12 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mesh.problems import Invalid
+from mesh.request import Request
+from policyengine import reference
 from policyengine.consistency import check
+from policyengine.decide import Index
 from policyengine.model import PolicySet, policy_set_from_json
 from policyengine.wire import Kept, read_policy_set
 from tests.examples import examples
 from tests.policyengine.corners import CLAIM_ADMIN, FUTURE, ROLE_ADMIN, TD, allow, deny, grant, tree
-from tests.policyengine.strategies import policy_sets
+from tests.policyengine.setedits import histories
+from tests.policyengine.strategies import policy_sets, requests
 
 HOURS = {"hours": {"tz": "UTC", "from": "08:00", "to": "18:00:30"}, "peer_ip": ["10.0.0.0/8"], "rego": "data.shop.x"}
 
@@ -193,3 +197,67 @@ def test_reading_again_equals_reading_anew(history: list[PolicySet], data: st.Da
         except Invalid as err:
             found = (err.code, err.facts)
         assert found == expected
+
+
+# INVARIANT: the same, edit by edit, rule by rule; and what was read is what an index is compiled from.
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(histories(), requests)
+def test_reading_rule_by_rule_equals_reading_anew(history: list[PolicySet], asked: Request) -> None:
+    kept, index = Kept(), None
+    for policies in history:
+        written = policies.to_json()
+        try:
+            expected = policy_set_from_json(copy.deepcopy(written))
+        except Invalid as err:
+            with pytest.raises(Invalid) as refused:
+                read_policy_set(copy.deepcopy(written), kept)
+            assert (refused.value.code, refused.value.facts) == (err.code, err.facts)
+            continue
+        found = read_policy_set(copy.deepcopy(written), kept)
+        assert found == expected
+        index = Index(found, "s", index)
+        assert index.decide(asked) == reference.decide(expected, asked, snapshot="s")
+
+
+LONG = {"effect": "allow", "from": ["any"]}
+
+
+def long(**others: object) -> dict[str, Any]:
+    """A policy of 200 rules, some of them others."""
+    rules = [others.get(f"r{place:03}", {"id": f"r{place:03}", **LONG}) for place in range(200)]
+    written: dict[str, Any] = tree(app=[allow()]).to_json()
+    written["policies"][0]["rules"] = rules
+    return written
+
+
+def test_of_a_long_policy_the_rules_that_did_not_change_are_the_same_objects() -> None:
+    kept = Kept()
+    before = read_policy_set(long(), kept).policies[0].rules
+    after = read_policy_set(long(r077={"id": "r077", "effect": "deny", "from": ["any"]}), kept).policies[0].rules
+    assert [one.id for one, other in zip(after, before, strict=True) if one is not other] == ["r077"]
+
+
+SPOILT = [
+    pytest.param({"id": "r003", **LONG}, "LM2031", id="an-id-that-stands-far-away-too"),
+    pytest.param({"id": "r100", "effect": "allow", "from": []}, "LM2005", id="an-empty-list"),
+    pytest.param({"id": "r100", **LONG, "colour": "red"}, "LM2002", id="an-unknown-field"),
+    pytest.param({"id": ["r100"], **LONG}, "LM2004", id="an-id-that-is-no-text"),
+    pytest.param("r100", "LM2004", id="no-mapping"),
+]
+
+
+@pytest.mark.parametrize(("rule", "finding"), SPOILT)
+def test_a_rule_that_is_refused_in_a_long_policy_is_refused_as_it_is_at_first(rule: object, finding: str) -> None:
+    kept = Kept()
+    read_policy_set(long(), kept)
+    spoilt = long(r100=rule)
+    refusals = [refusal_by(kept, spoilt), refusal_by(kept, spoilt), refusal_by(Kept(), spoilt)]
+    assert {code for _, code in refusals} == {finding}
+    assert len(set(refusals)) == 1
+    assert len(read_policy_set(long(), kept).policies[0].rules) == 200
+
+
+def refusal_by(kept: Kept, written: object) -> tuple[object, object]:
+    with pytest.raises(Invalid) as refused:
+        read_policy_set(copy.deepcopy(written), kept)
+    return refused.value.facts["where"], refused.value.facts["finding"]
