@@ -103,16 +103,6 @@ class ServiceIndex:
         self._path_case = service.path_case
         self._enforced, self._observed = _Answers(snapshot, Mode.ENFORCE), _Answers(snapshot, Mode.OBSERVE)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether no header, claim, address, time or custom rule has a say: the same operation, the same decision."""
-        return (
-            self._custom is None
-            and self._until is None
-            and not self._headers
-            and not any(grant.is_conditional for grant in self.form.grants)
-        )
-
     def decide(self, request: Request) -> Decision:
         """Decide a request to this service (design D3).
 
@@ -243,8 +233,14 @@ class Index:
 
     def is_plain(self, name: str) -> bool:
         """Whether a service's decisions hang on caller, port, method, host and path alone."""
-        service = self.service(name)
-        return service is None or service.is_plain
+        service = self._policies.service_for(name)
+        part = None if service is None else self._parts.of(service.name)
+        return part is None or (
+            self._policies.custom is None
+            and part.service.mode is not Mode.OBSERVE
+            and not part.exceptions
+            and all(rule.when is None and rule.unless is None for policy in part.policies for rule in policy.rules)
+        )
 
     def service(self, name: str) -> ServiceIndex | None:
         """The index of a service by its name or a workload's SPIFFE ID, built on first use."""

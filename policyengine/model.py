@@ -11,7 +11,7 @@ import dataclasses
 import datetime as dt
 import ipaddress
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Literal
 
 from mesh.problems import Span
 from mesh.request import Effect, Mode, Protocol, Request
@@ -480,7 +480,9 @@ def policy_set_from_json(obj: object) -> PolicySet:
 def _folded(found: PolicySet, services: frozenset[str]) -> dict[str, tuple[object, ...]]:
     """Everything that names paths of the services, with those paths folded."""
     policies = tuple(
-        _with(policy, "rules", tuple(_with(rule, "to", _folded_operations(rule.to)) for rule in policy.rules))
+        dataclasses.replace(
+            policy, rules=tuple(dataclasses.replace(rule, to=_folded_operations(rule.to)) for rule in policy.rules)
+        )
         if policy.service in services
         else policy
         for policy in found.policies
@@ -488,32 +490,21 @@ def _folded(found: PolicySet, services: frozenset[str]) -> dict[str, tuple[objec
     return {
         "policies": policies,
         "invariants": tuple(
-            _with(item, "to", _folded_operations(item.to)) if item.service in services else item
+            dataclasses.replace(item, to=_folded_operations(item.to)) if item.service in services else item
             for item in found.invariants
         ),
         "exceptions": tuple(
-            _with(item, "to", _folded_operations(item.to)) if item.service in services else item
+            dataclasses.replace(item, to=_folded_operations(item.to)) if item.service in services else item
             for item in found.exceptions
         ),
     }
-
-
-T = TypeVar("T", Policy, Rule, Operation, Invariant, ExceptionGrant)
-
-
-def _with(item: T, field: str, folded: tuple[object, ...] | None) -> T:
-    """An object with a field folded: the very object, by which others know it, where that changes nothing."""
-    held = getattr(item, field)
-    if held is None or folded is None or all(one is other for one, other in zip(held, folded, strict=True)):
-        return item
-    return dataclasses.replace(item, **{field: folded})  # type: ignore[arg-type]  # callers name the field
 
 
 def _folded_operations(to: tuple[Operation, ...] | None) -> tuple[Operation, ...] | None:
     if to is None:
         return None
     return tuple(
-        _with(operation, "paths", tuple(map(_folded_pattern, operation.paths)))
+        dataclasses.replace(operation, paths=tuple(map(_folded_pattern, operation.paths)))
         if operation.paths is not None
         else operation
         for operation in to
@@ -523,4 +514,4 @@ def _folded_operations(to: tuple[Operation, ...] | None) -> tuple[Operation, ...
 def _folded_pattern(pattern: PathPattern) -> PathPattern:
     """The folded pattern. One that cannot be folded is refused by whoever reads a tree, and matches no path."""
     found = pattern.folded()
-    return found if isinstance(found, PathPattern) and found != pattern else pattern
+    return found if isinstance(found, PathPattern) else pattern
