@@ -33,7 +33,7 @@ from limen.agents import Agents
 from limen.attestation import Attestation
 from limen.attestorsfile import AttestorsFile
 from limen.authorities import Authorities
-from limen.authzen import Authzen
+from limen.authzen import Authzen, mask_key_of
 from limen.byhand import ByHand
 from limen.downstreams import Downstreams
 from limen.explanation import explained
@@ -138,6 +138,8 @@ class App:
             trust=self.bundle,
             identities=lambda: [str(row["spiffe_id"]) for row in self.identities()],
             clock=clock,
+            record=self._record_all,
+            mask_key=mask_key_of(bundle_key),
         )
         self.policy_bundles = PolicyBundles(key=bundle_key, active=self._active, trust=self.bundle, clock=clock)
 

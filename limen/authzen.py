@@ -6,27 +6,36 @@ A caller proves who it is by a JWT-SVID for the audience `limen-authzen`, as a b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 import sqlalchemy as sa
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from audit.record import mask
 from limen.bearers import Bearers, Codes
+from limen.decisions import decision_to_json
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock
 from mesh.database import transaction
 from mesh.problems import Invalid
 from policyengine import store
-from policyengine.authzen import AuthzenError, Json, Pdp
+from policyengine.authzen import WORKLOAD, Answered, AuthzenError, Json, Pdp
 from policyengine.authzensearch import Kind, search
 from policyengine.model import PolicySet
 
 AUDIENCE = "limen-authzen"
+_MAX_PATH = 2048
+Row = Mapping[str, object]
 
 
 class Authzen:
     """The decision point of the active snapshot, made once for each; ``engine`` is asked for it every time.
 
     ``identities`` are those that were issued and hold now: what a search for workloads knows beside the policies.
+    ``record`` puts rows of a kind into the audit log; ``mask_key`` hides the people in them.
     """
 
     def __init__(
@@ -36,8 +45,11 @@ class Authzen:
         trust: Callable[[], TrustBundle],
         identities: Callable[[], Iterable[str]],
         clock: Clock,
+        record: Callable[[str, str, Sequence[Row]], None],
+        mask_key: bytes,
     ) -> None:
-        self._engine, self._identities, self._clock = engine, identities, clock
+        self._engine, self._identities, self._clock, self._record = engine, identities, clock, record
+        self._mask_key = mask_key
         self._callers = Bearers(AUDIENCE, Codes("LM2640", "LM2641", "LM2642"), trust, clock)
         self._pdp = Pdp(PolicySet(), "")
 
@@ -66,22 +78,58 @@ class Authzen:
         """The identities that were issued and hold now."""
         return sorted(set(self._identities()))
 
-    def answer(self, path: str, pdp: Pdp, body: object, *, caller: str, known: list[str]) -> Json:
-        """Answer a request at a path below `/access/v1`.
+    def answer(self, path: str, pdp: Pdp, body: object, *, caller: str, known: list[str]) -> tuple[Json, list[Row]]:
+        """The answer to a request at a path below `/access/v1`, and what `record` has to keep before it is given.
 
         Raises Invalid LM2643.
         """
         now = self._clock.now()
+        rows: list[Row] = []
         try:
             match path:
                 case "evaluation":
-                    return pdp.evaluate(body, caller=caller, now=now)
+                    found = pdp.evaluate(body, caller=caller, now=now, tell=lambda item: rows.append(_decided(item)))
                 case "evaluations":
-                    return pdp.evaluate_all(body, caller=caller, now=now)
+                    found = pdp.evaluate_all(
+                        body, caller=caller, now=now, tell=lambda item: rows.append(_decided(item))
+                    )
                 case _:
-                    return search(pdp, _KINDS[path], body, caller=caller, now=now, known=lambda: known)
+                    found = search(pdp, _KINDS[path], body, caller=caller, now=now, known=lambda: known)
         except AuthzenError as err:
             raise Invalid("LM2643", reason=str(err)) from err
+        return found, rows
+
+    def record(self, caller: str, rows: Sequence[Row]) -> None:
+        """Put decisions into the audit log; they are durable when this returns. ``caller`` asked for them."""
+        self._record("decision", caller, [cast("Row", mask(row, self._mask_key)) for row in rows])
+
+
+def mask_key_of(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A key that hides people in this server's records, the same after every start: made of one that is kept."""
+    form = (serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return hashlib.blake2b(key.private_bytes(*form), digest_size=32, person=b"limen-mask").digest()
+
+
+def _decided(found: Answered) -> Row:
+    """A decision as enforcers record theirs, and who it was about: of a person the type and the id, which is masked.
+
+    Properties, headers and claims are not recorded.
+    """
+    request, subject = found.request, found.question.subject
+    about = {} if subject["type"] == WORKLOAD else {"subject_type": subject["type"], "sub": subject["id"]}
+    return {
+        "direction": "authzen",
+        "caller": request.source,
+        "destination": request.service,
+        "port": request.port,
+        "peer_ip": request.peer_ip,
+        "protocol": request.protocol,
+        "method": request.method,
+        "host": request.host,
+        "path": None if request.path is None else request.path[:_MAX_PATH],
+        **about,
+        **decision_to_json(found.decision),
+    }
 
 
 _KINDS: dict[str, Kind] = {"search/subject": "subject", "search/resource": "resource", "search/action": "action"}

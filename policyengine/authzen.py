@@ -44,6 +44,18 @@ class Question:
     context: Json
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answered:
+    """A question that was decided, as the request that it was."""
+
+    question: Question
+    request: Request
+    decision: Decision
+
+
+Tell = Callable[[Answered], None]
+
+
 class Pdp:
     """The decision point of one snapshot. ``caller`` is whoever asks, ``now`` the server's time."""
 
@@ -51,16 +63,16 @@ class Pdp:
         self.policies, self.snapshot = policies, snapshot
         self._index = Index(policies, snapshot)
 
-    def evaluate(self, body: object, *, caller: str, now: dt.datetime) -> Json:
-        """Answer an Access Evaluation request (AuthZEN §6).
+    def evaluate(self, body: object, *, caller: str, now: dt.datetime, tell: Tell = lambda _: None) -> Json:
+        """Answer an Access Evaluation request (AuthZEN §6); ``tell`` hears of the decision.
 
         Raises AuthzenError.
         """
         fields = object_of(body, "a request")
-        return self._answer(question_of(fields, {}), caller, now)
+        return self._answer(question_of(fields, {}), caller, now, tell)
 
-    def evaluate_all(self, body: object, *, caller: str, now: dt.datetime) -> Json:
-        """Answer an Access Evaluations request (AuthZEN §7).
+    def evaluate_all(self, body: object, *, caller: str, now: dt.datetime, tell: Tell = lambda _: None) -> Json:
+        """Answer an Access Evaluations request (AuthZEN §7); ``tell`` hears of every decision.
 
         1. Without `evaluations`, or with none in it, it is a single request.
         2. What stands beside them is the default of each; an object of an evaluation replaces the default as a whole,
@@ -74,7 +86,7 @@ class Pdp:
         listed = fields.get("evaluations")
         # (1)
         if listed is None or listed == []:
-            return self._answer(question_of(fields, {}), caller, now)
+            return self._answer(question_of(fields, {}), caller, now, tell)
         if not isinstance(listed, list) or len(listed) > MAX_EVALUATIONS:
             raise AuthzenError(f"`evaluations` is a list of at most {MAX_EVALUATIONS}")
         semantic = semantic_of(fields.get("options"))
@@ -86,7 +98,7 @@ class Pdp:
         for item in listed:
             # (4)
             try:
-                answer = self._answer(question_of(object_of(item, "an evaluation"), defaults), caller, now)
+                answer = self._answer(question_of(object_of(item, "an evaluation"), defaults), caller, now, tell)
             except AuthzenError as err:
                 answer = {"decision": False, "context": {"error": {"status": 400, "message": str(err)}}}
             answers.append(answer)
@@ -101,8 +113,10 @@ class Pdp:
         """The decision about a question."""
         return self._index.decide(self.request_of(question, caller, now))
 
-    def _answer(self, question: Question, caller: str, now: dt.datetime) -> Json:
-        found = self.decide(question, caller, now)
+    def _answer(self, question: Question, caller: str, now: dt.datetime, tell: Tell) -> Json:
+        request = self.request_of(question, caller, now)
+        found = self._index.decide(request)
+        tell(Answered(question, request, found))
         context: Json = {"code": found.code, "snapshot": found.snapshot, "mode": str(found.mode)}
         context["policy_decision"] = str(found.policy_effect)
         context |= {name: value for name in ("tier", "policy", "rule") if (value := getattr(found, name))}

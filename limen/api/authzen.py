@@ -20,7 +20,7 @@ from limen.bearers import Unauthenticated
 from limen.limits import PeerLimits
 from mesh.jwks import strict_json
 from mesh.problems import Forbidden, Invalid, Problem
-from policyengine.authzen import Json, Pdp
+from policyengine.authzen import Pdp
 from policyengine.canonical import canonical_host
 
 PREFIX = "/access/v1/"
@@ -50,7 +50,9 @@ def mount_public(api: FastAPI, authzen: Authzen, worker: Executor) -> None:
             try:
                 caller, pdp, known = await loop.run_in_executor(worker, enter)
                 body = _read(request, await request.body())
-                found: Json = await asyncio.to_thread(authzen.answer, path, pdp, body, caller=caller, known=known)
+                found, rows = await asyncio.to_thread(authzen.answer, path, pdp, body, caller=caller, known=known)
+                # what is not in the log is not answered
+                await loop.run_in_executor(worker, authzen.record, caller, rows)
             except Problem as problem:
                 return _refusal(problem)
             return JSONResponse(found)

@@ -1,8 +1,11 @@
 """Whose policies answer, and what a search for workloads knows beside them."""
 
+import json
+
 import pytest
 
 from limen.authzen import AUDIENCE, PATHS
+from limen.recorded import flow_of
 from mesh.problems import Forbidden, Invalid
 from tests.limen.test_opabundles import header
 from tests.world import TREE, World
@@ -17,7 +20,9 @@ QUESTION = {
 
 def ask(world: World, path: str = "evaluation", body: object = QUESTION) -> dict[str, object]:
     caller, pdp = world.app.authzen.enter(header(world, AUDIENCE))
-    return world.app.authzen.answer(path, pdp, body, caller=caller, known=world.app.authzen.known())
+    found, rows = world.app.authzen.answer(path, pdp, body, caller=caller, known=world.app.authzen.known())
+    world.app.authzen.record(caller, rows)
+    return found
 
 
 def test_the_active_snapshot_answers_and_before_the_first_nothing_is_allowed(world: World) -> None:
@@ -52,3 +57,49 @@ def test_what_is_no_request_is_refused_with_a_reason(world: World, path: str) ->
     world.app.authzen.admit(("spiffe://world.test/**",))
     with pytest.raises(Invalid, match="LM2643"):
         ask(world, path, [])
+
+
+def decided(world: World) -> list[dict[str, object]]:
+    return world.app.records(after=0, kind="decision", limit=100)
+
+
+def test_every_decision_is_recorded_as_those_of_enforcers_are(world: World) -> None:
+    world.app.authzen.admit(("spiffe://world.test/user/**",))
+    snapshot = world.publish()
+    ask(world)
+    both = {**QUESTION, "evaluations": [{}, {"action": {"name": "POST"}}]}
+    ask(world, "evaluations", both)
+    ask(world, "search/action")
+    rows = decided(world)
+    assert [(row["decision"], row["method"], row["code"]) for row in rows] == [
+        ("allow", "GET", "LM2300"),
+        ("allow", "GET", "LM2300"),
+        ("deny", "POST", "LM2302"),
+    ]
+    first = rows[0]
+    assert (first["actor"], first["caller"], first["direction"]) == ("spiffe://world.test/user/1000", CART, "authzen")
+    assert (first["destination"], first["port"], first["path"], first["snapshot"]) == (
+        "db",
+        8080,
+        "/orders/7",
+        snapshot,
+    )
+    flow = flow_of(first)
+    assert flow is not None
+    assert (flow.source, flow.destination, flow.method) == (CART, "db", "GET")
+
+
+def test_people_and_what_is_said_of_them_stay_out_of_the_log(world: World) -> None:
+    world.app.authzen.admit(("spiffe://world.test/user/**",))
+    world.publish()
+    subject = {"type": "user", "id": "ann@corp.test", "properties": {"salary": "93000", "token": "hunter2"}}
+    path = "/orders/7?token=hunter2"
+    ask(world, body={**QUESTION, "subject": subject})
+    ask(world, body={**QUESTION, "resource": {"type": "service", "id": "db", "properties": {"path": path}}})
+    rows = decided(world)
+    text = json.dumps(rows)
+    assert "ann@corp.test" not in text
+    assert "93000" not in text
+    assert "hunter2" not in text
+    assert str(rows[0]["sub"]).startswith("hmac:")
+    assert rows[0]["subject_type"] == "user"
