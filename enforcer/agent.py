@@ -335,7 +335,7 @@ class Agent:
     def _measure(self) -> None:
         agentmetrics.CLOCK_SKEW.set(self._time.skew.total_seconds())
         ends = [found.identity.svid.not_after for found in self._workloads.values() if found.identity is not None]
-        agentmetrics.SVID_EXPIRY.set(min(ends).timestamp() if ends else 0)
+        agentmetrics.SVID_EXPIRY.set(min(ends).timestamp() if ends else agentmetrics.NONE)
 
     async def _reissue(self, workloads: Sequence[Workload]) -> None:
         """Ask for SVIDs of launched workloads in one batch, and hand them to their sidecars."""

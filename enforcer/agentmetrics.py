@@ -1,17 +1,43 @@
-"""The agent's own numbers for Prometheus: its clock against the server's, and when its SVID ends."""
+"""The agent's own numbers for Prometheus: its clock against the server's, and when its SVID ends.
+
+They are served by an agent alone: a server has no such clock, and a moment of 0 would cry that it has passed.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge
+import math
+
+from prometheus_client import REGISTRY, Counter, Gauge
 
 CLOCK_SKEW = Gauge(
-    "limen_agent_clock_skew_seconds", "How far this host's clock is ahead of the server's; negative when it is behind."
+    "limen_agent_clock_skew_seconds",
+    "How far this host's clock is ahead of the server's; negative when it is behind.",
+    registry=None,
 )
-NODE_SVID_EXPIRY = Gauge("limen_agent_node_svid_expiry_timestamp_seconds", "When the node's own SVID ends, Unix time.")
+NODE_SVID_EXPIRY = Gauge(
+    "limen_agent_node_svid_expiry_timestamp_seconds", "When the node's own SVID ends, Unix time.", registry=None
+)
 SVID_EXPIRY = Gauge(
     "limen_agent_svid_expiry_timestamp_seconds",
-    "When the first SVID of a launched workload ends, Unix time; 0 without.",
+    "When the first SVID of a launched workload ends, Unix time; NaN without.",
+    registry=None,
 )
 ADMISSIONS = Counter(
-    "limen_agent_admissions_total", "How the node's SVID was renewed or asked for anew.", ["way", "outcome"]
+    "limen_agent_admissions_total",
+    "How the node's SVID was renewed or asked for anew.",
+    ["way", "outcome"],
+    registry=None,
 )
+NONE = math.nan
+"""No moment: what compares it with the present is false, and no alarm is raised."""
+NODE_SVID_EXPIRY.set(NONE)
+SVID_EXPIRY.set(NONE)
+_published: list[bool] = []
+
+
+def publish() -> None:
+    """Serve the numbers from now on, in this process."""
+    if not _published:
+        _published.append(True)
+        for found in (CLOCK_SKEW, NODE_SVID_EXPIRY, SVID_EXPIRY, ADMISSIONS):
+            REGISTRY.register(found)

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.utils import CryptographyDeprecationWarning
 
 from mesh import canonicaljson
-from mesh.problems import Invalid
+from mesh.problems import Invalid, shortened
 from mesh.spiffe import SpiffeIdError, TrustDomain
 
 DEFAULT_REFRESH_HINT_S = 300
@@ -95,7 +95,9 @@ def parse_bundle(trust_domain: TrustDomain, data: bytes) -> TrustBundle:
     try:
         document = _strict(data)
     except (ValueError, RecursionError) as err:
-        raise Invalid("LM1001", trust_domain=str(trust_domain), reason="it is not strict UTF-8 JSON") from err
+        raise Invalid(
+            "LM1001", trust_domain=str(trust_domain), reason=f"it is not strict UTF-8 JSON: {_why(err)}"
+        ) from err
     return _from_document(trust_domain, document)
 
 
@@ -179,10 +181,21 @@ def _from_document(trust_domain: TrustDomain, document: Any) -> TrustBundle:  # 
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key `{shortened(name, 60)}` stands twice")
+        found[name] = value
     return found
+
+
+def _why(err: ValueError | RecursionError) -> str:
+    """What a parser says, with the place where it says it."""
+    if isinstance(err, json.JSONDecodeError):
+        return f"line {err.lineno}, column {err.colno}: {err.msg}"
+    if isinstance(err, UnicodeDecodeError):
+        return f"byte {err.start} is no UTF-8"
+    return "it is nested too deeply" if isinstance(err, RecursionError) else str(err)
 
 
 def _no_number(text: str) -> None:

@@ -134,7 +134,7 @@ def _first_time(state: pathlib.Path, url: str, ways: Ways, wrapping: WrappingKey
 
 
 async def _run(state: pathlib.Path, *, url: str, ways: Ways, advertise: str | None, runtimes: Options) -> None:
-    from enforcer import nodestate  # noqa: PLC0415  heavy imports only for the process that needs them
+    from enforcer import agentmetrics, nodestate  # noqa: PLC0415  heavy imports only for the process that needs them
     from enforcer.agent import Agent  # noqa: PLC0415
     from enforcer.proof import attest_again  # noqa: PLC0415
     from mesh import telemetry  # noqa: PLC0415
@@ -160,6 +160,7 @@ async def _run(state: pathlib.Path, *, url: str, ways: Ways, advertise: str | No
     ready = asyncio.Event()
     attest = functools.partial(attest_again, ways.method) if ways.method is not None else None
     agent = Agent(state, found, wrapping, clock=clock, advertise=advertise, attest=attest, runtimes=runtimes)
+    agentmetrics.publish()
     metrics = telemetry.serve_metrics()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(agent.run(stop, ready))

@@ -23,7 +23,7 @@ from audit.verify import prove as prove_record
 from audit.verify import verify_log
 from limen.cli import context, render
 from mesh.clock import parse_time
-from mesh.problems import Diagnostic, Invalid, NotFound, Problem
+from mesh.problems import Diagnostic, Invalid, NotFound, Problem, shortened
 
 FORMATS = ("jsonl", "ocsf", "ecs", "cef", "syslog", "otlp", "parquet")
 _POLL_S = 0.5
@@ -129,7 +129,7 @@ def _line(row: dict[str, Any]) -> tuple[str, str, str, str]:
         what = f"{row.get('decision')}  {caller} → {called}:{row.get('port')}  {request}  by {by}"
     else:
         shown = (
-            f"{name}={value}"
+            f"{name}={shortened(value, 100) if isinstance(value, str) else value}"
             for name, value in row.items()
             if name not in {"schema", "id", "time", "kind", "source", "index"}
             and isinstance(value, str | int)

@@ -16,6 +16,7 @@ from mesh.problems import Invalid, NotFound
 
 KINDS = ("issuing", "root", "jwt")
 _POLL_S = 0.2
+MAX_TOKEN_S = 86400
 
 
 @click.command()
@@ -146,7 +147,9 @@ def show(what: str, output: str) -> int:
     "--csr", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="A PKCS#10 request instead (PEM or DER)."
 )
 @click.option("--audience", multiple=True, help="Issue a JWT-SVID for these audiences instead.")
-@click.option("--ttl", type=click.IntRange(60), default=None, help="Seconds; one hour, or 300 for a JWT-SVID.")
+@click.option(
+    "--ttl", type=click.IntRange(60, 30 * 86400), default=None, help="Seconds; one hour, or 300 for a JWT-SVID."
+)
 @click.option("--dns", multiple=True, help="A DNS name for the certificate.")
 @context.output_option("table", "json")
 def issue(
@@ -161,6 +164,8 @@ def issue(
 ) -> None:
     """Issue an SVID by hand, for what has no agent."""
     if audience:
+        if (ttl or 0) > MAX_TOKEN_S:
+            raise click.UsageError(f"a JWT-SVID lives {MAX_TOKEN_S} seconds at most: nobody can take it back")
         found = client.call(
             "POST",
             "/v1/svids/issue-jwt",
@@ -215,8 +220,11 @@ def _key_of(path: pathlib.Path) -> bytes:
         try:
             data = x509.load_pem_x509_csr(data).public_bytes(Encoding.DER)
         except ValueError as err:
-            raise Invalid("LM1617", reason="it is no PKCS#10 request in PEM") from err
-    return spki_der(read_csr(data))
+            raise Invalid("LM1617", reason=f"`{path}`: it is no PKCS#10 request in PEM") from err
+    try:
+        return spki_der(read_csr(data))
+    except Invalid as problem:
+        raise Invalid(problem.code, reason=f"`{path}`: {problem.facts['reason']}") from problem
 
 
 def _write(out: pathlib.Path, chain: str, key: str) -> None:
