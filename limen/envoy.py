@@ -307,7 +307,7 @@ def _config(policies: PolicySet, authority: Authority, admin: pathlib.Path, log:
                 answer: Json = {"direct_response": {"status": 200, "body": {"inline_string": "yes"}}}
                 # a connection that broke the protocol is closed at once: nobody here is late with an answer
                 more_http: Json = {"local_reply_config": _replies(), "delayed_close_timeout": "0.01s"}
-                chain = files.http_chain("eval", port.protocol, matcher, answer, **more_http)
+                chain = files.http_chain("eval", port.protocol, matcher, answer, websocket=port.websocket, **more_http)
             transport = files.mutual_tls(port.protocol, common)
             name = f"{service.name}:{port.port}"
             listeners.append(files.listener(name, files.address(_HERE, 0), chain, transport, **more))

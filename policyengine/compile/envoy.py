@@ -26,22 +26,26 @@ from policyengine.reference import DEFAULT_DENY
 
 ANYWHERE = "0.0.0.0"  # noqa: S104  a listener for every address, unless the list of workloads names some
 CANONICAL = (
-    "Envoy takes a request target only as it stands in canonical form, with an ASCII query: what Limen would resolve "
-    "(`/a/../b`, `//a`, `/%61`) is refused, and so is a malformed Host, an IPv6 Host, any header with `_` in its name, "
-    "and a method that Envoy does not know"
+    "Envoy merges slashes and else takes a request target only as it stands in canonical form, with an ASCII query: "
+    "what Limen would resolve (`/a/../b`, `/%61`) is refused, and so is a malformed Host, an IPv6 Host, a header with "
+    "`_` in its name, and a method that Envoy does not know"
 )
-FRAMING = "Envoy unfolds header lines (obs-fold) and takes bare line feeds, which Limen's own sidecar refuses"
+FRAMING = (
+    "nobody needs odd framing refused: Envoy unfolds header lines, takes bare line feeds and several spaces in a "
+    "request line, and drops `Upgrade: h2c`, where Limen's own sidecar refuses; it decides about what it forwards"
+)
 TCP_SPEAKS_FIRST = "an application that speaks first is not called before the caller has said something"
 _NO_TIME = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)  # nothing that depends on the moment is exported
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
-    """A port of a service with the matcher of its filter."""
+    """A port of a service with the matcher of its filter, and whether a request may become a WebSocket."""
 
     port: int
     protocol: Protocol
     matcher: Json
+    websocket: bool = False
 
 
 def compile_envoy(policies: PolicySet, workloads: Workloads, agent: str) -> Export:
@@ -84,7 +88,8 @@ def ports_of(policies: PolicySet, service: Service, findings: Findings) -> list[
         rows = refused_callers()
         if port.protocol != "tcp":
             rows = refused_requests(form.headers, ignores_case=service.path_case == "insensitive") + rows
-        found.append(Port(port=port.port, protocol=port.protocol, matcher=guarded(rows, decided)))
+        matcher = guarded(rows, decided)
+        found.append(Port(port=port.port, protocol=port.protocol, matcher=matcher, websocket=port.websocket))
     return found
 
 
@@ -194,7 +199,8 @@ def _chain(port: Port, name: str, app: str) -> list[Json]:
     if port.protocol == "tcp":
         return files.tcp_chain(name, port.matcher, files.tcp_proxy(name, app))
     # streams and long answers are the application's business: what is idle ends, what works does not
-    return files.http_chain(name, port.protocol, port.matcher, {"route": {"cluster": app, "timeout": "0s"}})
+    route: Json = {"route": {"cluster": app, "timeout": "0s"}}
+    return files.http_chain(name, port.protocol, port.matcher, route, websocket=port.websocket)
 
 
 def _limits() -> Json:

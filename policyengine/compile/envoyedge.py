@@ -1,8 +1,9 @@
 """What an Envoy refuses before any rule: callers that are no SPIFFE IDs, and whatever could be read in two ways.
 
-Envoy changes a target before any filter sees it, or not at all, and where it changes it, `/x;y/../admin` and
-`/../admin` become `/admin` without a trace. So it changes nothing here, and what is not canonical as it stands is
-refused: what is decided is what came and what is forwarded. Limen resolves `/a/../b` and `//a`; this is stricter.
+Envoy changes a target before any filter sees it, or not at all, and where it resolves dot segments, `/x;y/../admin`
+and `/../admin` become `/admin` without a trace. So it merges slashes here, which hides nothing, and what is not
+canonical then is refused: what is decided is what is forwarded. Limen resolves `/a/../b` and decodes `/%61`; this is
+stricter.
 
 The expressions are RE2's, constant, and matched as a whole; `docs/guides/envoy.md` lists what they refuse.
 """

@@ -68,12 +68,15 @@ def from_agent(own: str) -> Json:
 # ---------------------------------------------------------------------- filters
 
 
-def http_chain(name: str, protocol: Protocol, matcher: Json, route: Json, **more: object) -> list[Json]:
+def http_chain(
+    name: str, protocol: Protocol, matcher: Json, route: Json, *, websocket: bool = False, **more: object
+) -> list[Json]:
     """The filters of a port that reads requests.
 
-    1. Nothing is rewritten before it is decided: see `policyengine.compile.envoyedge`. What could be read as another
-       host is cut off (RFC 9110 §7.2: port; RFC 3986 §3.2.2: final dot), and that is what is forwarded.
-    2. Names that some applications read as others, HTTP/1.0, absolute targets and upgrades are refused.
+    1. Of a target, slashes are merged, and nothing else is rewritten: see `policyengine.compile.envoyedge`. Of a host,
+       port and final dot are cut off (RFC 9110 §7.2, RFC 3986 §3.2.2). That is decided and forwarded.
+    2. Names that some applications read as others, HTTP/1.0, absolute targets and upgrades are refused, but for a
+       WebSocket where the port is declared so: the request that asks for it is decided.
     3. Who calls is the certificate, so what a caller says of itself is replaced.
     4. The path without its query is kept where the matcher finds it; then the matcher decides.
     """
@@ -83,7 +86,7 @@ def http_chain(name: str, protocol: Protocol, matcher: Json, route: Json, **more
         "codec_type": "HTTP2" if protocol == "grpc" else "HTTP1",
         # (1)
         "normalize_path": False,
-        "merge_slashes": False,
+        "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "strip_any_host_port": True,
         "strip_trailing_host_dot": True,
@@ -101,6 +104,7 @@ def http_chain(name: str, protocol: Protocol, matcher: Json, route: Json, **more
             "initial_connection_window_size": 1_048_576,
             "allow_connect": False,
         },
+        **({"upgrade_configs": [{"upgrade_type": "websocket"}]} if websocket else {}),
         "request_headers_timeout": "10s",
         "stream_idle_timeout": "300s",
         # (3)

@@ -24,7 +24,7 @@ from mesh.request import Effect, Request
 from policyengine.compile.envoy import CANONICAL, TCP_SPEAKS_FIRST, compile_envoy, ports_of
 from policyengine.compile.export import Findings
 from policyengine.decide import Index
-from policyengine.model import PolicySet, policy_set_from_json
+from policyengine.model import PolicySet, Port, policy_set_from_json
 from tests.bypasses import BYPASSES, OPS, WEB, Bypass, Service, case_id, cases, policies
 from tests.examples import examples
 from tests.policyengine.strategies import policy_sets, requests
@@ -183,7 +183,7 @@ GRPC: list[tuple[str, str, list[tuple[str, str]], str]] = [
     ("allowed", "/pkg.Svc/Method", [], "LM2300"),
     ("another-method", "/pkg.Svc/method", [], "LM2302"),
     ("trailing-slash", "/pkg.Svc/Method/", [], "LM2302"),
-    ("two-slashes", "//pkg.Svc/Method", [], "LM2304"),
+    ("two-slashes", "//pkg.Svc/Method", [], "LM2300"),
     ("denied", "/pkg.Svc/Secret", [], "LM2301"),
     ("no-slash", "pkg.Svc/Method", [], "LM2652"),
     ("header-twice", "/pkg.Svc/Method", [("x-role", "a"), ("x-role", "b")], "LM2304"),
@@ -364,6 +364,23 @@ def test_the_exported_file_forwards_what_it_decided_and_says_who_called(tmp_path
     (known,) = [line for line in lines if line.startswith(b"x-forwarded-client-cert:")]
     assert WEB.encode() in known
     assert OPS.encode() not in known
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("websocket", [False, True], ids=["undeclared", "declared"])
+def test_a_request_becomes_a_websocket_where_the_port_is_declared_so(
+    websocket: bool, tmp_path: pathlib.Path, until: Any
+) -> None:
+    app = App(answer=b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhi")
+    tree = trees.tree([{"id": "a", "effect": "allow", "from": [WEB], "to": [{"paths": ["/ws"]}]}])
+    service = dataclasses.replace(tree.services[0], ports=(Port(port=8080, protocol="http", websocket=websocket),))
+    tree = dataclasses.replace(tree, services=(service, *tree.services[1:]))
+    raw = b"GET %b HTTP/1.1\r\nHost: db\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    with exported(tree, {8080: app}, tmp_path, until) as (caller, ports):
+        found = [say(caller, ports[8080], (WEB,), raw % path, "http").split(b" ")[1] for path in (b"/ws", b"/other")]
+    app.close()
+    assert found == [b"101" if websocket else b"403", b"403"]
+    assert len(app.heard) == websocket
 
 
 @pytest.mark.system

@@ -11,9 +11,9 @@ def manager(protocol: str = "http"):
     return found["typed_config"]
 
 
-def test_nothing_is_rewritten_before_it_is_decided() -> None:
+def test_nothing_but_slashes_is_rewritten_before_it_is_decided() -> None:
     found = manager()
-    assert (found["normalize_path"], found["merge_slashes"]) == (False, False)
+    assert (found["normalize_path"], found["merge_slashes"]) == (False, True)
     assert found["path_with_escaped_slashes_action"] == "REJECT_REQUEST"
 
 

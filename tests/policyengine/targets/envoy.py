@@ -21,10 +21,12 @@ def inputs_of(request: Request, *, source=None):
     if host is not None:  # strip_any_host_port, strip_trailing_host_dot
         host = re.sub(r":[0-9]+$", "", host)
         host = host.removesuffix(".")
-    headers |= {":method": request.method, ":authority": host, ":path": request.path}
+    path, mark, query = (request.path or "").partition("?")  # merge_slashes
+    whole = None if request.path is None else re.sub("/+", "/", path) + mark + query
+    headers |= {":method": request.method, ":authority": host, ":path": whole}
     return {
         "uri-san": request.source if source is None else source,
-        "path": None if request.path is None else request.path.partition("?")[0],
+        "path": None if whole is None else whole.partition("?")[0],
         "peer": request.peer_ip,
         "headers": headers,
     }
