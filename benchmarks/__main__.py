@@ -25,6 +25,7 @@ SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "change": ((), ()),
     "audit": ((), ()),
     "tls_stack": ((), ()),
+    "envoymatch": (("--rounds", "2"), ()),
     "pair": ((), ("wrk",)),
 }
 
