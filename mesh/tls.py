@@ -1,4 +1,8 @@
-"""TLS contexts for connections between workloads: version 1.3, both sides with a certificate, no resumption.
+"""TLS contexts for connections between workloads: version 1.3, both sides with a certificate.
+
+A resumed handshake shows no certificate, so that nobody can tell from it alone who the peer is. A server gives out
+tickets only when it says that it remembers the chain of everyone who got one (`leaf` tells which); a client resumes
+only what it asks for by name. Without both there is no resumption.
 
 OpenSSL checks what it always checks, against the roots of every bundle at once; who the peer *is* only
 `mesh.x509svid.verify_x509_svid` says, from the chain that `peer_chain` returns, and whoever uses these contexts
@@ -22,13 +26,19 @@ from mesh.x509svid import X509Svid
 _LINE = 64
 
 
-def server_context(svid: X509Svid, bundles: Mapping[TrustDomain, TrustBundle]) -> ssl.SSLContext:
+def server_context(
+    svid: X509Svid, bundles: Mapping[TrustDomain, TrustBundle], *, tickets: bool = False
+) -> ssl.SSLContext:
     """Build the context of the side that accepts connections; a client without a certificate is refused.
+
+    With ``tickets`` a caller may resume: one ticket each, under keys that only this context has.
 
     Raises Invalid LM3010 when no bundle holds an authority, LM3011 when the SVID or an authority cannot be loaded.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, svid, bundles)
-    context.num_tickets = 0
+    context.num_tickets = 1 if tickets else 0
+    if tickets:
+        context.options &= ~ssl.OP_NO_TICKET
     return context
 
 
@@ -37,7 +47,14 @@ def client_context(svid: X509Svid, bundles: Mapping[TrustDomain, TrustBundle]) -
 
     Raises Invalid LM3010 when no bundle holds an authority, LM3011 when the SVID or an authority cannot be loaded.
     """
-    return _context(ssl.PROTOCOL_TLS_CLIENT, svid, bundles)
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, svid, bundles)
+    context.options &= ~ssl.OP_NO_TICKET
+    return context
+
+
+def leaf(tls: ssl.SSLObject) -> bytes | None:
+    """The peer's own certificate, DER; a resumed handshake has no more of its chain than this."""
+    return tls.getpeercert(binary_form=True)
 
 
 def peer_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
@@ -81,7 +98,7 @@ def _context(side: int, svid: X509Svid, bundles: Mapping[TrustDomain, TrustBundl
 
     1. TLS 1.3 and nothing older.
     2. The peer presents a certificate that chains to an authority of some bundle; there is at least one.
-    3. No tickets and no resumption: a resumed handshake shows no certificate, so nothing could be verified.
+    3. No tickets, unless whoever asks for the context says otherwise.
     4. Our own chain and key, through memory alone.
     """
     context = ssl.SSLContext(side)

@@ -16,7 +16,7 @@ from policyengine.callers import Callers
 from policyengine.compiled import Compiled
 from policyengine.ir import Grant
 from policyengine.operationtable import Entry
-from policyengine.parts import Parts
+from policyengine.parts import Part, Parts
 from policyengine.reference import (
     ALLOWED_BY_RULE,
     AMBIGUOUS,
@@ -230,6 +230,10 @@ class Index:
         except Exception:  # noqa: BLE001  the edge of the decision point: it fails closed
             self.errors += 1
             return self._internal_error
+
+    def part(self, name: str) -> Part | None:
+        """What a service is decided by; None when there is no such service."""
+        return self._parts.of(name)
 
     def is_plain(self, name: str) -> bool:
         """Whether a service's decisions hang on caller, port, method, host and path alone."""

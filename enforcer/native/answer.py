@@ -24,6 +24,7 @@ _STATUS = {
     "LM3221": (503, "Service Unavailable"),
     "LM3222": (503, "Service Unavailable"),
     "LM3223": (503, "Service Unavailable"),
+    "LM3224": (502, "Bad Gateway"),
 }
 _BAD_REQUEST = (400, "Bad Request")
 _FORBIDDEN = (403, "Forbidden")

@@ -307,7 +307,7 @@ class HttpConnection:
         exchange = self._exchange
         assert exchange is not None
         self._state = State.RUNNING
-        if exchange.head.block is not self._written[0]:
+        if exchange.head.block is not self._written[0] or exchange.head.trailers:
             host = serial.forwarded_host(exchange.head)
             self._written = (
                 exchange.head.block,

@@ -164,6 +164,11 @@ class RequestReader:
         return len(self._buffer)
 
     @property
+    def unread(self) -> bytes:
+        """The bytes that wait to be read."""
+        return self._buffer
+
+    @property
     def has_started(self) -> bool:
         """Whether a part of a head has arrived."""
         return bool(self._buffer)
@@ -273,6 +278,11 @@ class ResponseReader:
     def is_done(self) -> bool:
         """Whether the body of the last response has been read whole."""
         return self._body.is_done
+
+    @property
+    def unread(self) -> bytes:
+        """The bytes that wait to be read."""
+        return self._buffer
 
     @property
     def is_empty(self) -> bool:

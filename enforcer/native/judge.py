@@ -16,6 +16,7 @@ from policyengine.canonical import CanonicalPath, canonical_path
 from policyengine.decide import INTERNAL_ERROR, Index
 from policyengine.issuer import Issuer
 from policyengine.model import TOKEN_HEADERS, PolicySet
+from policyengine.parts import Part
 from policyengine.tiers import PortTier, choose_tiers, combine
 from policyengine.wire import read_policy_set
 
@@ -49,6 +50,15 @@ class Rules:
         """Build from policies that were read; what did not change since ``before`` is kept as it was built."""
         index = Index(policies, snapshot, None if before is None else before.index)
         return cls(snapshot=snapshot, policies=policies, index=index)
+
+    def about(self, service: str) -> Part | None:
+        """What the policies hold about a service, by its name or a workload's identity."""
+        found = self.policies.service_for(service)
+        return None if found is None else self.index.part(found.name)
+
+
+def _is_same(ours: Part | None, theirs: Part | None) -> bool:
+    return ours is theirs if ours is None or theirs is None else ours.is_same(theirs)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -115,6 +125,19 @@ class Judge:
             return False
         found = self._active.policies.service_for(identity)
         return found is not None and found.name == service
+
+    def speaks_http(self, service: str, port: int | None) -> bool:
+        """Whether all ports of a called service, or the one that is given, are declared to speak HTTP/1.1."""
+        found = self._active.policies.service_for(service) if self._active is not None else None
+        ports = [item for item in found.ports if port is None or item.port == port] if found is not None else []
+        return bool(ports) and all(item.protocol == "http" for item in ports)
+
+    def says_the_same(self, other: Judge, service: str) -> bool:
+        """Whether the active policies of two judges hold the very same about a called service."""
+        ours, theirs = self._active, other._active
+        if ours is None or theirs is None or ours is theirs:
+            return ours is theirs
+        return _is_same(ours.about(service), theirs.about(service)) and ours.policies.issuers == theirs.policies.issuers
 
     def connection(self, *, source: str, port: int, peer_ip: str, now: dt.datetime | None) -> Judgement:
         """Decide about a connection, of which nothing is known but its ends.

@@ -157,7 +157,8 @@ class Inbound:
         stream = SecureStream(
             identity.server,
             server_side=True,
-            verify=identity.verify,
+            verify=identity.admit,
+            recall=identity.recall,
             secured=self._secured,
             refused=self._refused,
         )

@@ -1,75 +1,35 @@
 """The outbound side: loopback ports on which the workload reaches the services it calls.
 
-Every new connection is held until the agent has said who is behind it; without an answer it is refused. Then the
-sidecar connects, by mutual TLS, to an endpoint of the called service, and only if the endpoint's verified
-identity is one of that service's are the two joined. Another endpoint is tried only before a byte has moved.
+Every new connection is held until the agent has said who is behind it; without an answer it is refused. Then it is
+served over a mutual TLS connection to an endpoint of the called service (`enforcer.native.reach`): joined with one of
+its own, or, where the service is declared to speak HTTP, exchange by exchange over kept ones (`enforcer.native.relay`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import datetime as dt
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from enforcer.native import answer
 from enforcer.native.judge import Judgement, denied
 from enforcer.native.l4 import Splice
+from enforcer.native.pool import Connection
+from enforcer.native.reach import Reach
 from enforcer.native.records import Contact
-from enforcer.native.stream import PlainStream, SecureStream
-from enforcer.native.workload import Identity, Workload
+from enforcer.native.relay import Relay
+from enforcer.native.stream import PlainStream
+from enforcer.native.workload import Workload
 from mesh.problems import Invalid
-from mesh.x509svid import VerifiedSvid
 
 ATTEST_SECONDS = 5
 # how long a connection is held while the agent is being started again
 AWAY_SECONDS = 30
-CONNECT_SECONDS = 3
-RETRY_SECONDS = 5
 REPLY_SECONDS = 1
 MAX_CONNECTIONS = 4096
 
 _LOOKS_LIKE_HTTP = re.compile(rb"[A-Z]{3,16} [^\s]")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a workload's inbound port can be reached."""
-
-    spiffe_id: str
-    address: str
-    port: int
-
-
-class Endpoints:
-    """The reachable endpoints, in turns; one that failed rests for a while."""
-
-    def __init__(self) -> None:
-        self._all: tuple[Endpoint, ...] = ()
-        self._turn = 0
-        self._failed: dict[Endpoint, float] = {}
-
-    def replace(self, found: Sequence[Endpoint], *, keeps: bool = False) -> None:
-        """Take the present list, or with ``keeps`` a part of it, beside what is known."""
-        self._all = tuple(dict.fromkeys([*(self._all if keeps else ()), *found]))
-        self._failed = {endpoint: at for endpoint, at in self._failed.items() if endpoint in self._all}
-
-    def failed(self, endpoint: Endpoint, now: float) -> None:
-        """Let an endpoint rest."""
-        self._failed[endpoint] = now
-
-    def order(self, is_member: Callable[[str], bool], port: int | None, now: float) -> tuple[Endpoint, ...]:
-        """The endpoints of a service in the order in which to try them: rested ones in turns, then the others."""
-        found = [e for e in self._all if (port is None or e.port == port) and is_member(e.spiffe_id)]
-        if not found:
-            return ()
-        self._turn += 1
-        start = self._turn % len(found)
-        turned = found[start:] + found[:start]
-        tired = {e for e in turned if now - self._failed.get(e, -RETRY_SECONDS) < RETRY_SECONDS}
-        return (*(e for e in turned if e not in tired), *(e for e in turned if e in tired))
 
 
 class Outbound:
@@ -78,19 +38,18 @@ class Outbound:
     def __init__(
         self,
         workload: Workload,
-        endpoints: Endpoints,
+        reach: Reach,
         ask: Callable[[Held], None],
         is_away: Callable[[], bool],
         *,
         local_port: int,
-        service: str,
-        port: int | None,
+        pools: bool = True,
     ) -> None:
-        self._workload, self._endpoints, self._ask, self.is_away = workload, endpoints, ask, is_away
-        self.local_port, self.service, self.port = local_port, service, port
+        self._workload, self._reach, self._ask, self.is_away = workload, reach, ask, is_away
+        self.local_port, self._pools = local_port, pools
         self._held: set[Held] = set()
-        # with the end of the SVID that the other side proved itself with
-        self._joined: dict[Splice, tuple[SecureStream, dt.datetime]] = {}
+        self._joined: dict[Splice, Connection] = {}
+        self._relays: set[Relay] = set()
         self._server: asyncio.Server | None = None
 
     async def listen(self) -> int:
@@ -115,28 +74,38 @@ class Outbound:
             held.stream.abort()
         for splice in list(self._joined):
             splice.abort()
+        for relay in list(self._relays):
+            relay.abort()
+        self._reach.close()
 
     def tick(self) -> None:
         """Let a second pass: a connection ends with the SVID that its other end proved itself with."""
         now = self._workload.now()
-        for splice, (_, ends) in list(self._joined.items()):
-            if now > ends:
+        for splice, found in list(self._joined.items()):
+            if now > found.peer_ends:
                 splice.abort()
+        for relay in list(self._relays):
+            if relay.connection is not None and now > relay.connection.peer_ends:
+                relay.connection.stream.abort()
+            relay.tick()
+        self._reach.tick()
+
+    def renew(self) -> None:
+        """Take notice of another SVID, other bundles or other policies."""
+        self._reach.renew()
+        self.recheck()
 
     def recheck(self) -> None:
         """Close the connections whose other end is, by now, not vouched for or not of the called service."""
-        for splice, (stream, _) in list(self._joined.items()):
-            try:
-                self._verify(self._workload.require_identity(), stream.chain)
-            except Invalid:
-                splice.abort()
+        carrying = (relay.connection for relay in self._relays if relay.connection is not None)
+        self._reach.recheck([*self._joined.values(), *carrying])
 
     def _accept(self) -> asyncio.Protocol:
         return PlainStream(self._connected)
 
     def _connected(self, stream: PlainStream) -> None:
         """Hold a new connection and ask who is behind it."""
-        if len(self._held) + len(self._joined) >= MAX_CONNECTIONS:
+        if len(self._held) + len(self._joined) + len(self._relays) >= MAX_CONNECTIONS:
             stream.abort()
             return
         stream.pause()
@@ -147,111 +116,90 @@ class Outbound:
     # -- what a held connection asks for
 
     def connect(self, held: Held) -> None:
-        """Reach the service for a connection whose process is the workload's."""
-        self._workload.start(self._connect(held))
+        """Serve a connection whose process is the workload's: request by request where the service speaks HTTP."""
+        if not self._pools or not self._reach.speaks_http():
+            self._workload.start(self._connect(held))
+            return
+        self._held.discard(held)
+        held.is_over = True
+        relay = Relay(held.stream, self)
+        self._relays.add(relay)
+        held.stream.resume()
 
     def forget(self, held: Held) -> None:
         """Let go of a held connection."""
         self._held.discard(held)
 
-    def refused(self, held: Held, code: str, facts: dict[str, object]) -> str:
+    def refuse(self, stream: PlainStream, code: str, facts: dict[str, object]) -> str:
         """Record a refusal; return the record's id."""
         contact = Contact(
             direction="outbound",
-            port=self.port or 0,
-            peer_ip=held.stream.peer[0],
+            port=self._reach.port or 0,
+            peer_ip=stream.peer[0],
             caller=self._workload.name,
-            destination=self.service,
-            facts={**facts, "source_port": held.stream.peer[1], "local_port": self.local_port},
+            destination=self._reach.service,
+            facts={**facts, "source_port": stream.peer[1], "local_port": self.local_port},
         )
         judgement = Judgement(denied(code, self._workload.judge.snapshot), None, "", "")
         return self._workload.recorder.decision(contact, judgement, now=self._workload.now(), protocol="tcp")
 
     async def _connect(self, held: Held) -> None:
-        """Try the service's endpoints.
-
-        1. Only endpoints that the registry gives to an identity of the service are tried.
-        2. The identity that counts is the one in the endpoint's verified certificate.
-        3. The next endpoint is tried only because nothing has been sent to the last one.
-        """
-        problem = Invalid("LM3221", service=self.service)
-        # (1)
-        for endpoint in self._endpoints.order(self._is_member, self.port, time.monotonic()):
-            try:
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    secure, peer = await self._secure(endpoint)
-            except Invalid as err:
-                problem = err
-            except (OSError, TimeoutError):
-                problem = Invalid("LM3223", service=self.service)
-            else:
-                self._join(held, secure, peer.not_after)
-                return
-            # (3)
-            self._endpoints.failed(endpoint, time.monotonic())
-            if held.is_over:
-                return
-        held.refuse(problem.code, problem.facts)
-
-    async def _secure(self, endpoint: Endpoint) -> tuple[SecureStream, VerifiedSvid]:
-        """Connect to an endpoint and know who it is.
-
-        Raises Invalid (LM3020, LM3222, or the verifier's code), OSError.
-        """
-        loop = asyncio.get_running_loop()
-        identity = self._workload.require_identity()
-        verified: asyncio.Future[tuple[SecureStream, VerifiedSvid]] = loop.create_future()
-
-        def secured(stream: SecureStream, peer: VerifiedSvid) -> None:
-            stream.pause()
-            if not verified.done():
-                verified.set_result((stream, peer))
-
-        def refused(_: SecureStream, problem: Invalid) -> None:
-            if not verified.done():
-                verified.set_exception(problem)
-
-        _, stream = await loop.create_connection(
-            # (2)
-            lambda: SecureStream(
-                identity.client,
-                server_side=False,
-                verify=lambda chain: self._verify(identity, chain),
-                secured=secured,
-                refused=refused,
-            ),
-            endpoint.address,
-            endpoint.port,
-        )
         try:
-            return await verified
-        except BaseException:
-            stream.abort()
-            raise
-
-    def _verify(self, identity: Identity, chain: tuple[bytes, ...]) -> VerifiedSvid:
-        """Say who is at the other end, and that it is of the called service."""
-        peer = identity.verify(chain)
-        if not self._is_member(str(peer.spiffe_id)):
-            raise Invalid("LM3222", service=self.service, spiffe_id=str(peer.spiffe_id))
-        return peer
-
-    def _is_member(self, identity: str) -> bool:
-        return self._workload.judge.is_member(identity, self.service)
-
-    def _join(self, held: Held, secure: SecureStream, ends: dt.datetime) -> None:
+            found = await self._reach.connect(lambda: not held.is_over)
+        except Invalid as problem:
+            held.refuse(problem.code, problem.facts)
+            return
         self._held.discard(held)
         if held.is_over:
-            secure.abort()
+            found.stream.abort()
             return
         held.is_over = True
-        splice = Splice(held.stream, secure, self._parted)
-        self._joined[splice] = (secure, ends)
+        self._splice(held.stream, found)
         held.stream.resume()
-        secure.resume()
+        found.stream.resume()
+
+    def _splice(self, stream: PlainStream, found: Connection) -> None:
+        self._joined[Splice(stream, found.stream, self._parted)] = found
 
     def _parted(self, splice: Splice) -> None:
-        self._joined.pop(splice, None)
+        found = self._joined.pop(splice, None)
+        if found is not None:
+            self._reach.finished(found)
+
+    # -- what a relay asks for
+
+    def take(self) -> Connection | None:
+        """A connection that waits for an exchange."""
+        return self._reach.take()
+
+    def give(self, found: Connection) -> None:
+        """Take a connection back after a clean exchange."""
+        self._reach.give(found)
+
+    def reach(self, relay: Relay, done: Callable[[Connection | Invalid], None]) -> None:
+        """Make a new connection, or say why there is none."""
+        self._workload.start(self._new(relay, done))
+
+    async def _new(self, relay: Relay, done: Callable[[Connection | Invalid], None]) -> None:
+        try:
+            found = await self._reach.connect(lambda: relay in self._relays)
+        except Invalid as problem:
+            done(problem)
+        else:
+            done(found)
+
+    def join(self, relay: Relay, found: Connection) -> None:
+        """Join an application's stream with a connection, for good."""
+        self._relays.discard(relay)
+        self._splice(relay.stream, found)
+
+    def refused(self, relay: Relay, problem: Invalid) -> str:
+        """Record that a request could not be carried; return the record's id."""
+        return self.refuse(relay.stream, problem.code, dict(problem.facts))
+
+    def gone(self, relay: Relay) -> None:
+        """Forget a relay."""
+        self._relays.discard(relay)
 
 
 class Held:
@@ -294,7 +242,7 @@ class Held:
         self.is_over = True
         self._timer.cancel()
         self._outbound.forget(self)
-        record = self._outbound.refused(self, code, facts)
+        record = self._outbound.refuse(self.stream, code, facts)
         self._reply = answer.problem(code, facts, record=record)
         self._timer = asyncio.get_running_loop().call_later(REPLY_SECONDS, self.stream.abort)
         self.stream.resume()

@@ -56,11 +56,11 @@ def request_fields(head: RequestHead, *, host: str, identity: bytes) -> bytes:
     return b"".join(lines)
 
 
-def response_head(head: ResponseHead, *, close: bool) -> bytes:
-    """Write the head that the caller gets."""
+def response_head(head: ResponseHead, *, close: bool, from_enforcer: bool = False) -> bytes:
+    """Write the head that the caller gets; what only an enforcer may set stays if it comes ``from_enforcer``."""
     lines = [b"HTTP/1.1 %d " % head.status, head.reason, b"\r\n"]
     for name, value in head.fields:
-        if not is_identity(name):
+        if from_enforcer or not is_identity(name):
             lines += (name, b": ", value, b"\r\n")
     if head.framing is Framing.CHUNKED:
         lines.append(b"transfer-encoding: chunked\r\n")

@@ -17,11 +17,13 @@ from typing import cast
 from enforcer.native import wire
 from enforcer.native.comeback import Comeback
 from enforcer.native.custom import CustomEngines
+from enforcer.native.endpoints import Endpoint, Endpoints
 from enforcer.native.judge import Judge, Rules
 from enforcer.native.limits import Limits
 from enforcer.native.listener import Inbound
 from enforcer.native.memory import give_back_memory, resident_bytes
-from enforcer.native.outbound import Endpoint, Endpoints, Held, Outbound
+from enforcer.native.outbound import Held, Outbound
+from enforcer.native.reach import Reach
 from enforcer.native.records import Recorder
 from enforcer.native.tokens import Tokens
 from enforcer.native.workload import Identity, Workload
@@ -187,12 +189,11 @@ class Sidecar(asyncio.Protocol):
             self._outbound.append(
                 Outbound(
                     self._workload,
-                    self._endpoints,
+                    Reach(self._workload, self._endpoints, _text(row, "service"), port),
                     self._ask,
                     lambda: self._transport is None,
                     local_port=_number(row, "local_port"),
-                    service=_text(row, "service"),
-                    port=port,
+                    pools=row.get("pools") is not False,
                 )
             )
         addresses = [_text(row, "address") for row in _rows(message, "inbound")]
@@ -236,6 +237,8 @@ class Sidecar(asyncio.Protocol):
         if renamed:
             self._recorder.rename(f"sidecar:{spiffe_id}")
             self._judge_anew()
+        for outbound in self._outbound:
+            outbound.renew()
         if before is not None and (renamed or before.bundles != bundles):
             for inbound in self._inbound:
                 inbound.recheck_peers()
@@ -266,8 +269,13 @@ class Sidecar(asyncio.Protocol):
             raise Invalid("LM3015", epoch=epoch, highest=self._epoch)
         # (2)
         self._released = (self._read(message.get("active")), self._read(message.get("candidate")))
+        before = self._workload.judge.snapshot
         self._judge_anew()
         self._epoch = epoch
+        if self._workload.identity is not None and self._workload.judge.snapshot != before:
+            self._workload.identity.forget_sessions()
+        for outbound in self._outbound:
+            outbound.renew()
         self._recheck()
         self.send({"type": "applied", "epoch": epoch, "snapshot": self._workload.judge.snapshot})
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
+import socket
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Protocol, cast
 
 from mesh.problems import Invalid
-from mesh.tls import peer_chain, records
+from mesh.tls import leaf, peer_chain, records
 from mesh.x509svid import VerifiedSvid
 
 HIGH_WATER_BYTES = 128 * 1024
@@ -118,6 +121,12 @@ class _Base(asyncio.Protocol):
             self._transport.abort()
 
 
+def _reset_on_close(transport: asyncio.Transport) -> None:
+    sock = transport.get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 class PlainStream(_Base):
     """A TCP connection. One that begins without a sink begins paused; whoever gives it one resumes it.
 
@@ -189,12 +198,19 @@ class PlainStream(_Base):
         if self._transport is not None:
             self._transport.close()
 
+    def reset(self) -> None:
+        """Close at once so that the peer sees a cut and no end: what it has got is not the whole."""
+        if self._transport is not None:
+            _reset_on_close(self._transport)
+            self._transport.abort()
+
 
 class SecureStream(_Base):
     """A mutual TLS connection whose peer our own verifier has passed.
 
     1. Nothing is handed on, and nothing of ours is sent, before the handshake is complete.
     2. Then the peer's chain goes to the verifier; on the connecting side before our last flight leaves.
+       A resumed handshake shows only a leaf: ``recall`` says which chain the peer showed with it before.
     3. Only if the verifier returns an identity does `secured` hear of the stream; otherwise `refused` hears why,
        and the connection is closed.
     4. The end of a direction is a close_notify. A connection that ends without one was cut, and is lost.
@@ -208,20 +224,46 @@ class SecureStream(_Base):
         verify: Verify,
         secured: Callable[[SecureStream, VerifiedSvid], None],
         refused: Callable[[SecureStream, Invalid], None],
+        recall: Callable[[bytes], tuple[bytes, ...]] | None = None,
+        session: ssl.SSLSession | None = None,
     ) -> None:
         super().__init__()
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side, session=session)
+        self._recall = recall
         self._records = records(self._tls)
         self._verify, self._secured, self._refused = verify, secured, refused
         self._is_open = self._is_paused = self._has_ended = self._has_shut = False
         self._early: list[bytes] = []
+        self._poll: select.poll | None = None
         self.chain: tuple[bytes, ...] = ()
 
     @property
     def is_open(self) -> bool:
         """Whether the peer has been verified."""
         return self._is_open
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the handshake was a resumed one."""
+        return self._tls.session_reused is True
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """What a later connection can resume; None while the peer has given no ticket."""
+        found = self._tls.session
+        return found if found is not None and found.has_ticket else None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing arrived that was not read: on a connection that waits, an end or bytes nobody asked for."""
+        if self._transport is None or self._transport.is_closing() or self._has_ended or self._has_shut:
+            return False
+        if self._poll is None:
+            sock = self._transport.get_extra_info("socket")
+            self._poll = select.poll()
+            self._poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
+        return not self._poll.poll(0)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the handshake; asyncio calls this."""
@@ -307,7 +349,7 @@ class SecureStream(_Base):
             self._refuse(Invalid("LM3020", reason=_reason(err)))
             return
         # (2) the flight that completes our side is still in `_outgoing`
-        self.chain = peer_chain(self._tls)
+        self.chain = self._peer_chain()
         try:
             peer = self._verify(self.chain)
         except Invalid as err:
@@ -322,6 +364,13 @@ class SecureStream(_Base):
         self._secured, self._refused = _ignore, _ignore
         secured(self, peer)
         self._pump()
+
+    def _peer_chain(self) -> tuple[bytes, ...]:
+        if not self.is_resumed:
+            return peer_chain(self._tls)
+        own = leaf(self._tls)
+        found = self._recall(own) if self._recall is not None and own is not None else ()
+        return found if found[:1] == (own,) else ()
 
     def _refuse(self, problem: Invalid) -> None:
         self._is_lost = True

@@ -10,7 +10,8 @@ import asyncio
 import datetime as dt
 import ssl
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import NamedTuple
 
 from enforcer.native.judge import Judge
 from enforcer.native.records import Recorder
@@ -24,18 +25,74 @@ from mesh.x509svid import VerifiedSvid, X509Svid, verify_x509_svid
 REVERIFY = dt.timedelta(seconds=60)
 CLOCK_TOLERANCE = dt.timedelta(seconds=60)
 _MAX_KNOWN_CHAINS = 1024
+MAX_SESSIONS = 16
+_MAX_RESUMABLE = 1024
 
 Chain = tuple[bytes, ...]
 
 
+class Session(NamedTuple):
+    """What a later connection to the same place resumes, and the chain that the peer had shown."""
+
+    tls: ssl.SSLSession
+    chain: Chain
+
+
 class Identity:
-    """An SVID with the bundles that came with it, and the TLS contexts made of them."""
+    """An SVID with the bundles that came with it, the TLS contexts made of them, and what may be resumed under them.
+
+    Whatever is resumed is verified again, by the chain that the peer showed when it was not resumed. Tickets hang on
+    the server's context, so that one made anew forgets all of them at once.
+    """
 
     def __init__(self, svid: X509Svid, bundles: Mapping[TrustDomain, TrustBundle], clock: Clock) -> None:
         self.svid, self.bundles, self._clock = svid, bundles, clock
-        self.server: ssl.SSLContext = server_context(svid, bundles)
+        self.server: ssl.SSLContext = server_context(svid, bundles, tickets=True)
         self.client: ssl.SSLContext = client_context(svid, bundles)
         self._known: dict[Chain, tuple[VerifiedSvid, dt.datetime]] = {}
+        self._admitted: dict[bytes, Chain] = {}
+        self._sessions: dict[object, list[Session]] = {}
+
+    def is_same(self, other: Identity) -> bool:
+        """Whether the other is the same SVID with the same bundles."""
+        return self.svid.chain_der == other.svid.chain_der and self.bundles == other.bundles
+
+    def forget_sessions(self) -> None:
+        """Resume nothing from before: neither our tickets that others hold nor those that we hold."""
+        self.server = server_context(self.svid, self.bundles, tickets=True)
+        self._admitted = {}  # a handshake under way goes by the one before
+        self._sessions.clear()
+
+    def admit(self, chain: Chain) -> VerifiedSvid:
+        """Say who presented a chain to the server's context, and remember it for when it resumes.
+
+        Raises Invalid (SvidError) with the rule that the chain breaks.
+        """
+        peer = self.verify(chain)
+        if chain[0] not in self._admitted:
+            if len(self._admitted) >= _MAX_RESUMABLE:
+                self.forget_sessions()  # nobody shall hold a ticket whose chain is forgotten
+            self._admitted[chain[0]] = chain
+        return peer
+
+    @property
+    def recall(self) -> Callable[[bytes], Chain]:
+        """By a leaf, the chain that a caller showed who now resumes under the present context; empty for none."""
+        admitted = self._admitted
+        return lambda leaf: admitted.get(leaf, ())
+
+    def keep_session(self, place: object, session: Session) -> None:
+        """Keep what a later connection to a place can resume; each is used once."""
+        if place not in self._sessions and len(self._sessions) >= _MAX_RESUMABLE:
+            self._sessions.clear()
+        found = self._sessions.setdefault(place, [])
+        found.append(session)
+        del found[:-MAX_SESSIONS]
+
+    def take_session(self, place: object) -> Session | None:
+        """What a connection to a place can resume, the newest first."""
+        found = self._sessions.get(place)
+        return found.pop() if found else None
 
     def verify(self, chain: Chain) -> VerifiedSvid:
         """Say who presented a chain. The same chain is not verified twice within a minute.

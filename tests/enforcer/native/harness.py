@@ -24,7 +24,7 @@ from enforcer.trusted import for_sidecar
 from mesh.bundle import TrustBundle
 from mesh.clock import SystemClock, format_time
 from mesh.spiffe import SpiffeId, TrustDomain
-from mesh.tls import client_context
+from mesh.tls import client_context, server_context
 from mesh.x509svid import X509Svid
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -190,6 +190,27 @@ class App:
 
     def close(self) -> None:
         self._listener.close()
+
+
+class TlsApp(App):
+    """Such a server behind mutual TLS, in a sidecar's place; it gives out tickets and tells who resumed."""
+
+    def __init__(
+        self, answer: Callable[[socket.socket, App], None], svid: X509Svid, *bundles: TrustBundle, tickets: bool = True
+    ) -> None:
+        self._context = server_context(svid, {bundle.trust_domain: bundle for bundle in bundles}, tickets=tickets)
+        self.resumed: list[bool] = []
+        super().__init__(answer)
+
+    def _one(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what was sent has been sent
+        try:
+            secure = self._context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=False)
+        except OSError:
+            sock.close()
+            return
+        self.resumed.append(secure.session_reused is True)
+        super()._one(secure)
 
 
 def read_request(sock: socket.socket, buffer: bytes) -> tuple[bytes, bytes]:
@@ -394,3 +415,50 @@ ALLOW_WEB: dict[str, object] = {
 }
 ALLOW_WEB_TCP: dict[str, object] = {"id": "tcp", "effect": "allow", "from": [WEB]}
 HOST = b"Host: db.corp.test\r\n"
+REQUEST = b"GET /orders HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+class Pair:
+    """web's sidecar in front of db's; the test attests."""
+
+    def __init__(
+        self, sidecars: Callable[..., Any], corp: Realm, app: App, *, protocol: str, server: X509Svid | None = None
+    ) -> None:
+        self.word: dict[str, object] = {"ok": True, "code": "", "facts": {}}
+        self.asked: list[wire.Message] = []
+        self.server: Agent = sidecars(
+            server or corp.svid(DB),
+            corp.bundle,
+            inbound=({"address": "127.0.0.1", "port": 0, "app_port": app.port},),
+        )
+        self.port = inbound_port(self.server)
+        self.client: Agent = sidecars(
+            corp.svid(WEB),
+            corp.bundle,
+            outbound=({"local_port": 0, "service": "db", "port": None},),
+            attest=self._attest,
+        )
+        self.local = outbound_port(self.client)
+        rule = ALLOW_WEB if protocol == "http" else ALLOW_WEB_TCP
+        self.rules = policies(rule, protocol=protocol, port=self.port)
+        for agent in (self.server, self.client):
+            agent.policy(self.rules)
+        self.register(DB, self.port)
+
+    def _attest(self, message: wire.Message) -> dict[str, object]:
+        self.asked.append(message)
+        return self.word
+
+    def register(self, *found: object) -> None:
+        rows = [
+            {"spiffe_id": found[at], "address": "127.0.0.1", "port": found[at + 1]} for at in range(0, len(found), 2)
+        ]
+        self.client.send({"type": "endpoints", "endpoints": rows})
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.local), 10)
+
+    def ask(self, raw: bytes = REQUEST) -> tuple[int, bytes]:
+        with self.connect() as sock:
+            sock.sendall(raw)
+            return read_response(sock)

@@ -10,19 +10,16 @@ from typing import Any
 
 import pytest
 
-from enforcer.native import wire
-from enforcer.native.outbound import Endpoint, Endpoints
 from mesh.clock import SystemClock
 from mesh.x509svid import X509Svid
 from tests.enforcer.native.harness import (
-    ALLOW_WEB,
-    ALLOW_WEB_TCP,
     DB,
     HOST,
     OPS,
+    REQUEST,
     WEB,
-    Agent,
     App,
+    Pair,
     Realm,
     connect,
     echo_answer,
@@ -37,51 +34,6 @@ from tests.enforcer.native.harness import (
 )
 
 Make = Callable[..., Any]
-REQUEST = b"GET /orders HTTP/1.1\r\n" + HOST + b"\r\n"
-
-
-class Pair:
-    """web's sidecar in front of db's; the test attests."""
-
-    def __init__(self, sidecars: Make, corp: Realm, app: App, *, protocol: str, server: X509Svid | None = None) -> None:
-        self.word: dict[str, object] = {"ok": True, "code": "", "facts": {}}
-        self.asked: list[wire.Message] = []
-        self.server: Agent = sidecars(
-            server or corp.svid(DB),
-            corp.bundle,
-            inbound=({"address": "127.0.0.1", "port": 0, "app_port": app.port},),
-        )
-        self.port = inbound_port(self.server)
-        self.client: Agent = sidecars(
-            corp.svid(WEB),
-            corp.bundle,
-            outbound=({"local_port": 0, "service": "db", "port": None},),
-            attest=self._attest,
-        )
-        self.local = outbound_port(self.client)
-        rule = ALLOW_WEB if protocol == "http" else ALLOW_WEB_TCP
-        self.rules = policies(rule, protocol=protocol, port=self.port)
-        for agent in (self.server, self.client):
-            agent.policy(self.rules)
-        self.register(DB, self.port)
-
-    def _attest(self, message: wire.Message) -> dict[str, object]:
-        self.asked.append(message)
-        return self.word
-
-    def register(self, *found: object) -> None:
-        rows = [
-            {"spiffe_id": found[at], "address": "127.0.0.1", "port": found[at + 1]} for at in range(0, len(found), 2)
-        ]
-        self.client.send({"type": "endpoints", "endpoints": rows})
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.local), 10)
-
-    def ask(self, raw: bytes = REQUEST) -> tuple[int, bytes]:
-        with self.connect() as sock:
-            sock.sendall(raw)
-            return read_response(sock)
 
 
 @pytest.fixture(scope="module")
@@ -311,8 +263,10 @@ def test_a_connection_ends_with_the_svid_that_the_caller_proved_itself_with(tcp:
 
 def test_a_connection_ends_with_the_svid_that_the_service_proved_itself_with(sidecars: Make, corp: Realm) -> None:
     app = App(echo_answer)
+    pair = Pair(sidecars, corp, app, protocol="tcp")
     svid = short(corp, DB)
-    pair = Pair(sidecars, corp, app, protocol="tcp", server=svid)
+    pair.server.send(identity_message(svid, corp.bundle))
+    pair.server.policy(pair.rules, epoch=2)  # it has its certificate by then
     with pair.connect() as sock:
         sock.sendall(b"x")
         assert sock.recv(1) == b"x"
@@ -332,31 +286,3 @@ def test_an_http_connection_that_only_waits_is_closed_before_that(http: tuple[Pa
         assert read_response(sock)[0] == 200
         assert is_closed(sock)
     assert SystemClock().now() < svid.not_after
-
-
-A, B, C = (Endpoint(name, "127.0.0.1", port) for name, port in ((DB, 1), (DB, 2), (OPS, 3)))
-
-
-def is_db(identity: str) -> bool:
-    return identity == DB
-
-
-def test_endpoints_are_tried_in_turns() -> None:
-    endpoints = Endpoints()
-    endpoints.replace([A, B, C])
-    assert {endpoints.order(is_db, None, 0.0) for _ in range(4)} == {(A, B), (B, A)}
-
-
-def test_an_endpoint_that_failed_comes_last_for_a_while() -> None:
-    endpoints = Endpoints()
-    endpoints.replace([A, B])
-    endpoints.failed(A, 100.0)
-    assert {endpoints.order(is_db, None, 101.0) for _ in range(4)} == {(B, A)}
-    assert {endpoints.order(is_db, None, 106.0) for _ in range(4)} == {(A, B), (B, A)}
-
-
-@pytest.mark.parametrize(("port", "found"), [(None, {A, B}), (1, {A}), (9, set())])
-def test_only_the_endpoints_of_the_service_and_port_are_tried(port: int | None, found: set[Endpoint]) -> None:
-    endpoints = Endpoints()
-    endpoints.replace([A, B, C])
-    assert set(endpoints.order(is_db, port, 0.0)) == found
