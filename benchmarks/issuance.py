@@ -4,7 +4,7 @@ Everything that is part of issuing, in batches as the server gets them: the publ
 among a thousand rules by eight facts, the leaf minted, checked, and its serial number recorded durably with one
 transaction a batch; every ask has a key and an identity of its own. JWT-SVIDs alike, without a key. CPU time of this
 process, one core; each round runs `openssl speed` first, and the ratio to that is of the same round. One more row adds
-the records in the audit log.
+the records in the audit log. Verdicts go by medians: on the budget, and on its share of the physical limit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.log import Log
 from audit.record import record, to_bytes
-from benchmarks.speed import Limit, openssl_speed, save
+from benchmarks.speed import Budget, Limit, openssl_speed, save, verdict
 from ca.authority import Authority, JwtOrder, open_authority
 from ca.issuance import IssuedSvid, WorkloadAsk, issue_workloads
 from ca.keys import new_key, spki_der
@@ -42,7 +42,7 @@ HOUR = dt.timedelta(hours=1)
 MINUTES = dt.timedelta(minutes=5)
 BATCH = 500
 RULES = 1000
-X509_BUDGET, JWT_BUDGET = 7_000, 20_000
+BUDGETS = {"x509": Budget("x509", 7_000, verifies=True), "jwt": Budget("jwt", 20_000, verifies=False)}
 AUDIENCE = ("spiffe://bench.test/ns/shop/sa/db",)
 
 
@@ -184,14 +184,14 @@ def main() -> int:
         bench.log.close()
         bench.engine.dispose()
     found: dict[str, object] = {"count": options.count, "batch": BATCH, "rounds": options.rounds}
-    best_limit = Limit(max(item.sign for item in limits), max(item.verify for item in limits)) if limits else None
-    if best_limit is not None:
-        found["openssl"] = {"sign_per_s": best_limit.sign, "verify_per_s": best_limit.verify}
-        print(f"openssl speed, P-256: {best_limit.sign:,.0f} signatures/s, {best_limit.verify:,.0f} verifications/s")
+    if limits:
+        sign, verify = (statistics.median(getattr(item, name) for item in limits) for name in ("sign", "verify"))
+        found["openssl"] = {"sign_per_s": sign, "verify_per_s": verify}
+        print(f"openssl speed, P-256, median: {sign:,.0f} signatures/s, {verify:,.0f} verifications/s")
     for name in names:
-        best = max(rates[name])
-        row: dict[str, object] = {"per_s": round(best), "median_per_s": round(statistics.median(rates[name]))}
-        text = f"{name:16} {best:9,.0f}/s {1e6 / best:8.1f} us   median {statistics.median(rates[name]):9,.0f}/s"
+        middle = statistics.median(rates[name])
+        row: dict[str, object] = {"per_s": round(middle), "best_per_s": round(max(rates[name]))}
+        text = f"{name:16} {middle:9,.0f}/s {1e6 / middle:8.1f} us   best round {max(rates[name]):9,.0f}/s"
         if limits:
             bound = [item.sign if name in {"jwt", "builder_alone"} else item.both for item in limits]
             ratio = statistics.median(each / top for each, top in zip(rates[name], bound, strict=True))
@@ -199,11 +199,11 @@ def main() -> int:
             text += f"   {ratio:5.0%} of the limit"
         found[name] = row
         print(text)
-    is_met = {"x509": max(rates["x509"]) >= X509_BUDGET, "jwt": max(rates["jwt"]) >= JWT_BUDGET}
-    for name, budget in (("x509", X509_BUDGET), ("jwt", JWT_BUDGET)):
-        print(f"budget {name}: {budget:,}/s: {'met' if is_met[name] else 'missed'}")
+    judged = {name: budget.judge(rates[name], limits) for name, budget in BUDGETS.items()}
+    for name, one in judged.items():
+        print(verdict(f"budget {name}", one))
     if options.save:
-        save("issuance", {**found, "budgets": {"x509": X509_BUDGET, "jwt": JWT_BUDGET}, "met": is_met})
+        save("issuance", {**found, "budgets": judged})
     return 0
 
 
