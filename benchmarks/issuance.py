@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import pathlib
+import secrets
 import statistics
 import sys
 import tempfile
@@ -23,7 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.log import Log
-from audit.record import record, to_bytes
+from audit.record import records
 from benchmarks.speed import Budget, Limit, openssl_speed, save, verdict
 from ca.authority import Authority, JwtOrder, open_authority
 from ca.issuance import IssuedSvid, WorkloadAsk, issue_workloads
@@ -34,6 +35,7 @@ from limen.lifecycle import keep_what_is_loaded
 from mesh.clock import format_time
 from mesh.database import open_database, sqlite_url
 from mesh.spiffe import SpiffeId, TrustDomain
+from mesh.ulid import RANDOM_BYTES
 from mesh.wrapping import WrappingKey
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
@@ -110,23 +112,22 @@ class Bench:
         """The same with a record of each in the audit log, as the server writes them."""
         for places, now in batches(self.count, self.moment):
             asks = self.asks[places.start : places.stop]
-            records = []
+            rows = []
             for item in issue_workloads(self.authority, self.rules, asks, node="n1", now=now):
                 assert isinstance(item, IssuedSvid)
-                made = record(
-                    "issuance",
-                    now=now,
-                    random=item.serial.to_bytes(16, "big")[-10:],
-                    source="server:bench.test",
-                    actor="n1",
-                    spiffe_id=str(item.spiffe_id),
-                    serial=f"{item.serial:x}",
-                    sha256="ab" * 32,
-                    rule="r1",
-                    not_after=format_time(item.not_after),
+                assert item.entitlement is not None
+                rows.append(
+                    {
+                        "spiffe_id": str(item.spiffe_id),
+                        "serial": f"{item.serial:x}",
+                        "sha256": item.sha256,
+                        "rule": item.entitlement.rule,
+                        "not_after": format_time(item.not_after),
+                    }
                 )
-                records.append(to_bytes(made))
-            self.log.append(records)
+            random = secrets.token_bytes(RANDOM_BYTES * len(rows))
+            made = records("issuance", rows, now=now, random=random, source="server:bench.test", actor="n1")
+            self.log.append_made(made)
 
     def jwt(self) -> None:
         """Sign as many tokens."""

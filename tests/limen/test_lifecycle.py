@@ -24,12 +24,16 @@ def test_announcing_writes_the_file_and_the_line(tmp_path: pathlib.Path, capsys:
 
 def test_what_is_loaded_is_not_looked_at_again() -> None:
     held = [{"a": [place]} for place in range(1000)]
+    usual = gc.get_threshold()
     try:
         lifecycle.keep_what_is_loaded()
+        # and at what is new less often, with the older generations as before
+        assert gc.get_threshold() == (10_000, *usual[1:])
         assert gc.get_freeze_count() > len(held)
         assert not any(item is held for item in gc.get_objects())
     finally:
         gc.unfreeze()
+        gc.set_threshold(*usual)
 
 
 def test_one_process_of_a_name_runs_on_a_state(tmp_path: pathlib.Path) -> None:
