@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import subprocess
 import sys
@@ -56,6 +57,8 @@ def sidecars() -> Iterator[Callable[..., Agent]]:
         uid: int | None = None,
         back: str = "/nonexistent/sidecars.sock",
         program: int | None = None,
+        limits: dict[str, int] | None = None,
+        files: int | None = None,
     ) -> Agent:
         ours, theirs = socket.socketpair()
         process = subprocess.Popen(
@@ -63,12 +66,15 @@ def sidecars() -> Iterator[Callable[..., Agent]]:
             pass_fds=[theirs.fileno()],
             cwd=ROOT,
         )
+        if files is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (files, files))
         theirs.close()
         agent = Agent(process, ours, attest, acknowledges)
         found.append(agent)
         threading.Thread(target=agent.listen, daemon=True).start()
         agent.send(identity_message(svid, *bundles))
-        agent.send({"type": "listeners", "inbound": list(inbound), "outbound": list(outbound)})
+        told = {"type": "listeners", "inbound": list(inbound), "outbound": list(outbound)}
+        agent.send(told if limits is None else {**told, "limits": limits})
         agent.wait("ready")
         if program is not None:
             agent.send({"type": "program", "pid": program})

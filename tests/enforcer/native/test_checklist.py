@@ -356,6 +356,19 @@ def test_a_header_that_policies_read_has_one_meaning(guarded: Place, fields: tup
 
 
 @pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        pytest.param(b"user", 200, id="S-19-plain"),
+        pytest.param(b"user\xff", 403, id="S-19-obs-text-behind"),
+        pytest.param(b"\xffuser", 403, id="S-19-obs-text-before"),
+        pytest.param(b"\xc3\x28", 403, id="S-19-no-utf-8"),
+    ],
+)
+def test_bytes_beyond_ascii_match_no_value_of_an_allow(place: Place, value: bytes, status: int) -> None:
+    assert place.get(b"/role", b"x-role: " + value)[0] == status
+
+
+@pytest.mark.parametrize(
     ("raw", "status"),
     [
         pytest.param(b"POST /orders HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n", 400, id="S-20-length-and-chunks"),
