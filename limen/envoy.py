@@ -10,6 +10,7 @@ own checks, and what cannot be sent to it, is denied under a code that says so.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import importlib.util
 import ipaddress
@@ -53,6 +54,7 @@ _CODES = frozenset((DEFAULT_DENY, NO_IDENTITY, AMBIGUOUS))
 # of what is allowed the metadata name the rule, of what is denied the details
 _META = "%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%,%RESPONSE_CODE_DETAILS%"
 _TCP_META = "%DYNAMIC_METADATA(envoy.filters.network.rbac:shadow_effective_policy_id)%,%CONNECTION_TERMINATION_DETAILS%"
+_ANSWERED = ",direct_response"
 _DENIED = re.compile(r"rbac_access_denied_matched_policy\[([^\]]*)\]")
 
 
@@ -126,9 +128,14 @@ class Envoy:
             return self.send(service, request.port, uris, peer, b"\r\n".join((*lines, b"", b"")))
         head = [(b":method", method), (b":scheme", b"https"), (b":path", target)]
         head += [] if host is None else [(b":authority", host)]
-        found = [*head, *((name.lower(), value.strip(b" \t")) for name, value in fields)]
+        found = [*head, *((name.lower(), value) for name, value in fields)]
         with self._connected(service, request.port, uris, peer, protocol) as connection:
-            return ask_http2(connection, found)
+            number = self._number
+            reply = ask_http2(connection, found)
+        if reply.status and not reply.rule:
+            # an answer to a gRPC client, or to HEAD, has no body
+            reply = dataclasses.replace(reply, rule=self._logged(number))
+        return _of_rule(reply)
 
     def send(self, service: str, port: int, uris: tuple[str, ...], peer: str, raw: bytes) -> Reply:
         """Send the bytes of a request to an HTTP/1.1 port.
@@ -136,7 +143,7 @@ class Envoy:
         Raises OSError when Envoy does not answer.
         """
         with self._connected(service, port, uris, peer, "http") as connection:
-            return ask_http1(connection, raw)
+            return _of_rule(ask_http1(connection, raw))
 
     def connect(self, service: str, port: int, uris: tuple[str, ...], peer: str) -> Reply:
         """Say something on a connection; it comes back when the connection is allowed. The log names the rule.
@@ -197,6 +204,13 @@ class Envoy:
             effect=Effect.DENY, policy_effect=Effect.DENY, mode=Mode.ENFORCE, snapshot=self._snapshot, tier="",
             policy="", rule="", code=code,
         )  # fmt: skip
+
+
+def _of_rule(reply: Reply) -> Reply:
+    """What happened to a request, whatever its status: a gRPC client is denied with 200."""
+    if reply.rule.endswith(_ANSWERED):
+        return dataclasses.replace(reply, status=200)
+    return reply if reply.status != 200 else dataclasses.replace(reply, status=403)
 
 
 class _NotSentError(Exception):
@@ -302,11 +316,13 @@ def _config(policies: PolicySet, authority: Authority, admin: pathlib.Path, log:
                     "typed_config": {"@type": f"{TYPE}envoy.extensions.filters.network.echo.v3.Echo"},
                 }
                 chain = files.tcp_chain("eval", matcher, echo, shadow_matcher=matcher)
-                more["access_log"] = [_tcp_log(log)]
+                more["access_log"] = [_access_log(log, _TCP_META)]
             else:
                 answer: Json = {"direct_response": {"status": 200, "body": {"inline_string": "yes"}}}
                 # a connection that broke the protocol is closed at once: nobody here is late with an answer
                 more_http: Json = {"local_reply_config": _replies(), "delayed_close_timeout": "0.01s"}
+                if port.protocol == "grpc":
+                    more_http["access_log"] = [_access_log(log, _META)]
                 chain = files.http_chain("eval", port.protocol, matcher, answer, websocket=port.websocket, **more_http)
             transport = files.mutual_tls(port.protocol, common)
             name = f"{service.name}:{port.port}"
@@ -314,11 +330,13 @@ def _config(policies: PolicySet, authority: Authority, admin: pathlib.Path, log:
     return {
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
         "static_resources": {"listeners": listeners},
+        "layered_runtime": files.runtime(),
     }
 
 
-def _tcp_log(log: pathlib.Path) -> Json:
-    line = f"%DOWNSTREAM_REMOTE_PORT% {_TCP_META}\n"
+def _access_log(log: pathlib.Path, said: str) -> Json:
+    """A line for each connection or request, under the number that its PROXY line gave as a port."""
+    line = f"%DOWNSTREAM_REMOTE_PORT% {said}\n"
     body = {
         "@type": f"{TYPE}envoy.extensions.access_loggers.file.v3.FileAccessLog",
         "path": str(log),

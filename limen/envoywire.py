@@ -28,6 +28,7 @@ TIMEOUT_S = 10.0
 MARK = b"x-limen-rule"
 _LIFE = dt.timedelta(hours=24)
 _MOST = 1 << 16
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FRAME = 16_384  # a frame's first limit (RFC 9113 §4.2)
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7
 _ACK = _END_STREAM = 1
@@ -151,7 +152,11 @@ def ask_http1(connection: ssl.SSLSocket, raw: bytes) -> Reply:
     """Send the bytes of a request and read the head of the answer."""
     connection.sendall(raw)
     head = b""
-    while b"\r\n\r\n" not in head and len(head) < _MOST:
+    while True:
+        if head.startswith(_CONTINUE):
+            head = head.partition(b"\r\n\r\n")[2]
+        if b"\r\n\r\n" in head or len(head) >= _MOST:
+            break
         try:
             more = connection.recv(_MOST)
         except ConnectionError:

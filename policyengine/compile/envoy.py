@@ -32,7 +32,7 @@ CANONICAL = (
 )
 FRAMING = (
     "nobody needs odd framing refused: Envoy unfolds header lines, takes bare line feeds and several spaces in a "
-    "request line, and drops `Upgrade: h2c`, where Limen's own sidecar refuses; it decides about what it forwards"
+    "request line, drops `Upgrade: h2c` and headers that `Connection` names; it decides about what it forwards"
 )
 TCP_SPEAKS_FIRST = "an application that speaks first is not called before the caller has said something"
 _NO_TIME = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)  # nothing that depends on the moment is exported
@@ -192,6 +192,7 @@ def _bootstrap(service: Service, ports: Iterable[Port], hosts: list[str], exact:
         "node": {"id": service.name, "cluster": service.name},
         "static_resources": {"listeners": listeners, "clusters": clusters},
         "overload_manager": _limits(),
+        "layered_runtime": files.runtime(),
     }
 
 
@@ -220,7 +221,7 @@ def _text(service: Service, body: Json, findings: Findings) -> str:
         "",
         "Certificates and trust come from Limen's agent by SDS. The listeners are where callers come in; the clusters",
         "`app-PORT` are the application: change their addresses to yours. To use this in another configuration, copy",
-        "`static_resources`. A running Envoy keeps what it has: restart it after an export (hot: `--restart-epoch`).",
+        "`static_resources` and `layered_runtime`. A running Envoy keeps what it has: restart it after an export.",
         "",
         "The name of the deciding rule is in `%RESPONSE_CODE_DETAILS%` and in the dynamic metadata of the RBAC filter",
         "(`enforced_effective_policy_id`); LM2302 is the default deny, LM2303 a caller without identity, LM2304 a",

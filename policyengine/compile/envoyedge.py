@@ -79,7 +79,10 @@ def refused_requests(headers: Iterable[str], *, ignores_case: bool) -> list[tupl
     ]
     read = set(headers)
     for name in sorted(filter(is_readable_header, read)):
-        rows.append(is_text(header_input(name), contains=","))
+        field = header_input(name)
+        rows.append(is_text(field, contains=","))
+        # over HTTP/2 it stays, and some applications strip it
+        rows += [is_text(field, **{end: space}) for end in ("prefix", "suffix") for space in " \t"]
         plain = name.replace("_", "-")
         if plain not in read:
             # some applications map both spellings to one name; Envoy itself refuses those with `_`

@@ -167,6 +167,16 @@ def tcp_proxy(name: str, cluster: str) -> Json:
     return {"name": "app", "typed_config": body}
 
 
+def runtime() -> Json:
+    """Switches of a whole Envoy.
+
+    Over HTTP/2 it drops a `host` that stands beside `:authority` before anybody can see that they differ; without that
+    it joins them by a comma, which is refused.
+    """
+    layer = {"name": "limen", "static_layer": {"envoy.reloadable_features.http2_discard_host_header": False}}
+    return {"layers": [layer]}
+
+
 # ---------------------------------------------------------------------- clusters
 
 

@@ -28,10 +28,10 @@ PATH_KEY = "limen.path"
 MAX_NODES = 1_000_000
 """Matchers with more branches than this are refused: nobody could load them."""
 
-# What Envoy sets, changes or takes away before it matches.
+# What Envoy sets, changes or takes away before it matches; several cookies it joins without a comma.
 _OWN_HEADERS = re.compile(
     r":.*|host|connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|http2-settings|content-length|expect"
-    r"|forwarded|via|x-forwarded-.*|x-envoy-.*|x-request-id|x-client-trace-id|date|server"
+    r"|cookie|forwarded|via|x-forwarded-.*|x-envoy-.*|x-request-id|x-client-trace-id|date|server"
 )
 
 

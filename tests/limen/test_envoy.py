@@ -185,8 +185,15 @@ GRPC: list[tuple[str, str, list[tuple[str, str]], str]] = [
     ("trailing-slash", "/pkg.Svc/Method/", [], "LM2302"),
     ("two-slashes", "//pkg.Svc/Method", [], "LM2300"),
     ("denied", "/pkg.Svc/Secret", [], "LM2301"),
+    ("allowed-to-a-grpc-client", "/pkg.Svc/Method", [("content-type", "application/grpc")], "LM2300"),
+    ("denied-to-a-grpc-client", "/pkg.Svc/Secret", [("content-type", "application/grpc")], "LM2301"),
+    ("another-host", "/pkg.Svc/Method", [("host", "evil.test")], "LM2304"),
     ("no-slash", "pkg.Svc/Method", [], "LM2652"),
     ("header-twice", "/pkg.Svc/Method", [("x-role", "a"), ("x-role", "b")], "LM2304"),
+    ("header-after-a-space", "/pkg.Svc/Role", [("x-role", " admin")], "LM2304"),
+    ("header-before-a-tab", "/pkg.Svc/Role", [("x-role", "admin\t")], "LM2304"),
+    ("host-twice", "/pkg.Svc/Method", [("host", "db.corp.test")], "LM2304"),
+    ("connection", "/pkg.Svc/Method", [("connection", "x-role")], "LM2652"),
     ("header-in-upper-case-is-sent-lower", "/pkg.Svc/Role", [("X-Role", "admin")], "LM2300"),
     ("two-paths", "/pkg.Svc/Method", [(":path", "/pkg.Svc/Secret")], "LM2653"),
 ]
@@ -218,6 +225,37 @@ def test_connections_are_decided_by_identity_and_address_and_named() -> None:
     assert [(item.code, item.rule) for item in found] == [
         ("LM2300", "near"), ("LM2302", ""), ("LM2301", "ops"), ("LM2300", "near"), ("LM2303", "")
     ]  # fmt: skip
+
+
+def test_a_grpc_client_over_http1_is_denied_under_the_rules_name_too() -> None:
+    grpc = dataclasses.replace(PLAIN, headers=(("content-type", "application/grpc"), ("expect", "100-continue")))
+    rules = [{**ALLOW, "to": [{"paths": ["/api/ok"]}]}]
+    with running_envoy(trees.tree(rules), "s") as envoy:
+        found = [envoy.decide(dataclasses.replace(grpc, path=path)).code for path in ("/api/ok", "/x")]
+        assert envoy.decide(dataclasses.replace(grpc, method="HEAD")).rule == "a"
+    assert found == ["LM2300", "LM2302"]
+
+
+DENIED_ROLES = [
+    ([("x-role", "admin")], "LM2301"),
+    ([("x-role", " admin\t")], "LM2301"),
+    ([("X-Role", "admin")], "LM2301"),
+    ([("x-role", ""), ("x-role", "admin")], "LM2304"),
+    ([("x-role", "\xff,admin")], "LM2304"),
+    ([("x_role", "admin")], "LM2652"),
+    ([("x-role ", "admin")], "LM2652"),
+    ([("x-role", "admin\x00")], "LM2652"),
+    # Envoy takes it away, so that the application does not see it either
+    ([("connection", "x-role"), ("x-role", "admin")], "LM2300"),
+]
+
+
+def test_a_denied_header_is_denied_in_every_spelling_that_reaches_the_application() -> None:
+    when = {"headers": {"x-role": ["admin"]}}
+    rules = [ALLOW, {"id": "d", "effect": "deny", "from": ["any"], "to": [{"ports": [8080]}], "when": when}]
+    with running_envoy(trees.tree(rules), "s") as envoy:
+        for headers, code in DENIED_ROLES:
+            assert envoy.decide(dataclasses.replace(PLAIN, headers=tuple(headers))).code == code, headers
 
 
 @pytest.mark.parametrize(
@@ -348,7 +386,8 @@ def say(caller: Caller, port: int, uris: tuple[str, ...], raw: bytes, protocol: 
 def test_the_exported_file_forwards_what_it_decided_and_says_who_called(tmp_path: pathlib.Path, until: Any) -> None:
     app = App(answer=b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
     rules = [{"id": "a", "effect": "allow", "from": [WEB], "to": [{"paths": ["/a/**"]}]}]
-    raw = b"GET %b HTTP/1.1\r\nHost: DB.corp.test:8080\r\nx-forwarded-client-cert: URI=%b\r\n\r\n"
+    raw = b"GET %b HTTP/1.1\r\nHost: DB.corp.test:8080\r\nx-forwarded-client-cert: URI=%b\r\n"
+    raw += b"Connection: x-role\r\nx-role: admin\r\n\r\n"
     with exported(trees.tree(rules), {8080: app}, tmp_path, until) as (caller, ports):
         first = say(caller, ports[8080], (WEB,), raw % (b"/a/%5Bx%5D?q=/../%2f", OPS.encode()), "http")
         for target, uris in ((b"/b", (WEB,)), (b"/a/../b", (WEB,)), (b"/a/x", (OPS,)), (b"/a/x", (WEB, OPS))):
@@ -360,10 +399,25 @@ def test_the_exported_file_forwards_what_it_decided_and_says_who_called(tmp_path
     assert heard.startswith(b"GET /a/%5Bx%5D?q=/../%2f HTTP/1.1\r\n")
     lines = heard.lower().split(b"\r\n")
     assert b"host: db.corp.test" in lines  # without its port
+    assert b"x-role" not in heard
     # the caller is the certificate's, whatever it says of itself
     (known,) = [line for line in lines if line.startswith(b"x-forwarded-client-cert:")]
     assert WEB.encode() in known
     assert OPS.encode() not in known
+
+
+@pytest.mark.system
+def test_the_exported_file_looks_at_the_address_of_the_connection(tmp_path: pathlib.Path, until: Any) -> None:
+    app = App(answer=b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
+    near, far = ({"peer_ip": [network]} for network in ("127.0.0.0/8", "10.0.0.0/8"))
+    rules = [
+        {**ALLOW, "id": path[1:], "to": [{"paths": [path]}], "when": when} for path, when in (("/a", near), ("/b", far))
+    ]
+    raw = b"GET %b HTTP/1.1\r\nHost: db\r\nX-Forwarded-For: 10.0.0.1\r\n\r\n"
+    with exported(trees.tree(rules), {8080: app}, tmp_path, until) as (caller, ports):
+        found = [say(caller, ports[8080], (WEB,), raw % path, "http").split(b" ")[1] for path in (b"/a", b"/b")]
+    app.close()
+    assert found == [b"200", b"403"]
 
 
 @pytest.mark.system

@@ -29,6 +29,7 @@ def answered(reply: bytes, ask: Any) -> tuple[Reply, bytes]:
         (b"HTTP/1.1 200 OK\r\nx-limen-rule: app/p/r,x\r\n\r\n", Reply(status=200, rule="app/p/r,x")),
         (b"HTTP/1.1 403 Forbidden\r\nX-Limen-Rule:a\r\n\r\n", Reply(status=403, rule="a")),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", Reply(status=400)),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nx-limen-rule: a\r\n\r\n", Reply(status=200, rule="a")),
         (b"nonsense\r\n\r\n", Reply(status=0)),
         (b"HTTP/1.1 200", Reply(status=0)),
         (b"", Reply(status=0)),

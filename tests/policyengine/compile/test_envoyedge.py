@@ -112,6 +112,6 @@ def test_hosts_that_are_taken_are_host_names(text: str) -> None:
 def test_a_header_that_policies_read_has_one_value_and_one_spelling() -> None:
     rows = edge.refused_requests(["x-role", "x_t", "x-forwarded-for"], ignores_case=False)
     names = [str(row[0]["single_predicate"]["input"]["name"]) for row in rows if "single_predicate" in row[0]]  # type: ignore[index]
-    # (A) two fields are one value with a comma; (B) `x-t` could be read as `x_t`; what Envoy sets is not looked at
-    assert names[-3:] == ["x-role", "x_t", "x-t"]
+    # two fields are one value with a comma; `x-t` could be read as `x_t`; what Envoy sets is not looked at
+    assert names[-11:] == [*["x-role"] * 5, *["x_t"] * 5, "x-t"]
     assert all(found == action("LM2304", allows=False) for _, found in rows)

@@ -59,7 +59,8 @@ def test_literals_outside_of_templates_are_in_no_expression() -> None:
 @pytest.mark.parametrize(
     ("name", "is_read"),
     [("x-role", True), ("authorization", True), ("x-forwarded-for", False), ("x-envoy-y", False), ("host", False),
-     (":path", False), ("connection", False), ("x-forwarded-client-cert", False), ("content-length", False)],
+     (":path", False), ("cookie", False), ("connection", False),
+     ("x-forwarded-client-cert", False), ("content-length", False)],
 )  # fmt: skip
 def test_headers_that_envoy_sets_itself_are_not_read(name: str, *, is_read: bool) -> None:
     assert is_readable_header(name) == is_read

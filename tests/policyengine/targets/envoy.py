@@ -14,7 +14,8 @@ from mesh.request import Request
 def inputs_of(request: Request, *, source=None):
     """What Envoy sees of a request whose framing is right: one text for each input, None for none."""
     headers = {}
-    for name, value in request.headers:
+    # without the white space around values (RFC 9112 §5.1)
+    for name, value in ((name, value.strip(" \t")) for name, value in request.headers):
         held = headers.get(name.lower())
         headers[name.lower()] = value if held is None else f"{held},{value}"
     host = request.host
@@ -104,4 +105,6 @@ def _holds(predicate, seen):
         return text == match["exact"]
     if "suffix" in match:
         return text.endswith(match["suffix"])
+    if "prefix" in match:
+        return text.startswith(match["prefix"])
     return match["contains"] in text
