@@ -47,7 +47,7 @@ demo-ten: .venv/run.stamp
 	@for turn in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/limen demo -o json || exit 1; done
 
 soak: .venv/dev.stamp
-	@LIMEN_SOAK=1 LIMEN_EXAMPLES=40 $(BIN)/python -m pytest -q -m "slow or hypothesis"
+	@LIMEN_SOAK=1 LIMEN_EXAMPLES=40 $(BIN)/python -m pytest -q --timeout 7200 -m "slow or hypothesis"
 
 # every parser of bytes from outside, for so many seconds; a finding names its parser and its bytes
 LIMEN_FUZZ_S ?= 300

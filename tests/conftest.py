@@ -14,11 +14,22 @@ from collections.abc import Callable, Iterator, Sequence
 import hypothesis
 import pytest
 
-from tests.examples import examples
+from tests.examples import IS_REPEATABLE, examples
 
-# no deadline: a machine that is shared makes any example slow
-hypothesis.settings.register_profile("limen", max_examples=examples(50), deadline=None)
+# no deadline, and no look at how long drawing takes: a machine that is shared makes any example slow
+hypothesis.settings.register_profile(
+    "limen",
+    max_examples=examples(50),
+    deadline=None,
+    derandomize=IS_REPEATABLE,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("limen")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests that wait for a process, a socket or a disk leave theirs to others."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(tryfirst=True)
