@@ -16,10 +16,12 @@ from typing import Any
 import prometheus_client
 import sqlalchemy as sa
 import structlog
+from cryptography import x509
 
 from ca import slotstore
 from ca import store as ca_store
 from ca.authority import Authority
+from ca.keys import algorithm_of
 from ca.revocation import answer_ocsp
 from ca.rotation import OWN, AuthorityState, Event, Kind, Slot, Timing, cliff, due, find, may_activate
 from ca.succession import Blast
@@ -279,6 +281,7 @@ class Authorities:
             "id": slot.id,
             "kind": str(slot.kind),
             "state": str(slot.state),
+            "algorithm": _algorithm(slot),
             "parent": slot.parent,
             "created": format_time(slot.created),
             "not_after": format_time(slot.not_after),
@@ -302,6 +305,11 @@ class Authorities:
         self.step()
         made = {"authority": slot.id, "kind": str(kind), "replaces": active.id}
         return {**made, "root": slot.parent, "replaces_root": former.id} if kind is Kind.ROOT else made
+
+    def is_beyond_agents(self) -> bool:
+        """Whether agents cannot connect, since gRPC's TLS library does not verify what signs here (LM1318)."""
+        signing = (self._authority.active(kind) for kind in (Kind.ISSUING, Kind.ROOT))
+        return any(_algorithm(slot) == "ml-dsa-65" for slot in signing)
 
     def tainted(self) -> tuple[str, ...]:
         """The hashes of the issuing certificates whose work is to be replaced, that of nodes too."""
@@ -405,6 +413,16 @@ class Authorities:
             found = ca_store.find_issuances(connection, f"{serial:x}", self._clock.now())
             revoked = slotstore.revoked_at(connection, f"{serial:x}")
         return bool(found), revoked
+
+
+def _algorithm(slot: Slot) -> str | None:
+    """The kind of an authority's key; None for a token key, which its JWK tells, and for one of no kind of ours."""
+    if slot.kind is Kind.JWT:
+        return None
+    try:
+        return str(algorithm_of(x509.load_der_x509_certificate(slot.certificates[0]).public_key()))
+    except Invalid:
+        return None
 
 
 def _shown(item: ca_store.Issuance, validity: Validity) -> Json:

@@ -17,6 +17,7 @@ import ssl
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
@@ -161,6 +162,8 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
         if public.jwt_issuer is not None:
             app.use_jwt_issuer(public.jwt_issuer)
         app.svid.renew()
+        if app.authorities.is_beyond_agents():
+            structlog.get_logger().warning("no agent can connect to this server", code="LM1318")
         documents = Documents(app.bundle, public.jwt_issuer)
         local_socket = _listen_unix(path)
         metrics = telemetry.serve_metrics()

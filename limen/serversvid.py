@@ -20,7 +20,7 @@ from ca.authority import Authority
 from ca.trustmaking import fingerprint
 from limen.tlsport import context_of, server_side
 from mesh.clock import Clock, format_time
-from mesh.problems import Problem
+from mesh.problems import Invalid, Problem
 from mesh.spiffe import SpiffeId
 from mesh.x509svid import verify_x509_svid
 
@@ -64,9 +64,14 @@ class ServerSvid:
             sha256=fingerprint(chain[0]),
             not_after=format_time(verified.not_after),
         )
-        pem = b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in chain)
-        self._shown = context_of(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), pem)
         self._chain, self._renew_at = chain, now + (verified.not_after - now) * _SHARE
+        pem = b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in chain)
+        try:
+            self._shown = context_of(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), pem)
+        except ssl.SSLError as err:
+            # an ML-DSA authority signed it, which OpenSSL below 3.5 does not know: everything else goes on without it
+            self._shown = None
+            raise Invalid("LM1317", reason=err.reason or type(err).__name__) from err
 
     def _is_vouched_for(self, now: dt.datetime) -> bool:
         """Whether the present authority stands above the SVID, and the present bundle vouches for it."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from limen.checks.result import Result, failed, passed, warned
 from mesh.clock import parse_time
+from mesh.problems import Diagnostic
 
 GROUP = "identity"
 GRACE = dt.timedelta(minutes=10)
@@ -34,21 +35,28 @@ def authorities(listing: dict[str, Any], now: dt.datetime) -> list[Result]:
             text = f"the server below `{below}` signs with {row['id']}, which ends in {days} days"
         # (1)
         if now > renews + GRACE and row["kind"] not in prepared:
-            hint = (
-                f"run `limen identity rotate {row['kind']}`, and look at the server's log for why it did not by itself"
-            )
-            if row["kind"] == "root" and listing.get("upstream"):
-                hint = "have the authority above get a root that lasts, and certify this server anew"
-            elif row["kind"] == "issuing" and listing.get("upstream") == "offline":
-                hint = "have the request signed that `limen identity upstream csr` prints, and import the answer"
-            if below:
-                hint = f"see why `{below}` has not asked for another, or run `limen identity downstream remove {below}`"
-            found.append(failed(GROUP, text, "LM1314", hint))
+            found.append(failed(GROUP, text, "LM1314", _hint(row, listing.get("upstream"))))
         else:
             found.append(passed(GROUP, text))
+    signing = {row.get("algorithm") for row in listing["authorities"] if row["state"] == "active"}
+    if "ml-dsa-65" in signing:
+        said = Diagnostic(code="LM1318")
+        found.append(warned(GROUP, said.message, said.code, said.help))
     # (2)
     if listing["agents_behind"]:
         nodes = ", ".join(listing["agents_behind"])
         text = f"agents behind trust state {listing['sequence']}: {nodes}"
         found.append(warned(GROUP, text, "LM1309", "run `limen status` for how they are"))
     return found
+
+
+def _hint(row: dict[str, Any], upstream: str | None) -> str:
+    """What to do about an authority that has no successor in time."""
+    if row.get("downstream"):
+        name = row["downstream"]
+        return f"see why `{name}` has not asked for another, or run `limen identity downstream remove {name}`"
+    if row["kind"] == "root" and upstream:
+        return "have the authority above get a root that lasts, and certify this server anew"
+    if row["kind"] == "issuing" and upstream == "offline":
+        return "have the request signed that `limen identity upstream csr` prints, and import the answer"
+    return f"run `limen identity rotate {row['kind']}`, and look at the server's log for why it did not by itself"

@@ -54,6 +54,12 @@ def test_where_people_have_to_act_they_are_told_what_to_do(kind: str, upstream: 
     assert (found.code, hint in found.hint) == ("LM1314", True)
 
 
+def test_authorities_that_agents_cannot_verify_are_told() -> None:
+    rows = listing(renews=DAY)
+    rows["authorities"][0]["algorithm"] = "ml-dsa-65"  # type: ignore[index]
+    assert [(item.level, item.code) for item in authorities(rows, NOW)] == [("ok", ""), ("warning", "LM1318")]
+
+
 def test_agents_that_are_behind_are_told() -> None:
     _, found = authorities(listing(renews=DAY, behind=("n1", "n2")), NOW)
     assert (found.level, "n1, n2" in found.text) == ("warning", True)
