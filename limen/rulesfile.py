@@ -36,6 +36,7 @@ class RulesFile:
         self._unreadable = ""
         self.text = ""
         self.sha256 = hashlib.sha256().hexdigest()
+        # follows from the file: agents that come back to a server which began anew must not take other rules for the same
         self.version = 0
 
     def refresh(self) -> bool:
@@ -99,5 +100,6 @@ class RulesFile:
             return False
         self.text, self.rules = text, rules
         self.sha256 = hashlib.sha256(data).hexdigest()
-        self.version += 1
+        # 0 is before anything was read
+        self.version = int(self.sha256[:16], 16) or 1
         return True

@@ -349,7 +349,7 @@ class Update(_message.Message):
     rotation: _builtins.int
     """agents renew every workload's SVID when it grows"""
     identity_rules: _builtins.int
-    """grows when the identity rules change"""
+    """another number when the identity rules are others, also of a server that began anew"""
     trust: _builtins.bytes
     """what agents hold of the trust domain, signed by the server's pinned key (mesh.truststate)"""
     settling: _builtins.bool

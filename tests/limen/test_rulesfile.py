@@ -30,6 +30,24 @@ def test_a_file_with_an_error_keeps_the_last_good_rules(tmp_path: pathlib.Path) 
     assert (len(found.rules.rules), found.version) == (1, version)
 
 
+def test_a_server_that_begins_anew_says_the_same_of_the_same_rules_and_something_else_of_others(
+    tmp_path: pathlib.Path,
+) -> None:
+    path = tmp_path / "identities.yaml"
+
+    def begun_anew() -> int:
+        found = RulesFile(path)
+        found.refresh()
+        return found.version
+
+    none = begun_anew()
+    path.write_text(RULES, "utf-8")
+    some = begun_anew()
+    assert begun_anew() == some
+    path.write_text(RULES.replace("id: user", "id: other"), "utf-8")
+    assert len({0, none, some, begun_anew()}) == 4
+
+
 def test_bytes_that_are_no_text_keep_the_last_good_rules(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "identities.yaml"
     path.write_text(RULES, "utf-8")
