@@ -36,7 +36,7 @@ class RulesFile:
         self._unreadable = ""
         self.text = ""
         self.sha256 = hashlib.sha256().hexdigest()
-        # follows from the file: agents that come back to a server which began anew must not take other rules for the same
+        # follows from the file: agents that come back to a server which began anew must not take others for the same
         self.version = 0
 
     def refresh(self) -> bool:
