@@ -1,7 +1,7 @@
 """The physical limit beside a measurement: what `openssl speed` says of ECDSA P-256 here and now, by CPU time.
 
 A budget of so many a second was set on one machine. Beside the verdict on that number stands the one on the share of
-the physical limit that it was there (docs/adr/0033-budgets-elsewhere.md); neither takes the place of the other.
+the physical limit that it was there (docs/adr/0035-budgets-elsewhere.md); neither takes the place of the other.
 """
 
 from __future__ import annotations
