@@ -23,6 +23,7 @@ from enforcer.callers import Callers
 from enforcer.control import Conversation
 from enforcer.control import listen as listen_control
 from enforcer.delivery import Delivery
+from enforcer.egress import parse_exempt
 from enforcer.federated import Federated
 from enforcer.holders import is_complete
 from enforcer.identity import Identity, new_ask, read_issued
@@ -32,6 +33,7 @@ from enforcer.membership import Attest, Membership
 from enforcer.node import Node, pause
 from enforcer.nodestate import NodeState
 from enforcer.order import Order, open_watch
+from enforcer.redirect import Redirected
 from enforcer.release import Releases
 from enforcer.runtime.explaining import explained, runtimes_status
 from enforcer.runtime.options import Options
@@ -102,7 +104,13 @@ class Agent:
             self._feed,
             self._diag,
             self._stamps,
-            House(reissue=self._reissue, write_guard=self._write_guard, ended=self._workload_ended),
+            House(
+                reissue=self._reissue,
+                write_guard=self._write_guard,
+                ended=self._workload_ended,
+                unguarded=lambda: self._guard_reason,
+                prefix=guard.table_name(folder),
+            ),
         )
         self._issuers = IssuerKeys(clock, self._tell)
         self._issuers.want(self._releases.policies())
@@ -137,6 +145,9 @@ class Agent:
         """Serve until ``stop``; ``ready`` is set when both sockets listen and the server was heard once."""
         for name, reason in self.left_out().items():
             self._log.warning("this host is not guarded", missing=name, reason=reason)
+        if not self._workloads.awaited:
+            # what a killed predecessor wrote guards nobody any more
+            self._write_guard()
         control = listen_control(self._folder / "control.sock")
         sidecars = listen_for_sidecars(self._folder / "sidecars.sock")
         await self._api.start()
@@ -521,15 +532,25 @@ class Agent:
     def _write_guard(self) -> None:
         if self._guard_reason:
             return
+        standing = self._workloads.standing()
         guarded = [
             guard.Guarded(app_port=app, sidecar_uid=found.sidecar_uid, listener=(address, port))
-            for found in self._workloads.values()
+            for found in standing
             if found.sidecar_uid is not None
             for address, port, app in found.ports.inbound
         ]
+        redirected = [
+            Redirected(
+                group=found.group,
+                port=found.redirect_port,
+                exempt=tuple(parse_exempt(text) for text in found.ports.egress),
+            )
+            for found in standing
+            if found.group and found.redirect_port
+        ]
         try:
-            if guarded:
-                guard.apply(self._guard_name, guarded)
+            if guarded or redirected:
+                guard.apply(self._guard_name, guarded, redirected)
             else:
                 guard.remove(self._guard_name)
         except Unavailable as problem:

@@ -8,11 +8,14 @@ import os
 from collections.abc import Mapping
 
 from enforcer.holders import holders
-from enforcer.process import read_stat, tracer_of
+from enforcer.process import Stat, read_stat, tracer_of
 from enforcer.sockdiag import Address, SockDiag
 from enforcer.stamp import Stamp, Stamps
 from mesh.problems import NotFound, Problem
 
+_ROOT = 0
+# how far above it a process that left its session is looked for
+_GENERATIONS = 4
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -52,7 +55,7 @@ def attest_connection(
     """Find out whether the launched workload, and nothing else, is behind a loopback connection.
 
     1. The kernel names the client's socket: owner and inode. A socket that is gone is refused.
-    2. Its owner is the workload's user.
+    2. Its owner is the workload's user; a workload that was launched as root may have become anybody (nginx's workers).
     3. With stamps, the process that BEGAN the connection is the launched image, and is there still.
     4. EVERY process that holds it is found; a socket that nobody is seen to hold is refused.
     5. EVERY holder is the launched image: see `check_member`.
@@ -63,7 +66,7 @@ def attest_connection(
         # (1)
         found = diag.find(source, destination)
         # (2)
-        if found.uid != launch.uid:
+        if found.uid != launch.uid != _ROOT:
             return _refused("LM3420", uid=found.uid, expected=launch.uid)
         # (3)
         stamp = stamps.find(found.cookie) if stamps is not None else None
@@ -99,7 +102,8 @@ def _check_beginner(launch: Launch, stamp: Stamp) -> Attested | None:
 def check_member(launch: Launch, pid: int) -> Attested | None:
     """Check that a process is the launched image or was forked from it without executing anything.
 
-    1. It is in the session that the launch began: nobody can join another's session (setsid(2)).
+    1. It is in the session that the launch began, which nobody can join (setsid(2)), or it left that (PostgreSQL's
+       backends do) and descends from a process in it that is still there: see `_descends`.
     2. It did not begin before the launch.
     3. It runs the executable that was launched, the very file.
     4. Its memory has the layout of the launched image, which was drawn at random: a fork keeps it, an exec never does,
@@ -113,7 +117,7 @@ def check_member(launch: Launch, pid: int) -> Attested | None:
     stat = read_stat(pid)
     name = _name(pid)
     # (1)
-    if stat.session != launch.session:
+    if stat.session != launch.session and not _descends(launch, pid, stat):
         return _refused("LM3422", pid=pid, program=name)
     # (2)
     if stat.start < launch.start:
@@ -139,6 +143,25 @@ def check_member(launch: Launch, pid: int) -> Attested | None:
     if (again.start, again.session, again.layout) != (stat.start, stat.session, stat.layout):
         raise NotFound("LM3401", pid=pid)
     return None
+
+
+def _descends(launch: Launch, pid: int, stat: Stat) -> bool:
+    """Whether a process's parent, or one of the nearest above it, is in the session of the launch.
+
+    A process whose parent ended is given to another one (init, or a subreaper above it), so a parent that is there, and
+    is there again after it was read, is who forked it. What descends from the launch cannot write its own layout.
+    """
+    for _ in range(_GENERATIONS):
+        above = stat.ppid
+        if above <= 1:
+            return False
+        parent = read_stat(above)
+        if read_stat(pid).ppid != above:
+            return False
+        if parent.session == launch.session:
+            return parent.start >= launch.start
+        pid, stat = above, parent
+    return False
 
 
 def _refused(code: str, **facts: object) -> Attested:

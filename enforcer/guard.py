@@ -15,6 +15,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
+from enforcer.redirect import Redirected, chains, command
 from mesh.problems import Unavailable
 
 FIRST_UID = 61184
@@ -45,13 +46,14 @@ def table_name(folder: pathlib.Path) -> str:
     return "limen_" + hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
 
 
-def table(name: str, guarded: Sequence[Guarded]) -> str:
+def table(name: str, guarded: Sequence[Guarded], redirected: Sequence[Redirected] = ()) -> str:
     """The rules, as nft reads them.
 
     1. The table is made anew: what was there before is gone in the same transaction.
     2. Where a sidecar itself listens on the same port number, connections to that address pass.
     3. On loopback, a connection to an application's port passes only from its sidecar's user.
     4. From other interfaces nothing reaches an application's port.
+    5. What redirected workloads send (`enforcer.redirect`).
     """
     outgoing, incoming = [], []
     listeners = sorted({item.listener for item in guarded})
@@ -78,18 +80,19 @@ def table(name: str, guarded: Sequence[Guarded]) -> str:
             " chain input { type filter hook input priority 0; policy accept;",
             *(f"  {rule}" for rule in incoming),
             " }",
+            *chains(redirected),  # (5)
             "}",
         ]
     )
     return body + "\n"
 
 
-def apply(name: str, guarded: Sequence[Guarded]) -> None:
+def apply(name: str, guarded: Sequence[Guarded], redirected: Sequence[Redirected] = ()) -> None:
     """Write the table.
 
     Raises Unavailable LM3702 when nft refuses.
     """
-    _nft(table(name, guarded))
+    _nft(table(name, guarded, redirected))
 
 
 def remove(name: str) -> None:
@@ -103,7 +106,7 @@ def _nft(text: str) -> None:
         raise Unavailable("LM3702", reason="the nft command is not installed")
     try:
         done = subprocess.run(  # noqa: S603  a fixed program, rules made of numbers and addresses
-            [program, "-f", "-"], input=text.encode(), capture_output=True, timeout=_WITHIN_S, check=False
+            command(program, "-f", "-"), input=text.encode(), capture_output=True, timeout=_WITHIN_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as err:
         raise Unavailable("LM3702", reason=str(err)) from err

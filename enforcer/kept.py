@@ -22,7 +22,8 @@ _BOOT = "/proc/sys/kernel/random/boot_id"
 class Kept:
     """A workload as its agent last knew it.
 
-    ``spiffe_id`` is empty before it had one. ``sidecar`` is its pid and start time.
+    ``spiffe_id`` is empty before it had one. ``sidecar`` is its pid and start time. ``group`` and ``redirect_port`` are
+    of one that is redirected (`enforcer.redirect`).
     """
 
     number: int
@@ -32,6 +33,8 @@ class Kept:
     spiffe_id: str = ""
     sidecar: tuple[int, int] | None = None
     sidecar_uid: int | None = None
+    group: str = ""
+    redirect_port: int = 0
 
 
 class KeptWorkloads:
@@ -83,10 +86,15 @@ def _read(row: dict[str, object]) -> Kept | None:
     if not isinstance(launch, dict) or not isinstance(ports, dict) or not isinstance(sidecar, list | None):
         raise TypeError("a record has a launch, ports and a sidecar")
     facts = tuple((str(name), str(value)) for name, value in launch.pop("facts"))
+    intercept, egress = ports.pop("intercept", False) is True, tuple(str(text) for text in ports.pop("egress", ()))
     layout = tuple(int(word) for word in launch.pop("layout"))
     return Kept(
         launch=Launch(**launch, layout=layout, facts=facts),
-        ports=Ports(**{name: tuple(tuple(item) for item in items) for name, items in ports.items()}),
+        ports=Ports(
+            **{name: tuple(tuple(item) for item in items) for name, items in ports.items()},
+            intercept=intercept,
+            egress=egress,
+        ),
         sidecar=(int(sidecar[0]), int(sidecar[1])) if sidecar is not None else None,
         **row,  # type: ignore[arg-type]  # names and kinds were checked where they are used; a wrong one raises there
     )

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping
 
 from enforcer.control import Conversation
+from enforcer.egress import MAX_EXEMPT, parse_exempt, write_exempt
 from enforcer.loading import loading
 from enforcer.process import read_environment, read_stat
 from enforcer.workload import Ports
@@ -34,7 +35,7 @@ class Asked:
 def read_order(talk: Conversation, message: Mapping[str, object]) -> Asked:
     """Read a launch order.
 
-    Raises Invalid LM3002 for an order that breaks the form of control.sock.
+    Raises Invalid LM3002 for an order that breaks the form of control.sock, LM3704 for an unreadable exemption.
     """
     name = message.get("name")
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
@@ -50,7 +51,12 @@ def read_order(talk: Conversation, message: Mapping[str, object]) -> Asked:
     )
     return Asked(
         name=name,
-        ports=Ports(inbound=inbound, outbound=outbound),
+        ports=Ports(
+            inbound=inbound,
+            outbound=outbound,
+            intercept=message.get("intercept") is True,
+            egress=_egress(message.get("egress", [])),
+        ),
         executable=talk.handles[0],
         script=talk.handles[1] if len(talk.handles) == 2 else None,
         is_direct=message.get("direct") is True,
@@ -101,6 +107,12 @@ def _rows(message: Mapping[str, object], name: str) -> list[dict[str, object]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise Invalid("LM3002", reason=f"`{name}` is a list of objects")
     return rows
+
+
+def _egress(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_EXEMPT:
+        raise Invalid("LM3002", reason=f"`egress` is a list of at most {MAX_EXEMPT} texts")
+    return tuple(write_exempt(parse_exempt(str(text))) for text in value)
 
 
 def _names(value: object) -> frozenset[str]:

@@ -45,19 +45,25 @@ Message = dict[str, object]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """What a workload asked for: (address, port, app port) inbound, (local port, service, port or None) outbound."""
+    """What a workload asked for: (address, port, app port) inbound, (local port, service, port or None) outbound.
+
+    With ``intercept`` all it sends is redirected, and ``egress`` says what that may reach (`enforcer.egress`).
+    """
 
     inbound: tuple[tuple[str, int, int], ...] = ()
     outbound: tuple[tuple[int, str, int | None], ...] = ()
+    intercept: bool = False
+    egress: tuple[str, ...] = ()
 
     def message(self) -> Message:
-        """The `listeners` message."""
+        """The `listeners` message, but for the port to redirect to."""
         return {
             "type": "listeners",
             "inbound": [{"address": host, "port": port, "app_port": app} for host, port, app in self.inbound],
             "outbound": [
                 {"local_port": local, "service": service, "port": port} for local, service, port in self.outbound
             ],
+            "egress": list(self.egress),
         }
 
 
@@ -92,6 +98,9 @@ class Workload:
         self.applied: tuple[int, str] = (0, "")
         self.handshakes = 0
         self.trusts = 0
+        # of a redirected one: its control group, and the port to which its sidecar has it redirected
+        self.group = ""
+        self.redirect_port = 0
         self._feed, self._diag, self._stamps = feed, diag, stamps
         self._identified = asyncio.Event()
         self._ready = asyncio.Event()
@@ -260,7 +269,7 @@ class Workload:
         reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
             if is_new:
-                self.tell(self.ports.message())
+                self.tell({**self.ports.message(), "intercept": self.redirect_port if self.ports.intercept else None})
             self._tell_program()
             self.tell(self._feed.keys())
             self.tell(self._feed.policy())
@@ -295,6 +304,10 @@ class Workload:
     async def _handle(self, message: Message, tasks: asyncio.TaskGroup) -> None:
         match message["type"]:
             case "ready":
+                port = message.get("intercept")
+                if isinstance(port, int) and port != self.redirect_port:
+                    self.redirect_port = port
+                    self.changed()
                 self._ready.set()
             case "failed":
                 facts = message.get("facts")

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, ValuesView
 
 import structlog
 
-from enforcer import guard
+from enforcer import guard, redirect
 from enforcer.attest import check_member
 from enforcer.control import Conversation
 from enforcer.kept import Kept, KeptWorkloads
@@ -28,7 +28,7 @@ from enforcer.orders import check_environment, read_begun, read_order
 from enforcer.process import read_stat
 from enforcer.sockdiag import SockDiag
 from enforcer.stamp import Stamps
-from enforcer.workload import Feed, Workload
+from enforcer.workload import Feed, Ports, Workload
 from mesh.peercred import peer_credentials
 from mesh.problems import Forbidden, NotFound, Problem, Unavailable, first_problem
 from mesh.settings import check_socket_path
@@ -39,11 +39,27 @@ RESUMED_WITHIN_S = 30.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class House:
-    """What the agent does for its workloads: asks for SVIDs, guards application ports, says that something changed."""
+    """What the agent does for its workloads: asks for SVIDs, guards application ports, says that something changed.
+
+    ``unguarded`` says why no rules can be written, and is empty while they can.
+    """
 
     reissue: Callable[[Sequence[Workload]], Awaitable[None]]
     write_guard: Callable[[], None]
     ended: Callable[[], Awaitable[None]]
+    unguarded: Callable[[], str] = lambda: ""
+    # what this agent's control groups are called, up to their workload's number
+    prefix: str = "limen"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What rules are written about one workload, of this agent or of its predecessor."""
+
+    ports: Ports
+    sidecar_uid: int | None
+    group: str
+    redirect_port: int
 
 
 class Workloads:
@@ -54,7 +70,7 @@ class Workloads:
     ) -> None:
         self._kept, self._feed, self._diag, self._stamps, self._house = kept, feed, diag, stamps, house
         self._running: dict[int, Workload] = {}
-        self._predecessors = {(found.launch.pid, found.launch.start): found for found in kept.load()}
+        self._predecessors = {(found.launch.pid, found.launch.start): found for found in self._left(kept)}
         # sidecars that came back before their workloads were resumed
         self._returned: dict[int, socket.socket] = {}
         # numbers, and with them the sidecars' users, are not given twice
@@ -63,9 +79,38 @@ class Workloads:
         self._past_handshakes = 0
         self._log = structlog.get_logger()
 
+    @staticmethod
+    def _left(kept: KeptWorkloads) -> list[Kept]:
+        """A predecessor's workloads whose program still is there; of the others nothing is left to come back."""
+        found = []
+        for row in kept.load():
+            try:
+                is_there = read_stat(row.launch.pid).start == row.launch.start
+            except NotFound:
+                is_there = False
+            if is_there:
+                found.append(row)
+            else:
+                kept.forget(row.number)
+                redirect.release(row.group)
+        return found
+
     def values(self) -> ValuesView[Workload]:
         """The workloads."""
         return self._running.values()
+
+    def standing(self) -> list[Standing]:
+        """All of whom rules are written: those that run, and a predecessor's that may still come back."""
+        all_of_them: list[Workload | Kept] = [*self._running.values(), *self._predecessors.values()]
+        return [
+            Standing(
+                ports=found.ports,
+                sidecar_uid=found.sidecar_uid,
+                group=found.group if redirect.is_there(found.group) else "",
+                redirect_port=found.redirect_port,
+            )
+            for found in all_of_them
+        ]
 
     @property
     def awaited(self) -> int:
@@ -88,11 +133,14 @@ class Workloads:
 
         1. The order is read, and what it executes is hashed.
         2. The sidecar listens before the program runs.
-        3. The asker begins the program and holds it; its environment is looked at, it is recorded, and let go.
+        3. The asker begins the program and holds it; its environment is looked at, it is recorded, and let go. What it
+           sends is redirected before it runs, or it does not run.
         4. The agent asks for its SVID; connections are held until it is there.
         """
         # (1)
         asked = read_order(talk, message)
+        if asked.ports.intercept:
+            self._check_redirect()
         executable = await asyncio.to_thread(hash_opened, asked.executable)
         script = await asyncio.to_thread(hash_opened, asked.script) if asked.script is not None else None
         self._last += 1
@@ -114,7 +162,11 @@ class Workloads:
                     "launched with variables that load code", workload=asked.name, kept=sorted(asked.kept)
                 )
             launched = await asyncio.to_thread(record, pid, talk.uid, executable, script)
+            if asked.ports.intercept:
+                workload.group = redirect.enclose(pid, f"{self._house.prefix}-{number}")
             workload.adopt(os.dup(handle), launched)
+            if asked.ports.intercept:
+                self._check_redirect()
             await talk.send({"type": "launched", "pid": launched.pid})
             # (4)
             with contextlib.suppress(Unavailable):
@@ -142,6 +194,7 @@ class Workloads:
             raise NotFound("LM3462", pid=pid)
         # (3)
         workload = Workload(kept.name, kept.ports, self._feed(), self._diag, self._stamps, kept.sidecar_uid)
+        workload.group, workload.redirect_port = kept.group, kept.redirect_port
         if kept.sidecar is not None:
             with contextlib.suppress(NotFound):
                 workload.take_over(kept.sidecar, kept.spiffe_id)
@@ -180,6 +233,7 @@ class Workloads:
             self._past_handshakes += workload.handshakes
             self._kept.forget(number)
             self._house.write_guard()
+            redirect.release(workload.group)
             async with self._change:
                 self._change.notify_all()
             await self._house.ended()
@@ -196,8 +250,18 @@ class Workloads:
                     spiffe_id=workload.spiffe_id,
                     sidecar=workload.sidecar,
                     sidecar_uid=workload.sidecar_uid,
+                    group=workload.group,
+                    redirect_port=workload.redirect_port,
                 )
             )
+        if workload.group:
+            self._house.write_guard()
+
+    def _check_redirect(self) -> None:
+        """Refuse a workload that is to be redirected where that cannot be done. Raises Unavailable LM3703."""
+        reason = self._house.unguarded() or redirect.left_out()
+        if reason:
+            raise Unavailable("LM3703", reason=reason)
 
     # -- what a predecessor left
 
@@ -227,7 +291,10 @@ class Workloads:
         for kept in self._predecessors.values():
             self._log.warning("nobody came back for a workload", workload=kept.name)
             self._kept.forget(kept.number)
-        self._predecessors = {}
+        left, self._predecessors = self._predecessors, {}
+        self._house.write_guard()
+        for kept in left.values():
+            redirect.release(kept.group)
         self.dismiss_returned()
 
     def dismiss_returned(self) -> None:

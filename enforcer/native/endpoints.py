@@ -30,6 +30,10 @@ class Endpoints:
         self._all = tuple(dict.fromkeys([*(self._all if keeps else ()), *found]))
         self._failed = {endpoint: at for endpoint, at in self._failed.items() if endpoint in self._all}
 
+    def at(self, address: tuple[str, int]) -> tuple[str, ...]:
+        """Who is said to be reachable at an address and port."""
+        return tuple(endpoint.spiffe_id for endpoint in self._all if (endpoint.address, endpoint.port) == address)
+
     def failed(self, endpoint: Endpoint, now: float) -> None:
         """Let an endpoint rest."""
         self._failed[endpoint] = now

@@ -11,6 +11,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from enforcer.native import answer
 from enforcer.native.judge import Judgement, denied
@@ -101,9 +102,9 @@ class Outbound:
         self._reach.recheck([*self._joined.values(), *carrying])
 
     def _accept(self) -> asyncio.Protocol:
-        return PlainStream(self._connected)
+        return PlainStream(self.hold)
 
-    def _connected(self, stream: PlainStream) -> None:
+    def hold(self, stream: PlainStream) -> None:
         """Hold a new connection and ask who is behind it."""
         if len(self._held) + len(self._joined) + len(self._relays) >= MAX_CONNECTIONS:
             stream.abort()
@@ -202,10 +203,28 @@ class Outbound:
         self._relays.discard(relay)
 
 
+class Way(Protocol):
+    """Where a held connection leads, once its process is known."""
+
+    is_away: Callable[[], bool]
+
+    def connect(self, held: Held) -> None:
+        """Go on with a connection whose process is the workload's."""
+        ...
+
+    def forget(self, held: Held) -> None:
+        """Let go of a connection."""
+        ...
+
+    def refuse(self, stream: PlainStream, code: str, facts: dict[str, object]) -> str:
+        """Record a refusal; return the record's id."""
+        ...
+
+
 class Held:
     """A connection that waits for the agent's word, then for the service; a `Sink` that takes nothing yet."""
 
-    def __init__(self, outbound: Outbound, stream: PlainStream, accepted_ns: int) -> None:
+    def __init__(self, outbound: Way, stream: PlainStream, accepted_ns: int) -> None:
         self._outbound, self.stream, self.accepted_ns = outbound, stream, accepted_ns
         self.is_over = False
         self._reply = b""

@@ -14,10 +14,12 @@ import resource
 from collections.abc import Callable, Mapping
 from typing import cast
 
+from enforcer.egress import parse_exempt
 from enforcer.native import wire
 from enforcer.native.comeback import Comeback
 from enforcer.native.custom import CustomEngines
 from enforcer.native.endpoints import Endpoint, Endpoints
+from enforcer.native.intercept import Intercept
 from enforcer.native.judge import Judge, Rules
 from enforcer.native.limits import Limits
 from enforcer.native.listener import Inbound
@@ -62,6 +64,7 @@ class Sidecar(asyncio.Protocol):
         self._kept = Kept()
         self._inbound: list[Inbound] = []
         self._outbound: list[Outbound] = []
+        self._intercept: Intercept | None = None
         self._held: dict[int, Held] = {}
         self._conn = 0
         self._epoch = -1
@@ -168,8 +171,8 @@ class Sidecar(asyncio.Protocol):
     def _close_ports(self) -> None:
         for inbound in self._inbound:
             inbound.close()
-        for outbound in self._outbound:
-            outbound.close()
+        for way in self._ways_out():
+            way.close()
 
     # -- what the agent says
 
@@ -186,18 +189,35 @@ class Sidecar(asyncio.Protocol):
             self._inbound.append(inbound)
         for row in _rows(message, "outbound"):
             port = None if row.get("port") is None else _number(row, "port")
-            self._outbound.append(
-                Outbound(
-                    self._workload,
-                    Reach(self._workload, self._endpoints, _text(row, "service"), port),
-                    self._ask,
-                    lambda: self._transport is None,
-                    local_port=_number(row, "local_port"),
-                    pools=row.get("pools") is not False,
-                )
+            way = self._way(
+                _text(row, "service"), port, _number(row, "local_port"), pools=row.get("pools") is not False
+            )
+            self._outbound.append(way)
+        if message.get("intercept") is not None:
+            self._intercept = Intercept(
+                self._workload,
+                self._endpoints,
+                self._ask,
+                lambda: self._transport is None,
+                port=_number(message, "intercept"),
+                exempt=[parse_exempt(str(text)) for text in _list(message.get("egress"))],
+                outbound=self._way,
             )
         addresses = [_text(row, "address") for row in _rows(message, "inbound")]
         self._workload.start(self._listen(addresses))
+
+    def _way(self, service: str, port: int | None, local_port: int = 0, *, pools: bool = True) -> Outbound:
+        return Outbound(
+            self._workload,
+            Reach(self._workload, self._endpoints, service, port),
+            self._ask,
+            lambda: self._transport is None,
+            local_port=local_port,
+            pools=pools,
+        )
+
+    def _ways_out(self) -> list[Outbound | Intercept]:
+        return [*self._outbound, *([self._intercept] if self._intercept is not None else [])]
 
     async def _listen(self, addresses: list[str]) -> None:
         inbound: list[dict[str, object]] = []
@@ -206,11 +226,12 @@ class Sidecar(asyncio.Protocol):
                 found = await port.listen(address)
                 inbound.append({"address": found[0], "port": found[1]})
             outbound = [{"local_port": await local.listen()} for local in self._outbound]
+            intercept = None if self._intercept is None else await self._intercept.listen()
         except Invalid as err:
             self._fail(err)
             self._finish()
             return
-        self._ready = {"type": "ready", "inbound": inbound, "outbound": outbound}
+        self._ready = {"type": "ready", "inbound": inbound, "outbound": outbound, "intercept": intercept}
         self.send(self._ready)
 
     def _take_identity(self, message: wire.Message) -> None:
@@ -237,8 +258,8 @@ class Sidecar(asyncio.Protocol):
         if renamed:
             self._recorder.rename(f"sidecar:{spiffe_id}")
             self._judge_anew()
-        for outbound in self._outbound:
-            outbound.renew()
+        for way in self._ways_out():
+            way.renew()
         if before is not None and (renamed or before.bundles != bundles):
             for inbound in self._inbound:
                 inbound.recheck_peers()
@@ -274,8 +295,8 @@ class Sidecar(asyncio.Protocol):
         self._epoch = epoch
         if self._workload.identity is not None and self._workload.judge.snapshot != before:
             self._workload.identity.forget_sessions()
-        for outbound in self._outbound:
-            outbound.renew()
+        for way in self._ways_out():
+            way.renew()
         self._recheck()
         self.send({"type": "applied", "epoch": epoch, "snapshot": self._workload.judge.snapshot})
 
@@ -379,8 +400,8 @@ class Sidecar(asyncio.Protocol):
                     inbound.tick()
                 if any(inbound.load.is_short_of_memory for inbound in self._inbound):
                     give_back_memory()
-                for outbound in self._outbound:
-                    outbound.tick()
+                for way in self._ways_out():
+                    way.tick()
                 self._held = {conn: held for conn, held in self._held.items() if not held.is_over}
             if count % (RECHECK_SECONDS * TICKS_PER_SECOND) == 0:
                 self._recheck()
@@ -389,8 +410,8 @@ class Sidecar(asyncio.Protocol):
         """Close what the present policies and bundles deny: rules end with time as well as with a new snapshot."""
         for inbound in self._inbound:
             inbound.recheck_decisions()
-        for outbound in self._outbound:
-            outbound.recheck()
+        for way in self._ways_out():
+            way.recheck()
 
     def _report(self, *, flows: bool = True) -> None:
         """Send records and flows, as far as the agent keeps up."""

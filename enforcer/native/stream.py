@@ -94,6 +94,11 @@ class _Base(asyncio.Protocol):
         self.peer = _address(transport.get_extra_info("peername"))
         self.local = _address(transport.get_extra_info("sockname"))
 
+    @property
+    def descriptor(self) -> int:
+        """The socket's number, while there is one; -1 after."""
+        return int(self._transport.get_extra_info("socket").fileno()) if self._transport is not None else -1
+
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's name
         """Hand on the loss; asyncio calls this. Who comes later learns it on resuming."""
         self._is_lost = True

@@ -10,7 +10,7 @@ import stat
 import sys
 from collections.abc import Mapping
 
-from enforcer import control, guard
+from enforcer import control, guard, redirect
 from enforcer.execwatch import ExecWatch
 from enforcer.holders import is_complete
 from enforcer.process import read_process
@@ -78,6 +78,7 @@ def kernel() -> list[Result]:
         _layout(group),
         _randomisation(group),
         _holders(group),
+        _redirect(group),
     ]
 
 
@@ -155,6 +156,16 @@ def _holders(group: str) -> Result:
     hint = "run the agent as root"
     text = "without root one uid is one security domain, and descriptors of other users' processes are not seen"
     return warned(group, text, "LM5253", hint)
+
+
+def _redirect(group: str) -> Result:
+    reason = guard.left_out() or redirect.left_out()
+    if reason:
+        hint = "run the agent as root, with nftables installed and a unified control group hierarchy mounted"
+        return warned(
+            group, f"what workloads send cannot be redirected (`limen run --intercept`): {reason}", "LM3703", hint
+        )
+    return passed(group, "what workloads send can be redirected, by control group (nftables)")
 
 
 def left_out(path: pathlib.Path) -> dict[str, str]:

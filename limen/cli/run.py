@@ -46,6 +46,15 @@ Row = dict[str, object]
 @click.option("--user", default=None, help="Run the program as this user, with the user's groups. Root may say this.")
 @click.option("--group", default=None, help="Its primary group, instead of the user's own.")
 @click.option(
+    "--intercept", is_flag=True, help="Redirect all it sends to its sidecar; deny what --egress does not name."
+)
+@click.option(
+    "--egress",
+    multiple=True,
+    metavar="WHAT",
+    help="With --intercept: service:NAME[:PORT], dns:NAME:PORT (TLS), cidr:NETWORK[:PORT] or udp:NETWORK:PORT.",
+)
+@click.option(
     "--keep-env",
     multiple=True,
     metavar="NAME",
@@ -59,9 +68,11 @@ def run(
     command: tuple[str, ...],
     user: str | None,
     group: str | None,
+    egress: tuple[str, ...],
     keep_env: tuple[str, ...],
     *,
     direct: bool,
+    intercept: bool,
 ) -> int:
     """Launch COMMAND as a workload with its sidecar beside it."""
     lifecycle.die_with_parent()
@@ -72,6 +83,8 @@ def run(
         "outbound": [_outbound(text) for text in outbound],
         "direct": direct,
         "keep_env": list(keep_env),
+        "intercept": intercept,
+        "egress": _egress(egress, is_used=intercept),
     }
     order, left_out = _order(command, user, group, keep_env)
     if left_out:
@@ -84,6 +97,15 @@ def run(
             render.say("the agent is gone, and the program with it; launching it again when the agent is back")
         code, tries = _launch_again(path, message, order, tries)
     return code
+
+
+def _egress(texts: tuple[str, ...], *, is_used: bool) -> list[str]:
+    """What may be reached, as it was read; nothing is exempt from what is not done. Raises Invalid LM3704, LM5246."""
+    from enforcer.egress import parse_exempt, write_exempt  # noqa: PLC0415
+
+    if texts and not is_used:
+        raise Invalid("LM5246")
+    return [write_exempt(parse_exempt(text)) for text in texts]
 
 
 def _order(

@@ -39,6 +39,19 @@ for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
             os.setsid(); connect(int(rest)); print(os.getpid(), flush=True); time.sleep(60); os._exit(0)
+    elif word == "orphan":
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                while os.getppid() == os.getsid(0): time.sleep(0.01)
+                connect(int(rest)); print(os.getpid(), flush=True); time.sleep(60)
+            os._exit(0)
+        os.wait()
+    elif word == "setsid-exec":
+        if os.fork() == 0:
+            os.setsid(); connect(int(rest))
+            code = "import os; print(os.getpid(), flush=True); __import__('time').sleep(60)"
+            os.execv(sys.executable, [sys.executable, "-c", code])
     elif word == "exec":
         connect(int(rest)); os.execv(sys.executable, [sys.executable, "-c", "print('ok', flush=True); input()"])
     elif word == "exec-self":

@@ -60,9 +60,23 @@ def test_the_genuine_script_started_by_somebody_else_is_refused(launched: Any) -
         process.kill()
 
 
-def test_a_worker_that_left_the_session_is_refused(launched: Any) -> None:
+def test_a_worker_that_left_the_session_belongs_to_it_while_its_parent_does(launched: Any) -> None:
+    # as every backend of PostgreSQL does
     pid = int(launched.do(f"setsid {launched.port}"))
+    assert launched.attest().code == ""
+    os.kill(pid, 9)
+
+
+def test_a_worker_that_left_the_session_and_lost_its_parent_is_refused(launched: Any) -> None:
+    pid = int(launched.do(f"orphan {launched.port}"))
     assert launched.attest().code == "LM3422"
+    os.kill(pid, 9)
+
+
+def test_a_child_that_left_the_session_and_executed_something_is_refused(launched: Any) -> None:
+    launched.say(f"setsid-exec {launched.port}")
+    pid = int(os.read(launched.stdout, 100))
+    assert launched.attest().code == "LM3424"
     os.kill(pid, 9)
 
 

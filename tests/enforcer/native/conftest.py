@@ -59,6 +59,7 @@ def sidecars() -> Iterator[Callable[..., Agent]]:
         program: int | None = None,
         limits: dict[str, int] | None = None,
         files: int | None = None,
+        egress: tuple[str, ...] | None = None,
     ) -> Agent:
         ours, theirs = socket.socketpair()
         process = subprocess.Popen(
@@ -73,8 +74,12 @@ def sidecars() -> Iterator[Callable[..., Agent]]:
         found.append(agent)
         threading.Thread(target=agent.listen, daemon=True).start()
         agent.send(identity_message(svid, *bundles))
-        told = {"type": "listeners", "inbound": list(inbound), "outbound": list(outbound)}
-        agent.send(told if limits is None else {**told, "limits": limits})
+        told: dict[str, object] = {"type": "listeners", "inbound": list(inbound), "outbound": list(outbound)}
+        if limits is not None:
+            told["limits"] = limits
+        if egress is not None:
+            told |= {"intercept": 0, "egress": list(egress)}
+        agent.send(told)
         agent.wait("ready")
         if program is not None:
             agent.send({"type": "program", "pid": program})
