@@ -17,12 +17,17 @@ from limen.explained import explanation_to_json, located
 from mesh.clock import SystemClock
 from mesh.problems import Diagnostic, Invalid, Severity
 from mesh.request import Decision, Protocol, Request
+from mesh.spiffe import SpiffePattern
 from policyengine import model
+from policyengine.attributes import identity_of
 from policyengine.customrules import PATIENT_S, check_custom_rules, with_custom_rules
 from policyengine.decide import Index
+from policyengine.diagram import TooLarge
 from policyengine.explain import explain
 from policyengine.loader import load_tree
+from policyengine.reach import who_reaches
 from policyengine.reading import did_you_mean
+from policyengine.rows import Row
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -124,9 +129,10 @@ def answer(
     )
     with with_custom_rules(found, deadline_s=PATIENT_S) as evaluated:
         explained = explain(evaluated, request, snapshot=snapshot)
+        requests = None if method is not None else _requests(evaluated, service, request)
         if output != "json":
             what = f"{method} {path}" if method else f"port {port}"
-            show(explained, f"{source} → {target}   {what}")
+            show(explained, f"{source} → {target}   {what}", requests)
         done: dict[str, object] = {}
         status = 0 if explained.decision.is_allowed else 1
         if is_fix and policies is not None:
@@ -135,8 +141,22 @@ def answer(
             status, done = write_fix(policies, evaluated, request, explained, output)
     if output == "json":
         candidate = _candidate(request) if policies is None else None
-        render.data({**explanation_to_json(explained, candidate=candidate), **done})
+        more = {} if requests is None else {"requests": [row.to_json() for row in requests]}
+        render.data({**explanation_to_json(explained, candidate=candidate), **more, **done})
     return status
+
+
+def _requests(policies: model.PolicySet, service: model.Service, request: Request) -> tuple[Row, ...] | None:
+    """What the caller may ask on a port where requests are read; None where a connection is all there is."""
+    source = identity_of(request.source)
+    if source is None or service.protocol_of(request.port) not in {"http", "grpc"}:
+        return None
+    callers = model.Principals(is_any=False, patterns=(SpiffePattern.parse(str(source)),))
+    try:
+        rows = who_reaches(policies, service.name, callers, None, SystemClock().now())
+    except TooLarge:
+        return None
+    return tuple(row for row in rows if row.port == request.port)
 
 
 def _policies(tree: pathlib.Path | None) -> tuple[str, model.PolicySet]:

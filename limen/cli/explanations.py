@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from limen.cli import context, render
@@ -22,6 +22,7 @@ from policyengine.explain import Explanation, TierStep, explain
 from policyengine.loader import load_tree
 from policyengine.model import PolicySet
 from policyengine.opening import Opening
+from policyengine.rows import Row
 
 _DENIED = "× denied "  # noqa: RUF001  the field's check marks
 _BY_POLICY = "LM23"
@@ -32,8 +33,11 @@ _DECISION = ("decision", "policy_decision", "mode", "snapshot", "tier", "policy"
 Json = Mapping[str, object]
 
 
-def show(explained: Explanation, question: str) -> None:
-    """Write the answer for people: who decided, the path, the nearest miss and its fix."""
+def show(explained: Explanation, question: str, requests: Sequence[Row] | None = None) -> None:
+    """Write the answer for people: who decided, the path, the nearest miss and its fix.
+
+    ``requests`` are what the caller may ask where a question named no request; what to change is another question then.
+    """
     decision = explained.decision
     mark = "√ allowed" if decision.is_allowed else _DENIED
     render.line(f"{mark}  {question}")
@@ -46,6 +50,10 @@ def show(explained: Explanation, question: str) -> None:
     path = [_step(step) for step in explained.steps if step.is_reached]
     if path:
         render.line(f"  path     {' → '.join(path)}")
+    if requests is not None:
+        render.line("  note     this port reads requests, and the question names none: give METHOD and PATH")
+        render.line(f"  allowed  {_opens(Opening(rows=tuple(requests))) or 'no request of this caller'}")
+        return
     fix = explained.fix
     if fix is not None:
         if fix.miss.rule:

@@ -20,6 +20,7 @@ from policyengine.usage import Known
 
 UNREADABLE = frozenset({"LM2022", "LM2023", "LM5100", "LM5102"})
 """The findings after which nobody can say what a file means."""
+_COUNTED = (Severity.ERROR, Severity.WARNING)
 _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 
 
@@ -121,4 +122,5 @@ def _show(report: Report, output: str) -> None:
             render.line(f"    {item.help}")
     if output != "github":
         hidden = f", {len(report.accepted)} suppressed" if report.accepted else ""
-        render.say(f"{counts[Severity.ERROR]} errors, {counts[Severity.WARNING]} warnings" + hidden)
+        shown = (f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in _COUNTED)
+        render.say(", ".join(shown) + hidden)

@@ -157,3 +157,19 @@ def test_claims_that_are_no_object_are_refused(tree: pathlib.Path, tmp_path: pat
     done = run(tree, "cart", "db", "GET", "/orders", "--claims", str(claims))
     assert isinstance(done.exception, Invalid)
     assert done.exception.code == "LM2204"
+
+
+def test_a_question_without_a_request_is_told_which_requests_are_allowed(tree: pathlib.Path) -> None:
+    result = run(tree, "cart", "db:8080")
+    assert result.exit_code == 1
+    assert "the question names none: give METHOD and PATH" in result.stdout
+    assert "GET /orders on port 8080" in result.stdout
+    assert "fix" not in result.stdout
+    found = json.loads(run(tree, "cart", "db:8080", "-o", "json").stdout)
+    assert [(row["methods"], row["paths"]) for row in found["requests"]] == [
+        (["GET"], ["/orders"]),
+        (["POST"], ["/refunds"]),
+    ]
+    assert "no request of this caller" in run(tree, "spiffe://corp.test/x", "db:8080").stdout
+    # on a tcp port a connection is all there is
+    assert "requests" not in json.loads(run(tree, "cart", "db:5432", "-o", "json").stdout)

@@ -72,7 +72,7 @@ def test_table_shows_place_and_fix(tree: pathlib.Path) -> None:
     assert done.exit_code == 1
     assert f"{tree / 'db.yaml'}:14:5: warning LM2104: " in done.stdout
     assert "    delete the rule" in done.stdout
-    assert "0 errors, 1 warnings" in done.stderr
+    assert "0 errors, 1 warning\n" in done.stderr
 
 
 def test_github_gets_one_command_a_finding_and_nothing_else(tree: pathlib.Path) -> None:
