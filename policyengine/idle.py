@@ -1,7 +1,9 @@
-"""Rules on conditions that decide nothing, found on the decision diagram of their service with and without the rule.
+"""Rules that decide nothing and that no look-up finds, from the decision diagram of their service.
 
 What hangs on conditions cannot be looked up as `policyengine.shadowing` does: that a role is one of two, or that a deny
-spares what another asks for, only the diagram knows. Asked about are allows for which the diagram is the whole truth:
+spares what another asks for, only the diagram knows, built with and without the rule (`idle`). Nor can what several
+narrower paths cover together: no leaf of the diagram names such a rule (`unnamed`). Asked about are allows for which
+the diagram is the whole truth:
 they name methods, and paths or something of the request, so that what it leaves out (malformed methods, connections
 that are not read) they never match. This module decides nothing.
 """
@@ -16,7 +18,7 @@ from mesh.request import Effect
 from policyengine.diagram import Builder, Leaf, TooLarge, leaves
 from policyengine.ir import Grant, ServiceForm
 from policyengine.model import TIERS
-from policyengine.regions import Change, Region, regions_of, watched_regions
+from policyengine.regions import Change, Region, regions_of, regions_of_forms, watched_regions
 from policyengine.shadowing import Covered, Kind, Shadowing
 
 _TIER = {tier: place for place, tier in enumerate(TIERS)}
@@ -45,10 +47,39 @@ def idle(form: ServiceForm, shadowing: Shadowing, left_out: Collection[Grant], n
     return found[::-1]
 
 
+def unnamed(form: ServiceForm, left_out: Collection[Grant], now: dt.datetime) -> list[Covered]:
+    """The rules that no leaf names, with those that decide where they match; those in ``left_out`` are not asked about.
+
+    Of a service whose diagram is too large, none is found.
+    """
+    gone = {grant.rank for grant in left_out}
+    asked = [grant for grant in form.grants if grant.rank not in gone and _is_whole(grant)]
+    if not asked:
+        return []
+    found = []
+    try:
+        named = {
+            leaf.verdicts[0].grant.rank
+            for leaf in _leaves(regions_of_forms(form.service.name, (form,)), now)
+            if leaf.verdicts[0].grant is not None
+        }
+        for grant in asked:
+            if grant.rank not in named:
+                without = dataclasses.replace(form, grants=tuple(item for item in form.grants if item is not grant))
+                cover = _decided_instead(without, grant, now)
+                found += [] if cover is None else [cover]
+    except TooLarge:
+        return found
+    return found
+
+
 def _is_asked(grant: Grant) -> bool:
+    return _is_whole(grant) and (grant.when is not None or grant.unless_when is not None)
+
+
+def _is_whole(grant: Grant) -> bool:
+    """Whether the diagram is the whole truth about a grant."""
     if grant.effect is not Effect.ALLOW or grant.callers.incomplete or grant.callers.is_empty:
-        return False
-    if grant.when is None and grant.unless_when is None:
         return False
     reads = grant.when is not None and grant.when.reads_request
     return all(item.methods is not None and (item.paths is not None or reads) for item in grant.operations)
@@ -75,6 +106,12 @@ def _cover(without: ServiceForm, grant: Grant, now: dt.datetime) -> Covered | No
     if by:
         return Covered(grant=grant, kind="redundant", by=tuple(by[rank] for rank in sorted(by)))
     # (2)
+    return _decided_instead(without, grant, now)
+
+
+def _decided_instead(without: ServiceForm, grant: Grant, now: dt.datetime) -> Covered | None:
+    """What decides where a grant matches that never decides."""
+    by: dict[int, Grant] = {}
     passing = [item for item in without.grants if item.effect is Effect.PASS and item.tier == grant.tier]
     for leaf in _leaves(watched_regions(without, grant), now):
         decided, watched = leaf.verdicts

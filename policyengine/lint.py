@@ -18,6 +18,7 @@ from mesh.request import Effect, Mode
 from mesh.uncollected import uncollected
 from policyengine import model
 from policyengine.idle import idle as find_idle
+from policyengine.idle import unnamed
 from policyengine.ir import Grant, ServiceForm, normalise
 from policyengine.loader import load_tree
 from policyengine.shadowing import Shadowing
@@ -145,6 +146,7 @@ def _effects(form: ServiceForm, now: dt.datetime) -> Iterator[Diagnostic]:
     shadowing = Shadowing(form, ended)
     covered = shadowing.covered()
     covered += find_idle(form, shadowing, [*ended, *(item.grant for item in covered)], now)
+    covered += unnamed(form, [*ended, *(item.grant for item in covered)], now)
     for item in covered:
         facts = {"rule": item.grant.rule, "policy": item.grant.policy, "by": _named(item.by)}
         yield _finding(_COVERED[item.kind], item.grant.span, facts)

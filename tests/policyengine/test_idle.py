@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from mesh.request import Request
 from policyengine import model, reference
-from policyengine.idle import idle
+from policyengine.diagram import build, leaves
+from policyengine.idle import idle, unnamed
 from policyengine.ir import normalise
 from policyengine.model import PolicySet
 from policyengine.shadowing import Shadowing
@@ -80,3 +81,68 @@ def test_an_idle_rule_can_go(policies: PolicySet, asked: list[Request]) -> None:
         before = reference.decide(policies, request, snapshot="")
         after = reference.decide(without, request, snapshot="")
         assert (before.effect, before.policy_effect) == (after.effect, after.policy_effect)
+
+
+def at(*paths: str) -> dict[str, Any]:
+    return {"to": [{"methods": ["GET"], "paths": list(paths)}]}
+
+
+@pytest.mark.parametrize(
+    ("policies", "expected"),
+    [
+        pytest.param(
+            tree(app=[rule("a", **at("/o/{x}")), deny(id="d", **at("/o/{x:token}")), deny(id="e", **at("/o/{x}"))]),
+            {"a": ("shadowed", ("d", "e"))}, id="two-on-one-path",
+        ),
+        pytest.param(
+            tree(app=[rule("a", **at("/o/**")), deny(id="d", **at("/o/{x}", "/o/")), deny(id="e", **at("/o/{x}/**"))]),
+            {"a": ("shadowed", ("d", "e"))}, id="several-together",
+        ),
+        pytest.param(
+            tree(guardrail=[deny(id="g", **at("/o/{x}", "/o/"))], app=[rule("a", **at("/o/**")), deny(id="e", **at("/o/{x}/**"))]),
+            {"a": ("shadowed", ("g", "e"))}, id="two-tiers-together",
+        ),
+        pytest.param(
+            tree(app=[rule("a", **at("/o/**")), deny(id="d", **at("/o/{x}")), deny(id="e", **at("/o/{x}/**"))]),
+            {}, id="a-slash-at-the-end-is-left",
+        ),
+        pytest.param(
+            tree(app=[allow(id="a"), deny(id="d", to=[{"paths": ["/**"]}])]), {}, id="connections-are-left",
+        ),
+    ],
+)  # fmt: skip
+def test_a_rule_that_no_leaf_names_is_found(
+    policies: PolicySet, expected: dict[str, tuple[str, tuple[str, ...]]]
+) -> None:
+    form = normalise(policies, policies.services[0])
+    unasked = [grant for grant in form.grants if grant.rule != "a"]
+    found = unnamed(form, unasked, NOW)
+    assert {item.grant.rule: (item.kind, tuple(by.rule for by in item.by)) for item in found} == expected
+
+
+# INVARIANT: what no leaf names decides no request, also none that the diagram does not speak of.
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(policy_sets, st.lists(requests, min_size=1, max_size=20))
+def test_what_no_leaf_names_never_decides(policies: PolicySet, asked: list[Request]) -> None:
+    form = normalise(policies, policies.services[0])
+    silent = {(item.grant.policy, item.grant.rule) for item in unnamed(form, (), NOW)}
+    for request in (dataclasses.replace(item, service="db") for item in asked):
+        if (request.time is not None and request.time < NOW) or "path" in request.unknown:
+            continue
+        decision = reference.decide(policies, request, snapshot="")
+        assert (decision.policy, decision.rule) not in silent
+
+
+# INVARIANT: look-ups and leaves are one diagram: what a look-up calls covered by stronger rules no leaf names.
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(policy_sets)
+def test_what_look_ups_call_shadowed_no_leaf_names(policies: PolicySet) -> None:
+    form = normalise(policies, policies.services[0])
+    named = {
+        leaf.verdicts[0].grant.rank
+        for _, _, tree_ in build("db", [policies], NOW).trees()
+        for leaf in leaves(tree_)
+        if leaf.verdicts[0].grant is not None
+    }
+    covered = [item for item in Shadowing(form).covered() if item.kind != "redundant"]
+    assert not named & {item.grant.rank for item in covered}
