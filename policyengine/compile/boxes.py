@@ -136,13 +136,59 @@ def covers(larger: Box, smaller: Box) -> bool:
 
 
 def without_covered(boxes: list[Box]) -> list[Box]:
-    """The boxes that no other one covers; of equal ones the first."""
-    kept: list[Box] = []
-    for box in boxes:
-        if not any(covers(other, box) for other in kept):
-            kept = [other for other in kept if not covers(box, other)]
-            kept.append(box)
-    return kept
+    """The boxes that no other one covers; of equal ones the first.
+
+    Two boxes are compared only if their callers, and the beginnings of their paths, may be within each other.
+    """
+    kept: dict[int, Box] = {}
+    larger: dict[_Key, list[int]] = {}
+    smaller: dict[_Key, list[int]] = {}
+    for place, box in enumerate(boxes):
+        own, around = _own_keys(box), _keys_around(box)
+        if any(i in kept and covers(kept[i], box) for key in around for i in larger.get(key, ())):
+            continue
+        for i in {i for key in own for i in smaller.get(key, ()) if i in kept}:
+            if covers(box, kept[i]):
+                del kept[i]
+        kept[place] = box
+        for key in own:
+            larger.setdefault(key, []).append(place)
+        for key in around:
+            smaller.setdefault(key, []).append(place)
+    return list(kept.values())
+
+
+_Key = tuple[str | None, str | None]
+"""A pattern of callers and the first segment of a path; None is any."""
+
+
+def _own_keys(box: Box) -> list[_Key]:
+    """Under what a box stands as the larger of two: EVERY pattern of its callers, every beginning of its paths."""
+    callers = [None] if box.callers.inside is None else list(dict.fromkeys(map(str, box.callers.inside)))
+    paths = [None] if box.paths.inside is None else list(dict.fromkeys(map(_beginning, box.paths.inside)))
+    return [(caller, path) for caller in callers for path in paths]
+
+
+def _keys_around(box: Box) -> list[_Key]:
+    """Under what a box that covers another stands: a pattern around ONE of its callers, the beginning of ONE path."""
+    callers: list[str | None] = [None]
+    if box.callers.inside is not None:
+        text = str(box.callers.inside[0])
+        callers.append(text)
+        stem = text.removesuffix("/**")
+        while stem.count("/") > 2:
+            stem = stem.rpartition("/")[0]
+            callers.append(f"{stem}/**")
+    paths: list[str | None] = [None]
+    if box.paths.inside is not None and (beginning := _beginning(box.paths.inside[0])) is not None:
+        paths.append(beginning)
+    return [(caller, path) for caller in callers for path in paths]
+
+
+def _beginning(pattern: PathPattern) -> str | None:
+    """The literal that a pattern's paths begin with; None where that may be anything."""
+    first = pattern.segments[0] if pattern.segments else None
+    return first.literal if first is not None and first.type == "literal" else None
 
 
 def _outside(box: Box) -> list[Box]:

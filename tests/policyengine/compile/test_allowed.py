@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import types
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mesh.request import Effect
 from policyengine.attributes import identity_of
-from policyengine.canonical import canonical_path
+from policyengine.canonical import CanonicalPath, canonical_path
 from policyengine.compile import allowed as module
 from policyengine.compile.allowed import INVALID_TOKEN, TooManyPieces, allowed_of
 from policyengine.decide import Index
+from policyengine.diagram import build
 from policyengine.ir import normalise
+from policyengine.lookup import leaf_of
+from policyengine.probes import probes_of
 from tests.examples import examples
 from tests.policyengine.targets import trees
+
+NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 
 
 def _holds(piece, call, case) -> bool:
@@ -62,6 +70,36 @@ def test_the_pieces_hold_what_the_index_allows_and_no_more(with_denies, policies
         ours = any(_holds(piece, call, case) for piece in found.allows)
         ours = ours and not any(_holds(piece, call, case) for piece in found.denies)
         assert ours == (index.decide(call.request("db")).effect is Effect.ALLOW), call
+
+
+def _call(request):
+    """A request of a class as `_holds` takes it; None where not all attributes are known: boxes do not speak of it."""
+    is_odd = request.unknown or request.source is None or identity_of(request.source) is None
+    if is_odd or request.host == "?" or any(not value.isprintable() for _, value in request.headers):
+        return None
+    if request.protocol != "tcp" and not isinstance(canonical_path(request.path or "-"), CanonicalPath):
+        return None
+    return types.SimpleNamespace(
+        caller=request.source, port=request.port, protocol=request.protocol, method=request.method,
+        host=request.host or "", path=request.path, headers=request.headers, claims=request.claims,
+        peer_ip=request.peer_ip or "192.0.2.1",
+    )  # fmt: skip
+
+
+# INVARIANT: boxes and leaves are one meaning: EVERY class of requests that the diagram knows is in a box or is not.
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=list(HealthCheck))
+@given(trees.policy_sets)
+def test_the_pieces_hold_every_class_of_the_diagram_that_its_leaf_allows(policies) -> None:
+    service = policies.service_for("db")
+    found = allowed_of(normalise(policies, service))
+    diagram = build("db", [policies], NOW)
+    for request in probes_of(policies, NOW, 400):
+        call = _call(request)
+        leaf = None if call is None or request.service != "db" else leaf_of(diagram, request)
+        if leaf is None:
+            continue
+        ours = any(_holds(piece, call, service.path_case) for piece in found.allows)
+        assert ours == (leaf.verdicts[0].effect is Effect.ALLOW), request
 
 
 def _form(rules):

@@ -119,3 +119,12 @@ def test_an_outside_that_meets_no_inside_is_not_said() -> None:
     found = field_of(CALLERS, (_callers[0],), (_callers[2],))
     assert found == Field((_callers[0],))
     assert field_of(CALLERS, (_callers[1],), (_callers[2],)) is None
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(st.lists(boxes, max_size=6))
+def test_what_is_left_out_is_covered_and_nothing_else_is(listed: list[Box]) -> None:
+    kept = without_covered(listed)
+    assert all(any(covers(other, box) for other in kept) for box in listed)
+    for place, box in enumerate(kept):
+        assert not any(covers(other, box) for index, other in enumerate(kept) if index != place)
