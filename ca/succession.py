@@ -372,7 +372,7 @@ class Succession:
 
     @property
     def upstream(self) -> str | None:
-        """Which kind of authority is above; None for a root of our own."""
+        """Who is above, for people (`offline` for a root in a safe); None for a root of our own."""
         return None if self._at.upstream is None else self._at.upstream.name
 
     def slots(self) -> list[Slot]:

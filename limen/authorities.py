@@ -75,7 +75,8 @@ class Authorities:
         }
         self._failures: dict[str, Json] = {}
         self._retry_at = clock.now()
-        self._reason = ""
+        # why the last try to get a successor failed, and why the server above is not heard; empty when all is well
+        self._reason = self.silence = ""
         # people replace a root above, and carry the requests to one that is offline
         upstream = self._do.upstream
         self._by_hand = frozenset({Kind.ROOT} if upstream else ()) | (
@@ -90,6 +91,7 @@ class Authorities:
         now = self._clock.now()
         self._log_journal()
         if now >= self._retry_at:
+            said, self._reason = self._reason, ""
             for found in due(self._authority.slots, now, self._timing(), self._do.ends()):
                 if found.event is None and found.kind is Kind.ROOT and self._do.has_upstream:
                     # a root of somebody above is replaced there
@@ -109,7 +111,7 @@ class Authorities:
                 except Problem as problem:
                     # an upstream that does not answer is asked again, not every second
                     self._retry_at = now + dt.timedelta(minutes=1)
-                    if self._reason != str(problem):
+                    if said != str(problem):
                         structlog.get_logger().error("an authority has no successor yet", reason=str(problem))
                     self._reason = str(problem)
             self._do.refresh(now)
@@ -268,6 +270,7 @@ class Authorities:
         return {
             "authorities": [self._show(slot, now) for slot in self._authority.slots],
             "upstream": self._do.upstream,
+            "upstream_problem": (self.silence or self._reason) if self._do.upstream else "",
             "sequence": self._authority.trust.sequence,
             "agents": len(live),
             "agents_behind": [agent.node for agent in live if agent.trust < self._authority.trust.sequence],

@@ -64,8 +64,13 @@ class Follower:
         self._named: dict[str, int] = {}
         authorities.is_held_above = self.is_held
 
+    def lost(self, reason: str) -> None:
+        """The server above is not heard; from any thread."""
+        self._authorities.silence = reason
+
     def take(self, standing: pb.Standing) -> None:
         """Do what the server above says; what fails is tried again by `step`."""
+        self._authorities.silence = ""
         self._standing = standing
         self._follow(standing)
 
@@ -196,6 +201,8 @@ async def _take(
                 await loop.run_in_executor(worker, follower.take, standing)
         except Unavailable as problem:
             membership.doubt()
+            # what keeps us from coming back says more than that nobody answers
+            follower.lost(str(membership.problem or problem))
             if not failures:
                 structlog.get_logger().warning("the server above does not answer", reason=str(problem))
         await pause(failures, stop)

@@ -56,7 +56,7 @@ class UpstreamRequests:
 
     @property
     def name(self) -> str:
-        """Which kind of authority the upstream is."""
+        """Who the upstream is, for people; `offline` for one that people carry requests to."""
         return self._upstream.name
 
     def prepare(self, now: dt.datetime) -> Prepared:

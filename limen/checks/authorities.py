@@ -17,7 +17,8 @@ def authorities(listing: dict[str, Any], now: dt.datetime) -> list[Result]:
     """Check the answer of ``GET /v1/authorities``.
 
     1. EVERY authority that signs has a successor when its time to have one is 10 minutes past: else it is an error,
-       long before it ends (LM1314). Where people have to act, that time is two weeks before the end.
+       long before it ends (LM1314). Where people have to act, that time is two weeks before the end. An authority
+       above that does not help is told as soon as that is known.
     2. Agents that do not hold the newest trust state are told: a rotation waits for them.
     """
     found = []
@@ -38,6 +39,11 @@ def authorities(listing: dict[str, Any], now: dt.datetime) -> list[Result]:
             found.append(failed(GROUP, text, "LM1314", _hint(row, listing.get("upstream"))))
         else:
             found.append(passed(GROUP, text))
+    if listing.get("upstream_problem"):
+        text = f"the authority above ({listing['upstream']}) is of no help now: {listing['upstream_problem']}"
+        found.append(
+            warned(GROUP, text, "LM1613", "all goes on until an issuing authority ends; see docs/guides/upstream.md")
+        )
     signing = {row.get("algorithm") for row in listing["authorities"] if row["state"] == "active"}
     if "ml-dsa-65" in signing:
         said = Diagnostic(code="LM1318")

@@ -120,6 +120,23 @@ def test_a_server_above_from_a_backup_is_shown_its_newer_word(world_now: World, 
     asyncio.run(run())
 
 
+def test_a_server_above_that_is_not_heard_is_told_until_it_is_heard_again(
+    world_now: World, tmp_path: pathlib.Path
+) -> None:
+    async def run() -> None:
+        async with nested(world_now, tmp_path) as found:
+            await found.follow()
+            told = found.below.authorities.list
+            assert told()["upstream"] is not None
+            assert told()["upstream_problem"] == ""
+            found.follower.lost("LM3444: nobody answers")
+            assert told()["upstream_problem"] == "LM3444: nobody answers"
+            await found.follow()
+            assert told()["upstream_problem"] == ""
+
+    asyncio.run(run())
+
+
 def test_it_follows_by_itself_until_it_is_stopped(world_now: World, tmp_path: pathlib.Path) -> None:
     async def run() -> None:
         async with nested(world_now, tmp_path) as found:

@@ -54,6 +54,14 @@ def test_where_people_have_to_act_they_are_told_what_to_do(kind: str, upstream: 
     assert (found.code, hint in found.hint) == ("LM1314", True)
 
 
+def test_an_authority_above_that_does_not_help_is_told_long_before_it_is_needed() -> None:
+    rows = {**listing(renews=DAY), "upstream": "limen", "upstream_problem": "LM3444: nobody answers"}
+    found = authorities(rows, NOW)
+    assert [(item.level, item.code) for item in found] == [("ok", ""), ("warning", "LM1613")]
+    assert "nobody answers" in found[1].text
+    assert len(authorities({**rows, "upstream_problem": ""}, NOW)) == 1
+
+
 def test_authorities_that_agents_cannot_verify_are_told() -> None:
     rows = listing(renews=DAY)
     rows["authorities"][0]["algorithm"] = "ml-dsa-65"  # type: ignore[index]
