@@ -393,7 +393,7 @@ class HttpConnection:
                 out.append(self._response_body(exchange.response))
         except Invalid as err:
             self._drop_app()
-            if exchange.response is None and not out:
+            if exchange.response is None:  # what came before is interim, and a final answer may follow it
                 self._refuse(err)
             else:
                 self.abort()

@@ -23,7 +23,8 @@ from enforcer.native.clienthello import server_name
 from enforcer.native.endpoints import Endpoints
 from enforcer.native.judge import Judgement, denied
 from enforcer.native.l4 import Splice
-from enforcer.native.outbound import MAX_CONNECTIONS, Held, Outbound
+from enforcer.native.limits import DEFAULT
+from enforcer.native.outbound import Held, Outbound
 from enforcer.native.reach import CONNECT_SECONDS
 from enforcer.native.records import Contact
 from enforcer.native.stream import PlainStream
@@ -126,7 +127,7 @@ class Intercept:
         """
         # (1)
         destination = original_destination(stream.descriptor)
-        if destination is None or len(self.direct) >= MAX_CONNECTIONS:
+        if destination is None or len(self.direct) >= DEFAULT.connections:
             stream.abort()
             return
         stream.pause()

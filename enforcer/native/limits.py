@@ -20,7 +20,10 @@ _SPARE_FILES = 64
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The limits of one inbound port. Times are whole seconds; ``memory_bytes`` is resident, of the process."""
+    """The limits of one port; of an outbound one its connections count.
+
+    Times are whole seconds; ``memory_bytes`` is resident, of the process.
+    """
 
     connections: int = 4096
     connections_of_caller: int = 1024
@@ -54,6 +57,9 @@ class Limits:
             connections_of_caller=min(self.connections_of_caller, most),
             handshakes=min(self.handshakes, most),
         )
+
+
+DEFAULT = Limits()
 
 
 class Load:

@@ -16,7 +16,7 @@ from enforcer.native.exchange import HttpConnection
 from enforcer.native.http1 import RequestHead
 from enforcer.native.judge import Judgement, denied
 from enforcer.native.l4 import Splice
-from enforcer.native.limits import Limits, Load
+from enforcer.native.limits import DEFAULT, Limits, Load
 from enforcer.native.records import Contact
 from enforcer.native.stream import PlainStream, SecureStream
 from enforcer.native.tokens import thumbprint
@@ -26,7 +26,6 @@ from mesh.x509svid import VerifiedSvid
 from policyengine.tiers import PortTier
 
 DIAL_SECONDS = 5
-DEFAULT = Limits()
 DRAIN = dt.timedelta(seconds=5)
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 from enforcer.native import answer
 from enforcer.native.judge import Judgement, denied
 from enforcer.native.l4 import Splice
+from enforcer.native.limits import DEFAULT, RESERVE, Limits
 from enforcer.native.pool import Connection
 from enforcer.native.reach import Reach
 from enforcer.native.records import Contact
@@ -28,7 +29,6 @@ ATTEST_SECONDS = 5
 # how long a connection is held while the agent is being started again
 AWAY_SECONDS = 30
 REPLY_SECONDS = 1
-MAX_CONNECTIONS = 4096
 
 _LOOKS_LIKE_HTTP = re.compile(rb"[A-Z]{3,16} [^\s]")
 
@@ -45,10 +45,14 @@ class Outbound:
         *,
         local_port: int,
         pools: bool = True,
+        limits: Limits = DEFAULT,
     ) -> None:
         self._workload, self._reach, self._ask, self.is_away = workload, reach, ask, is_away
         self.local_port, self._pools = local_port, pools
+        self._limit = limits.connections
         self._held: set[Held] = set()
+        # those that are being told why they are refused
+        self._refused: set[Held] = set()
         self._joined: dict[Splice, Connection] = {}
         self._relays: set[Relay] = set()
         self._server: asyncio.Server | None = None
@@ -71,7 +75,7 @@ class Outbound:
         """Close the port and everything that came through it."""
         if self._server is not None:
             self._server.close()
-        for held in list(self._held):
+        for held in (*self._held, *self._refused):
             held.stream.abort()
         for splice in list(self._joined):
             splice.abort()
@@ -105,9 +109,15 @@ class Outbound:
         return PlainStream(self.hold)
 
     def hold(self, stream: PlainStream) -> None:
-        """Hold a new connection and ask who is behind it."""
-        if len(self._held) + len(self._joined) + len(self._relays) >= MAX_CONNECTIONS:
-            stream.abort()
+        """Hold a new connection and ask who is behind it; one too many is told so, and far too many are closed."""
+        open_now = len(self._held) + len(self._joined) + len(self._relays)
+        if open_now >= self._limit:
+            if len(self._refused) < RESERVE:
+                over = Held(self, stream, time.monotonic_ns())
+                over.refuse("LM3303", {"limit": self._limit})
+                self._refused.add(over)
+            else:
+                stream.abort()
             return
         stream.pause()
         held = Held(self, stream, time.monotonic_ns())
@@ -130,6 +140,7 @@ class Outbound:
     def forget(self, held: Held) -> None:
         """Let go of a held connection."""
         self._held.discard(held)
+        self._refused.discard(held)
 
     def refuse(self, stream: PlainStream, code: str, facts: dict[str, object]) -> str:
         """Record a refusal; return the record's id."""

@@ -62,6 +62,7 @@ class Sidecar(asyncio.Protocol):
         self._released: tuple[tuple[str, PolicySet] | None, tuple[str, PolicySet] | None] = (None, None)
         self._rules: tuple[Rules | None, Rules | None] = (None, None)
         self._kept = Kept()
+        self._limits = Limits()
         self._inbound: list[Inbound] = []
         self._outbound: list[Outbound] = []
         self._intercept: Intercept | None = None
@@ -182,7 +183,7 @@ class Sidecar(asyncio.Protocol):
             raise Invalid("LM3013")
         self._has_listeners = True
         limits = Limits.from_json(_object(message, "limits") if "limits" in message else {})
-        limits = limits.fitted(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self._limits = limits = limits.fitted(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         for row in _rows(message, "inbound"):
             named, app_port = _number(row, "port"), _number(row, "app_port")
             inbound = Inbound(self._workload, port=named, app_port=app_port, limits=limits)
@@ -214,6 +215,7 @@ class Sidecar(asyncio.Protocol):
             lambda: self._transport is None,
             local_port=local_port,
             pools=pools,
+            limits=self._limits,
         )
 
     def _ways_out(self) -> list[Outbound | Intercept]:

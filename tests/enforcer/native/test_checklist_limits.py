@@ -163,6 +163,28 @@ def test_a_stream_too_many_is_closed_and_recorded(place: Place) -> None:
     assert place.app.connections == 1
 
 
+@pytest.mark.parametrize("connections", [pytest.param(1, id="S-36-outbound")])
+def test_a_program_with_too_many_connections_is_told_so(
+    sidecars: Make, corp: Realm, apps: Callable[..., App], connections: int
+) -> None:
+    server = Place(sidecars, corp, apps(http_answer), "http")
+    way = {"local_port": 0, "service": "db", "port": None}
+    client: Agent = sidecars(corp.svid(WEB), corp.bundle, outbound=(way,), limits={"connections": connections})
+    client.policy(policies(ALLOW_WEB, port=server.port))
+    client.send({"type": "endpoints", "endpoints": [{"spiffe_id": DB, "address": "127.0.0.1", "port": server.port}]})
+
+    def ask(sock: socket.socket) -> int:
+        sock.sendall(REQUEST)
+        return read_response(sock)[0]
+
+    with socket.create_connection(("127.0.0.1", outbound_port(client)), 10) as served:
+        assert ask(served) == 200
+        with socket.create_connection(("127.0.0.1", outbound_port(client)), 10) as over:
+            assert ask(over) == 503
+        assert ask(served) == 200
+    assert client.record(code="LM3303")["direction"] == "outbound"
+
+
 @placed("S-36-handshake-flood", limits={"handshakes": 8})
 def test_of_too_many_handshakes_the_oldest_give_way_and_callers_get_in(place: Place) -> None:
     with contextlib.ExitStack() as stack:

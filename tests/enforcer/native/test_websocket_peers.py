@@ -13,7 +13,17 @@ import uvloop
 from aiohttp import web
 
 from mesh.tls import client_context
-from tests.enforcer.native.harness import DB, WEB, Agent, Realm, connect, inbound_port, policies, read_response
+from tests.enforcer.native.harness import (
+    DB,
+    WEB,
+    Agent,
+    Realm,
+    connect,
+    inbound_port,
+    outbound_port,
+    policies,
+    read_response,
+)
 
 pytestmark = pytest.mark.system
 Make = Callable[..., Any]
@@ -112,6 +122,24 @@ def test_a_new_policy_that_still_allows_it_leaves_a_websocket_alone(served: Agen
         assert (await socket.receive_str()) == f"{WEB} says still there"
 
     run(_chat(served, corp, talk))
+
+
+def test_a_websocket_passes_the_callers_sidecar_too(served: Agent, sidecars: Make, corp: Realm) -> None:
+    told(served, CHAT)
+    way = {"local_port": 0, "service": "db", "port": None}
+    caller: Agent = sidecars(corp.svid(WEB), corp.bundle, outbound=(way,))
+    caller.policy(policies(CHAT, port=inbound_port(served)))
+    endpoint = {"spiffe_id": DB, "address": "127.0.0.1", "port": inbound_port(served)}
+    caller.send({"type": "endpoints", "endpoints": [endpoint]})
+
+    async def talk() -> None:
+        async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+            url = f"http://127.0.0.1:{outbound_port(caller)}/chat"
+            async with session.ws_connect(url, headers={"host": "db.corp.test"}) as socket:
+                await socket.send_str("hello")
+                assert (await socket.receive_str()) == f"{WEB} says hello"
+
+    run(talk())
 
 
 @pytest.mark.parametrize("websocket", [pytest.param(True, id="denied"), pytest.param(False, id="undeclared")])
