@@ -37,9 +37,8 @@ from enforcer.redirect import Redirected
 from enforcer.release import Releases
 from enforcer.runtime.explaining import explained, runtimes_status
 from enforcer.runtime.options import Options
+from enforcer.sight import open_sight
 from enforcer.skew import ServerClock
-from enforcer.sockdiag import SockDiag
-from enforcer.stamp import open_stamps
 from enforcer.trusted import Trusted
 from enforcer.workload import Feed, Workload
 from enforcer.workloadapi import WorkloadApi
@@ -90,10 +89,9 @@ class Agent:
         self._delivery = Delivery(
             Spool(folder / "spool"), record_key, node_state.spiffe_id, record_key.sign(b"limen/audit/mask/1")[:32]
         )
-        self._diag = SockDiag()
         # why connections are not stamped; empty when they are
         self._unstamped = ""
-        self._stamps = open_stamps(self._say_unstamped)
+        self._sight = open_sight(self._say_unstamped)
         self._endpoints: list[pb.Endpoint] = []
         self._listed: list[pb.Endpoint] = []
         # whether the server, once, named all endpoints that there are: one that has just come back does not know them
@@ -102,8 +100,7 @@ class Agent:
         self._workloads = Workloads(
             KeptWorkloads(folder / "agent" / "workloads"),
             self._feed,
-            self._diag,
-            self._stamps,
+            self._sight,
             House(
                 reissue=self._reissue,
                 write_guard=self._write_guard,
@@ -137,7 +134,7 @@ class Agent:
 
     def _say_unstamped(self, reason: str) -> None:
         self._unstamped = reason
-        self._log.info("who begins a connection is found by a scan", reason=reason)
+        self._log.info("the kernel runs no program of ours: connections are known by a scan", reason=reason)
 
     # -- life
 
@@ -183,9 +180,7 @@ class Agent:
                 (self._folder / name).unlink(missing_ok=True)
             await self._node.close()
             self._delivery.close()
-            self._diag.close()
-            if self._stamps is not None:
-                self._stamps.close()
+            self._sight.close()
 
     async def _flush(self) -> None:
         """Bring what is left to the server, as far as it answers within two seconds; the rest is on the disk."""

@@ -7,10 +7,10 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-from enforcer.holders import holders
 from enforcer.process import Stat, read_stat, tracer_of
-from enforcer.sockdiag import Address, SockDiag
-from enforcer.stamp import Stamp, Stamps
+from enforcer.sight import Sight
+from enforcer.sockdiag import Address
+from enforcer.stamp import Stamp
 from mesh.problems import NotFound, Problem
 
 _ROOT = 0
@@ -49,9 +49,7 @@ class Attested:
         return not self.code
 
 
-def attest_connection(
-    launch: Launch, source: Address, destination: Address, diag: SockDiag, stamps: Stamps | None
-) -> Attested:
+def attest_connection(launch: Launch, source: Address, destination: Address, sight: Sight) -> Attested:
     """Find out whether the launched workload, and nothing else, is behind a loopback connection.
 
     1. The kernel names the client's socket: owner and inode. A socket that is gone is refused.
@@ -64,18 +62,18 @@ def attest_connection(
     """
     try:
         # (1)
-        found = diag.find(source, destination)
+        found = sight.diag.find(source, destination)
         # (2)
         if found.uid != launch.uid != _ROOT:
             return _refused("LM3420", uid=found.uid, expected=launch.uid)
         # (3)
-        stamp = stamps.find(found.cookie) if stamps is not None else None
+        stamp = sight.beginner(found.cookie)
         if stamp is not None:
             refusal = _check_beginner(launch, stamp)
             if refusal is not None:
                 return refusal
         # (4)
-        pids = holders(found.inode)
+        pids = sight.holders(found.inode)
         if not pids:
             return _refused("LM3421", inode=found.inode)
         # (5)

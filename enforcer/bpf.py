@@ -35,12 +35,11 @@ _LICENCE = b"Dual BSD/GPL"
 LRU_HASH, ARRAY = 9, 2
 
 # opcodes (linux/bpf.h, linux/bpf_common.h): class, size or operation, source
-LOAD_32, LOAD_64, STORE_64 = 0x61, 0x79, 0x7B
-STORE_32 = 0x63
-MOVE, MOVE_VALUE, ADD_VALUE = 0xBF, 0xB7, 0x07
+LOAD_16, LOAD_32, LOAD_64, STORE_32, STORE_64 = 0x69, 0x61, 0x79, 0x63, 0x7B
+MOVE, MOVE_VALUE, ADD_VALUE, AND_VALUE = 0xBF, 0xB7, 0x07, 0x57
 JUMP_NOT_VALUE, JUMP_VALUE, JUMP_NOT = 0x55, 0x15, 0x5D
 CALL, EXIT = 0x85, 0x95
-_LOAD_IMMEDIATE, _PSEUDO_MAP = 0x18, 1
+_LOAD_IMMEDIATE, _PSEUDO_MAP, _PSEUDO_VALUE = 0x18, 1, 2
 
 
 def line(code: int, to: int = 0, source: int = 0, offset: int = 0, value: int = 0) -> bytes:
@@ -51,6 +50,16 @@ def line(code: int, to: int = 0, source: int = 0, offset: int = 0, value: int = 
 def load_map(to: int, handle: int) -> bytes:
     """The two instructions that put a map into a register."""
     return line(_LOAD_IMMEDIATE, to, _PSEUDO_MAP, 0, handle) + line(0)
+
+
+def load_value(to: int, handle: int) -> bytes:
+    """The two instructions that put the address of an array's first value into a register."""
+    return line(_LOAD_IMMEDIATE, to, _PSEUDO_VALUE, 0, handle) + line(0)
+
+
+def unless(code: int, to: int, rest: bytes, *, source: int = 0, value: int = 0) -> bytes:
+    """A jump past the rest, before the rest."""
+    return line(code, to, source, len(rest) // 8, value) + rest
 
 
 def make_map(kind: int, *, key: int, value: int, entries: int) -> int:

@@ -6,7 +6,7 @@ for a connection's four coordinates. So who *began* it is known, whoever holds t
 and a pid that was given to another process since is told by that one's start. It decides nothing and delays nobody.
 
 Taken with CAP_BPF and CAP_NET_ADMIN (root) on a host with a unified control group hierarchy, from the host's first pid
-namespace: the program sees the host's numbers. Otherwise `open_stamps` says why, and holders are found by a scan alone.
+namespace: the program sees the host's numbers. Otherwise holders alone are known (`enforcer.sight`).
 What is attached ends with the agent, also with one that is killed (`enforcer.bpf`).
 """
 
@@ -16,7 +16,6 @@ import dataclasses
 import os
 import pathlib
 import struct
-from collections.abc import Callable
 
 from enforcer import bpf
 from mesh.problems import Unavailable
@@ -29,8 +28,6 @@ _GET_COOKIE, _GET_PROCESS, _GET_TIME, _UPDATE = 46, 14, 125, 2
 # struct bpf_sock_addr
 _TYPE_AT, _STREAM = 32, 1
 _VALUE = struct.Struct("=QQ")
-# the namespace that the kernel began with (PROC_PID_INIT_INO of linux/proc_ns.h)
-_FIRST_NAMESPACE = 0xEFFFFFFC
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,25 +109,11 @@ def _noting(map_handle: int) -> bytes:
             bpf.line(bpf.MOVE, 6, 1),
             # (1)
             bpf.line(bpf.LOAD_32, 2, 1, _TYPE_AT),
-            bpf.line(bpf.JUMP_NOT_VALUE, 2, 0, len(noted) // 8, _STREAM),
-            noted,
+            bpf.unless(bpf.JUMP_NOT_VALUE, 2, noted, value=_STREAM),
             bpf.line(bpf.MOVE_VALUE, 0, value=1),
             bpf.line(bpf.EXIT),
         )
     )
-
-
-def open_stamps(report: Callable[[str], None]) -> Stamps | None:
-    """Stamps of this host's connections, or None, with the reason reported."""
-    try:
-        if pathlib.Path("/proc/self/ns/pid").stat().st_ino != _FIRST_NAMESPACE:
-            raise Unavailable(
-                "LM3407", reason="this is a pid namespace of its own: the kernel's numbers mean others here"
-            )
-        return Stamps(unified_root())
-    except (Unavailable, OSError) as problem:
-        report(str(problem.facts["reason"]) if isinstance(problem, Unavailable) else str(problem))
-        return None
 
 
 def unified_root() -> str:

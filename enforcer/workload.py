@@ -26,8 +26,7 @@ from enforcer.attest import Attested, Launch, attest_connection
 from enforcer.identity import Identity
 from enforcer.native import wire
 from enforcer.process import read_stat
-from enforcer.sockdiag import SockDiag
-from enforcer.stamp import Stamps
+from enforcer.sight import Sight
 from enforcer.trusted import for_sidecar
 from mesh.bundle import TrustBundle
 from mesh.clock import format_time
@@ -88,9 +87,7 @@ class Feed:
 class Workload:
     """A program, its sidecar and its identity."""
 
-    def __init__(
-        self, name: str, ports: Ports, feed: Feed, diag: SockDiag, stamps: Stamps | None, sidecar_uid: int | None
-    ) -> None:
+    def __init__(self, name: str, ports: Ports, feed: Feed, sight: Sight, sidecar_uid: int | None) -> None:
         self.name, self.ports = name, ports
         self.sidecar_uid = sidecar_uid
         self.launch: Launch | None = None
@@ -101,7 +98,7 @@ class Workload:
         # of a redirected one: its control group, and the port to which its sidecar has it redirected
         self.group = ""
         self.redirect_port = 0
-        self._feed, self._diag, self._stamps = feed, diag, stamps
+        self._feed, self._sight = feed, sight
         self._identified = asyncio.Event()
         self._ready = asyncio.Event()
         self._failed: Problem | None = None
@@ -348,9 +345,7 @@ class Workload:
         if self.launch is None:
             answer = Attested(code="LM3421", facts={"inode": "unknown"})
         else:
-            answer = await asyncio.to_thread(
-                attest_connection, self.launch, source, destination, self._diag, self._stamps
-            )
+            answer = await asyncio.to_thread(attest_connection, self.launch, source, destination, self._sight)
         if answer.is_ok:
             try:
                 async with asyncio.timeout(IDENTITY_WITHIN_S):

@@ -26,8 +26,7 @@ from enforcer.launch import hash_opened, record
 from enforcer.native import wire
 from enforcer.orders import check_environment, read_begun, read_order
 from enforcer.process import read_stat
-from enforcer.sockdiag import SockDiag
-from enforcer.stamp import Stamps
+from enforcer.sight import Sight
 from enforcer.workload import Feed, Ports, Workload
 from mesh.peercred import peer_credentials
 from mesh.problems import Forbidden, NotFound, Problem, Unavailable, first_problem
@@ -65,10 +64,8 @@ class Standing:
 class Workloads:
     """The workloads that run, by number."""
 
-    def __init__(
-        self, kept: KeptWorkloads, feed: Callable[[], Feed], diag: SockDiag, stamps: Stamps | None, house: House
-    ) -> None:
-        self._kept, self._feed, self._diag, self._stamps, self._house = kept, feed, diag, stamps, house
+    def __init__(self, kept: KeptWorkloads, feed: Callable[[], Feed], sight: Sight, house: House) -> None:
+        self._kept, self._feed, self._sight, self._house = kept, feed, sight, house
         self._running: dict[int, Workload] = {}
         self._predecessors = {(found.launch.pid, found.launch.start): found for found in self._left(kept)}
         # sidecars that came back before their workloads were resumed
@@ -146,7 +143,7 @@ class Workloads:
         self._last += 1
         number = self._last
         uid = guard.FIRST_UID + number % (guard.LAST_UID - guard.FIRST_UID) if os.geteuid() == 0 else None
-        workload = Workload(asked.name, asked.ports, self._feed(), self._diag, self._stamps, uid)
+        workload = Workload(asked.name, asked.ports, self._feed(), self._sight, uid)
 
         async def begin() -> None:
             # (2)
@@ -193,7 +190,7 @@ class Workloads:
         if kept is None or check_member(kept.launch, pid) is not None:
             raise NotFound("LM3462", pid=pid)
         # (3)
-        workload = Workload(kept.name, kept.ports, self._feed(), self._diag, self._stamps, kept.sidecar_uid)
+        workload = Workload(kept.name, kept.ports, self._feed(), self._sight, kept.sidecar_uid)
         workload.group, workload.redirect_port = kept.group, kept.redirect_port
         if kept.sidecar is not None:
             with contextlib.suppress(NotFound):

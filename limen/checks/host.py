@@ -14,8 +14,8 @@ from enforcer import control, guard, redirect
 from enforcer.execwatch import ExecWatch
 from enforcer.holders import is_complete
 from enforcer.process import read_process
+from enforcer.sight import open_sockets, open_stamps
 from enforcer.sockdiag import SockDiag
-from enforcer.stamp import open_stamps
 from limen import attacks
 from limen.checks.result import Result, failed, passed, warned
 from mesh.problems import Problem, Unavailable
@@ -23,6 +23,7 @@ from mesh.settings import MAX_SOCKET_PATH_BYTES
 
 _ROOMS = ("mesh", "ca", "policyengine", "audit", "enforcer", "learner")
 _SO_PEERPIDFD = 77
+_BPF_HINT = "run the agent as root, on a host with a unified control group hierarchy and the kernel's types (BTF)"
 
 
 def installation() -> list[Result]:
@@ -74,6 +75,7 @@ def kernel() -> list[Result]:
         _sock_diag(group),
         _peer_pidfd(group),
         _stamps(group),
+        _sockets(group),
         _execs(group),
         _layout(group),
         _randomisation(group),
@@ -109,11 +111,18 @@ def _stamps(group: str) -> Result:
     reasons: list[str] = []
     stamps = open_stamps(reasons.append)
     if stamps is None:
-        text = f"who begins a connection is found by a scan of all processes, and not noted by the kernel: {reasons[0]}"
-        hint = "run the agent as root on a host with a unified control group hierarchy"
-        return warned(group, text, "LM3407", hint)
+        return warned(group, f"who begins a connection is not noted by the kernel: {reasons[0]}", "LM3407", _BPF_HINT)
     stamps.close()
     return passed(group, "the kernel notes who begins a connection (eBPF, cgroup/connect4 and connect6)")
+
+
+def _sockets(group: str) -> Result:
+    reasons: list[str] = []
+    sockets = open_sockets(reasons.append)
+    if sockets is None:
+        return warned(group, f"who holds a connection is found by a scan of /proc: {reasons[0]}", "LM3407", _BPF_HINT)
+    sockets.close()
+    return passed(group, "the kernel says who holds a connection (eBPF, task_file)")
 
 
 def _execs(group: str) -> Result:

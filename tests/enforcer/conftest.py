@@ -16,8 +16,8 @@ import pytest
 from enforcer.attest import Attested, Launch, attest_connection
 from enforcer.launch import Order
 from enforcer.session import members
+from enforcer.sight import Sight, open_sight
 from enforcer.sockdiag import SockDiag
-from enforcer.stamp import Stamps, open_stamps
 from tests.launching import launch
 
 # what the workload does for the tests: each line on stdin is one thing to do, each answered by a line
@@ -97,11 +97,9 @@ for line in sys.stdin:
 
 
 def _ways() -> tuple[str, ...]:
-    found = open_stamps(lambda _: None)
-    if found is None:
-        return ("scanned",)
+    found = open_sight(lambda _: None)
     found.close()
-    return ("scanned", "stamped")
+    return ("scanned", "stamped") if found.stamps is not None else ("scanned",)
 
 
 WAYS = _ways()
@@ -116,8 +114,7 @@ class Launched:
     stdin: int
     stdout: int
     server: socket.socket
-    diag: SockDiag
-    stamps: Stamps | None
+    sight: Sight
     script: pathlib.Path
 
     @property
@@ -135,20 +132,19 @@ class Launched:
         """What is said of the next connection."""
         accepted, peer = self.server.accept()
         with accepted:
-            return attest_connection(self.launch, peer, self.server.getsockname(), self.diag, self.stamps)
+            return attest_connection(self.launch, peer, self.server.getsockname(), self.sight)
 
 
 @pytest.fixture(params=WAYS)
-def stamps(request: pytest.FixtureRequest) -> Iterator[Stamps | None]:
-    """Every way by which this host can tell who began a connection."""
-    found = open_stamps(lambda _: None) if request.param == "stamped" else None
+def sight(request: pytest.FixtureRequest) -> Iterator[Sight]:
+    """Every way by which this host can tell who is behind a connection."""
+    found = open_sight(lambda _: None) if request.param == "stamped" else Sight(diag=SockDiag())
     yield found
-    if found is not None:
-        found.close()
+    found.close()
 
 
 @pytest.fixture
-def make_launched(tmp_path: pathlib.Path, stamps: Stamps | None) -> Iterator[Callable[..., Launched]]:
+def make_launched(tmp_path: pathlib.Path, sight: Sight) -> Iterator[Callable[..., Launched]]:
     made: list[Launched] = []
 
     def make(argv: tuple[str, ...] | None = None, name: str = "app") -> Launched:
@@ -169,7 +165,7 @@ def make_launched(tmp_path: pathlib.Path, stamps: Stamps | None) -> Iterator[Cal
         os.close(outer)
         server = socket.create_server(("127.0.0.1", 0))
         server.settimeout(10)
-        made.append(Launched(child, found, stdin, stdout, server, SockDiag(), stamps, script))
+        made.append(Launched(child, found, stdin, stdout, server, sight, script))
         return made[-1]
 
     yield make
@@ -183,7 +179,6 @@ def make_launched(tmp_path: pathlib.Path, stamps: Stamps | None) -> Iterator[Cal
         item.child.wait()
         os.close(item.stdout)
         item.server.close()
-        item.diag.close()
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ def test_another_users_socket_is_refused(launched: Any) -> None:
 def test_a_connection_that_is_gone_is_refused(launched: Any) -> None:
     from enforcer.attest import attest_connection
 
-    found = attest_connection(launched.launch, ("127.0.0.1", 1), ("127.0.0.1", 2), launched.diag, launched.stamps)
+    found = attest_connection(launched.launch, ("127.0.0.1", 1), ("127.0.0.1", 2), launched.sight)
     assert found.code == "LM3410"
 
 
@@ -229,7 +229,7 @@ def test_a_connection_that_a_stranger_began_is_refused_though_the_workload_alone
 ) -> None:
     hand_over(launched, str(tmp_path / "u"))
     # without the kernel's note the beginning is over, and nobody saw it
-    assert launched.attest().code == ("LM3426" if launched.stamps else "")
+    assert launched.attest().code == ("LM3426" if launched.sight.stamps else "")
 
 
 def test_a_connection_that_a_stranger_began_and_shares_with_the_workload_is_refused(
@@ -257,7 +257,7 @@ def test_a_worker_that_was_given_the_beginners_number_afterwards_is_not_taken_fo
 ) -> None:
     number = hand_over(launched, str(tmp_path / "u"))
     assert launched.do(f"fork-as {number}") == str(number)
-    assert launched.attest().code == ("LM3426" if launched.stamps else "")
+    assert launched.attest().code == ("LM3426" if launched.sight.stamps else "")
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ class Setting:
     def serve(self, launched: Any, *, direct: bool) -> None:
         """A launched workload with a sidecar that has an identity."""
         feed: Any = None
-        workload = Workload("w", Ports(), feed, launched.diag, None, None)
+        workload = Workload("w", Ports(), feed, launched.sight, None)
         workload.launch = launched.launch
         svid = X509Svid(spiffe_id=SpiffeId.parse(NAME), chain_der=(), key_pkcs8_der=b"", not_after=NOW)
         workload.identity = Identity(svid=svid, rule="r", hint="", direct=direct, renew_at=NOW)
@@ -204,7 +204,7 @@ def test_another_program_in_the_workloads_session_is_not_the_workload(setting: S
     from enforcer.holders import holders
 
     accepted, peer = launched.server.accept()
-    inode = launched.diag.find(peer, launched.server.getsockname()).inode
+    inode = launched.sight.diag.find(peer, launched.server.getsockname()).inode
     other = next(pid for pid in holders(inode) if pid != launched.launch.pid)
     # the exec is over when the program itself sleeps: until then its image is still being built
     command = pathlib.Path(f"/proc/{other}/cmdline")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from enforcer.launch import Order
+from enforcer.sight import Sight
 from enforcer.sockdiag import SockDiag
 from enforcer.workload import Feed, Ports, Workload
 from mesh.problems import Problem
@@ -51,7 +52,7 @@ def start(workload: Workload, *argv: str) -> subprocess.Popen[bytes]:
 def run(work: Any, ports: Ports | None = None) -> None:
     async def main() -> None:
         diag = SockDiag()
-        workload = Workload("w", ports or Ports(), FEED, diag, None, None)
+        workload = Workload("w", ports or Ports(), FEED, Sight(diag=diag), None)
         async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
             tasks.create_task(workload.run_sidecar())
             try:

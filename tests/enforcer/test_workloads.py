@@ -20,6 +20,7 @@ from enforcer.control import Conversation
 from enforcer.kept import Kept, KeptWorkloads
 from enforcer.native import wire
 from enforcer.process import read_stat
+from enforcer.sight import Sight
 from enforcer.sockdiag import SockDiag
 from enforcer.workload import Ports, Workload
 from enforcer.workloads import House, Workloads, listen_for_sidecars
@@ -65,7 +66,7 @@ async def successor(folder: pathlib.Path) -> AsyncIterator[Workloads]:
     """The next agent's workloads, with the sidecars' door open."""
     diag = SockDiag()
     house = House(reissue=reissue, write_guard=lambda: None, ended=ended)
-    found = Workloads(KeptWorkloads(folder), lambda: FEED, diag, None, house)
+    found = Workloads(KeptWorkloads(folder), lambda: FEED, Sight(diag=diag), house)
     door = listen_for_sidecars(folder / "s")
     async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         accepting = tasks.create_task(found.accept_sidecars(door))

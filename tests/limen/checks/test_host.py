@@ -34,7 +34,7 @@ def test_a_path_too_long_for_sockets_is_an_error() -> None:
 
 def test_this_kernel_is_asked_and_answers() -> None:
     found = host.kernel()
-    assert len(found) == 8
+    assert len(found) == 9
     assert {item.level for item in found} <= {"ok", "warning"}
     is_root = os.geteuid() == 0
     assert ("LM5253" in {item.code for item in found}) is not is_root
