@@ -138,6 +138,9 @@ def _operation_gaps(policy: str, rule: model.Rule, facts: Facts, width: float) -
     width -= conditions_cut(rule.when)
     for place, operation in enumerate(rule.to):
         found, gap = collector(policy, rule)
+        if facts.is_parsed and operation.hosts is not None and not facts.host:
+            host = _host_of(operation.hosts[0])
+            gap("hosts", f"send the Host `{host}`", NOTHING, None, _with_host(host))
         for field, fix, added, widened in _lacks(operation, facts):
             gap(field, fix, width + operation_breadth(added), _widen(place, widened))
         yield found
@@ -181,12 +184,27 @@ def _lacks(operation: model.Operation, facts: Facts) -> list[tuple[str, str, mod
         if not any(pattern.matches(path) for pattern in operation.paths):
             literal = literal_path(request)
             lack("paths", literal, literal)
-    for field, value in (("methods", facts.method), ("hosts", facts.host or None), ("paths", facts.path)):
+    # a caller whose request is read sends another Host: that is no change of a rule
+    hosts = (("hosts", facts.host or None),) if not facts.is_parsed else ()
+    for field, value in (("methods", facts.method), *hosts, ("paths", facts.path)):
         if getattr(operation, field) is not None and value is None:
             widened = _without(field)
             fix = f"remove `{field}`, which this request does not have"
             found.append((field, fix, widened(operation), widened))
     return found
+
+
+def _host_of(pattern: HostPattern) -> str:
+    """A host of a pattern."""
+    return f"www.{pattern.name}" if pattern.wildcard else pattern.name
+
+
+def _with_host(host: str) -> Ask:
+    def ask(request: Request) -> Request:
+        headers = tuple(pair for pair in request.headers if pair[0].lower() not in {"host", ":authority"})
+        return known_in(request, "host", host=host, headers=headers)
+
+    return ask
 
 
 def literal_path(request: Request) -> PathPattern:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import pathlib
+import re
 from collections.abc import Iterable
 
 import click
@@ -13,14 +15,18 @@ from limen.cli import context, render
 from limen.sarif import sarif_of
 from mesh.clock import SystemClock, format_time
 from mesh.flow import Flow
-from mesh.problems import NotFound, Severity
+from mesh.problems import Diagnostic, Invalid, NotFound, Severity, Span
+from policyengine.customrules import check_custom_rules
 from policyengine.lint import lint_tree
+from policyengine.loader import load_tree
+from policyengine.model import PolicySet
 from policyengine.suppression import Report
 from policyengine.usage import Known
 
 UNREADABLE = frozenset({"LM2022", "LM2023", "LM5100", "LM5102"})
 """The findings after which nobody can say what a file means."""
 _COUNTED = (Severity.ERROR, Severity.WARNING)
+_QUOTED = re.compile("`([^`]+)`")
 _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 
 
@@ -67,13 +73,36 @@ def lint(
             known = Known(found.identities)
         if found is not None and flows is None and found.flows:
             recorded = found.flows
-    report = lint_tree(tree, now, known=known, flows=recorded)
+    report = _compiled(tree, lint_tree(tree, now, known=known, flows=recorded))
     _show(report, output)
     order = list(Severity)
     counted = [item for item in report.findings if order.index(item.severity) <= order.index(Severity(fail_on))]
     if any(item.code in UNREADABLE for item in report.findings):
         ctx.exit(2)
     ctx.exit(1 if counted else 0)
+
+
+def _compiled(tree: pathlib.Path, report: Report) -> Report:
+    """The report, and what compiling the custom rules of a tree without errors finds: it is refused later otherwise."""
+    if any(item.severity is Severity.ERROR for item in report.findings):
+        return report
+    policies, _ = load_tree(tree)
+    try:
+        check_custom_rules(policies)
+    except Invalid as problem:
+        found = Diagnostic(code=problem.code, span=_module(tree, policies, problem), facts=problem.facts)
+        return dataclasses.replace(report, findings=(*report.findings, found))
+    return report
+
+
+def _module(tree: pathlib.Path, policies: PolicySet, problem: Invalid) -> Span | None:
+    """The line of a module that has the name which the problem quotes; the first module where none does."""
+    quoted = _QUOTED.search(str(problem.facts.get("reason", "")))
+    for module in policies.rego:
+        for number, line in enumerate(module.source.split("\n"), start=1):
+            if quoted and quoted[1] in line:
+                return Span(file=str(tree / module.path), line=number, column=line.index(quoted[1]) + 1)
+    return Span(file=str(tree / policies.rego[0].path), line=1, column=1) if policies.rego else None
 
 
 def _known(workloads: pathlib.Path | None) -> Known | None:

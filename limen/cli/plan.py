@@ -211,6 +211,8 @@ def _remarks(found: Plan) -> Iterator[str]:
     impact = found.impact.to_json()
     if any(impact.values()):
         yield "recorded flows: " + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in impact.items())
+        if found.impact.uncertain:
+            yield "    uncertain: what is not recorded (headers, tokens, Hosts, for some a path) decides about these"
         for change in found.impact.changes[:20]:
             flow = change.flow
             what = f"{flow.method or ''} {flow.path or ''}".strip()

@@ -43,6 +43,8 @@ ORDERS = {"methods": ["GET"], "paths": ["/orders"]}
         pytest.param(tree(app=[allow(to=[ORDERS])]), ask(path="/orders/5"), ("paths",), "add `/orders/5` to `paths`", id="path"),
         pytest.param(tree(app=[allow(**{"from": [WEB]})]), ask(), ("from",), f"add `{CART}` to `from`", id="caller"),
         pytest.param(tree(app=[allow(to=[{"hosts": ["a.test"]}])]), ask(), ("hosts",), "add `db.corp.test` to `hosts`", id="host"),
+        pytest.param(tree(app=[allow(to=[{"hosts": ["a.test"]}])]), ask(host=None), ("hosts",), "send the Host `a.test`", id="no-host"),
+        pytest.param(tree(app=[allow(to=[{"hosts": ["*.a.test"]}])]), ask(host="?"), ("hosts",), "send the Host `www.a.test`", id="malformed-host"),
         pytest.param(tree(app=[allow(to=[{"ports": [81]}])], ports=[(8080, "http"), (81, "http")]), ask(), ("ports",), "add `8080` to `ports`", id="port"),
         pytest.param(tree(app=[allow(when=ROLE_ADMIN)]), ask(), ("headers.x-role",), "send the header `x-role: admin`", id="header"),
         pytest.param(tree(app=[allow(when=CLAIM_ADMIN)]), ask(), ("claims",), "present a token of `https://idp.test` with `roles: admin`", id="claims"),

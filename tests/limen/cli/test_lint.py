@@ -183,3 +183,15 @@ def test_a_named_state_says_who_is_known(world: World, tree: pathlib.Path, capsy
     capsys.readouterr()
     assert run_limen(["policy", "lint", "--policies", str(tree), "--state", str(world.state), "-o", "json"]) == 1
     assert {item["code"] for item in json.loads(capsys.readouterr().out)["findings"]} == {"LM2116", "LM2118"}
+
+
+def test_a_custom_rule_that_may_not_run_is_an_error_with_its_line(tree: pathlib.Path) -> None:
+    text = CLEAN.replace('to: [{paths: ["/orders"]}]}', 'to: [{paths: ["/orders"]}], when: {rego: data.shop.extra}}')
+    (tree / "db.yaml").write_text(text)
+    (tree / "shop.rego").write_text('package shop\n\nextra if input.method == "GET"\n')
+    assert run("--policies", str(tree)).exit_code == 0
+    (tree / "shop.rego").write_text('package shop\n\nextra if {\n\thttp.send({"url": "http://x"})\n}\n')
+    done = run("--policies", str(tree), "-o", "json")
+    assert done.exit_code == 1
+    (found,) = json.loads(done.stdout)["findings"]
+    assert (found["code"], found["file"], found["line"]) == ("LM2602", str(tree / "shop.rego"), 4)
