@@ -18,6 +18,7 @@ from mesh.problems import Unavailable
 
 READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 15.0
+_OF_INPUT = frozenset({2, 4})
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -53,7 +54,10 @@ class Part:
             if self._is_stopping:
                 return
             if not self.ready.is_set() and self.starts == 1:
-                raise Unavailable("LM5206", name=self.name, status=status)
+                problem = Unavailable("LM5206", name=self.name, status=status)
+                # what the part said of its input is what this command says of it
+                problem.exit_status = status if status in _OF_INPUT else problem.exit_status
+                raise problem
             self.ready.clear()
             falls = 0 if asyncio.get_running_loop().time() - began > READY_WITHIN_S else falls + 1
             render.say(f"{self.name} ended with status {status}; starting it again")

@@ -35,9 +35,14 @@ def shown(found: list[Place], pods: str | None) -> list[Result]:
             text = f"nobody is asked about containers by {what}: {place.reason}"
             results.append(warned(_GROUP, text, place.code, entry(place.code)["help"]))
         else:
-            results.append(passed(_GROUP, f"containers are asked about by {what}"))
+            untried = " (CRI-O: experimental, never tried)" if "crio" in place.path else ""
+            results.append(passed(_GROUP, f"containers are asked about by {what}{untried}"))
     if any(place.kind == "cri" and not place.code for place in found):
-        text = f"service accounts of pods are asked of the {pods}" if pods else "pods have no `k8s:sa`: nobody is asked"
+        text = (
+            f"service accounts of pods are asked of the {pods} (experimental)"
+            if pods
+            else "pods have no `k8s:sa`: nobody is asked"
+        )
         results.append(passed(_GROUP, text))
     return results or [passed(_GROUP, "no container runtime is here; containers have no `docker:` and `k8s:` facts")]
 

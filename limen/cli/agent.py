@@ -78,7 +78,7 @@ def agent(
     --attest takes one of:
       x509pop:cert=FILE,key=FILE     a certificate of a CA that the server trusts for this
       tpm                            this host's TPM 2.0, through tpm2-tools
-      k8s:token=FILE                 a projected service account token
+      k8s:token=FILE                 a projected service account token (one that a kubelet mounts: experimental)
       oidc:token=FILE, oidc:env=NAME the token of a CI job
     and `,name=NAME` when the server has several attestors of that type. `limen node pins` prints the pins.
 

@@ -19,6 +19,13 @@ _POLL_S = 0.2
 MAX_TOKEN_S = 86400
 
 
+def _named(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """A name as it was pasted, without what stands around it."""
+    if not value.strip():
+        raise click.BadParameter("it is empty", ctx, parameter)
+    return value.strip()
+
+
 @click.command()
 @context.output_option("table", "json")
 def authorities(output: str) -> None:
@@ -79,7 +86,7 @@ def rotate(*, kind: str, is_root: bool, is_jwt: bool, svids: bool, force: bool, 
 
 
 @click.command()
-@click.argument("authority")
+@click.argument("authority", callback=_named)
 @click.option("--reason", default="", help="Why, for the records.")
 @click.option("--dry-run", is_flag=True, help="Only say what it would mean.")
 @context.output_option("table", "json")
@@ -90,7 +97,7 @@ def taint(*, authority: str, reason: str, dry_run: bool, output: str) -> None:
 
 
 @click.command()
-@click.argument("what")
+@click.argument("what", callback=_named)
 @click.option("--reason", default="", help="Why, for the records.")
 @click.option("--force", is_flag=True, help="Revoke an authority although valid SVIDs hang on it.")
 @click.option("--dry-run", is_flag=True, help="Only say what it would break.")
@@ -114,7 +121,7 @@ def revoke(*, what: str, reason: str, force: bool, dry_run: bool, output: str) -
 
 
 @click.command()
-@click.argument("what")
+@click.argument("what", callback=_named)
 @context.output_option("table", "json")
 def show(what: str, output: str) -> int:
     """Show SVIDs by serial number, token id or SPIFFE ID; ends with 1 when none of them is valid."""

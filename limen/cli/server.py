@@ -45,7 +45,12 @@ from mesh.problems import Invalid
     show_default=True,
     help="Where signing keys are kept: database, memory, disk:DIR or a PKCS#11 URI.",
 )
-@click.option("--key-algorithm", default="p256", show_default=True, help="p256, p384, rsa-2048, … for new authorities.")
+@click.option(
+    "--key-algorithm",
+    default="p256",
+    show_default=True,
+    help="p256, p384, rsa-2048, rsa-3072, rsa-4096, or ml-dsa-65 (experimental), for new authorities.",
+)
 @click.option(
     "--signers",
     type=click.IntRange(0, 64),

@@ -54,7 +54,12 @@ _KEY = "A PEM file, or a PKCS#11 URI with the key's label as `object`."
 @click.option("--trust-domain", required=True, help="Name of the trust domain.")
 @click.option("--key", required=True, help=_KEY + " Made when it is missing.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=pathlib.Path), required=True, help="The certificate.")
-@click.option("--algorithm", default="p256", show_default=True, help="p256, p384, rsa-3072, …")
+@click.option(
+    "--algorithm",
+    default="p256",
+    show_default=True,
+    help="p256, p384, rsa-2048, rsa-3072, rsa-4096, or ml-dsa-65 (experimental).",
+)
 @click.option("--life", default="3650d", show_default=True, help="How long the root is valid.")
 def root(trust_domain: str, key: str, out: pathlib.Path, algorithm: str, life: str) -> None:
     """Make an offline root, on the machine where it stays."""

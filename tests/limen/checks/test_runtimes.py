@@ -39,8 +39,16 @@ def test_every_socket_is_told_with_what_is_wrong(
     if STRANGE in found:
         assert "user 1000" in results[1].text
         assert results[1].hint
+    assert not [item for item in results if "CRI-O" in item.text]
+    if pods:
+        assert results[-1].text.endswith("(experimental)")
     if CRI in found:
         assert ("no `k8s:sa`" in results[-1].text) is (pods is None)
+
+
+def test_what_was_never_tried_says_so() -> None:
+    found = shown([Place(kind="cri", path="/run/crio/crio.sock")], None)
+    assert "CRI-O: experimental" in found[0].text
 
 
 def answering(path: pathlib.Path, message: Mapping[str, object]) -> threading.Thread:

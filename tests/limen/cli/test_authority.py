@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from limen.__main__ import run
 from tests.tools import needs
 
 pytestmark = pytest.mark.system
@@ -64,6 +65,11 @@ def test_every_kind_rotates_while_an_agent_follows_and_an_old_one_is_tainted_and
     assert installation.limen("identity", "show", spelled).returncode == 1
     assert serial not in installation.limen("identity", "list").stdout
     until(lambda: installation.json("identity", "authorities")["agents_behind"] == [], 60)
+
+
+@pytest.mark.parametrize("verb", ["revoke", "taint", "show"])
+def test_nothing_is_no_name(verb: str) -> None:
+    assert run(["identity", verb, " "]) == 2
 
 
 def fetch(installation: Any, path: str, body: bytes | None = None) -> bytes:
