@@ -70,7 +70,9 @@ class Agent:
         advertise: str | None,
         attest: Attest | None = None,
         runtimes: Options | None = None,
+        limits: Mapping[str, int] | None = None,
     ) -> None:
+        self._limits = dict(limits or {})
         self._folder, self._node_state, self._wrapping = folder, node_state, wrapping
         self._clock, self._advertise = clock, advertise
         self._log = structlog.get_logger()
@@ -573,4 +575,5 @@ class Agent:
             keys=self._issuers.message,
             missed=self._issuers.missed,
             back=str(self._folder / "sidecars.sock"),
+            limits=self._limits,
         )

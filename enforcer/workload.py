@@ -70,7 +70,8 @@ class Ports:
 class Feed:
     """What every sidecar is told, as it is now: asked again whenever something changed.
 
-    ``back`` is the path of the socket through which sidecars come back to the agent.
+    ``back`` is the path of the socket through which sidecars come back to the agent; ``limits`` are those of
+    `enforcer.native.limits` that are not the defaults.
     """
 
     policy: Callable[[], Message]
@@ -82,6 +83,7 @@ class Feed:
     keys: Callable[[], Message]
     missed: Callable[[Sequence[object]], None]
     back: str
+    limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Workload:
@@ -266,7 +268,8 @@ class Workload:
         reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
             if is_new:
-                self.tell({**self.ports.message(), "intercept": self.redirect_port if self.ports.intercept else None})
+                port = self.redirect_port if self.ports.intercept else None
+                self.tell({**self.ports.message(), "intercept": port, "limits": dict(self._feed.limits)})
             self._tell_program()
             self.tell(self._feed.keys())
             self.tell(self._feed.policy())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mesh.problems import Invalid
 
@@ -47,6 +47,21 @@ class Limits:
                 raise Invalid("LM3002", reason=f"`{name}` is no limit, or not a whole number above zero")
             found[name] = value
         return cls(**found)
+
+    @classmethod
+    def parse(cls, texts: Sequence[str]) -> dict[str, int]:
+        """Read `NAME=NUMBER` as people write it, into what `from_json` takes.
+
+        Raises Invalid LM3307 for anything else.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        found: dict[str, int] = {}
+        for text in texts:
+            name, _, number = text.partition("=")
+            if name not in known or name in found or not (number.isascii() and number.isdigit()) or int(number) < 1:
+                raise Invalid("LM3307", given=text, known=", ".join(sorted(known)))
+            found[name] = int(number)
+        return found
 
     def fitted(self, open_files: int) -> Limits:
         """Limits that a process with so many descriptors can keep: a connection takes two."""

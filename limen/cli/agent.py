@@ -8,6 +8,7 @@ import functools
 import os
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -60,6 +61,13 @@ _PIN = re.compile(r"sha256:[0-9a-f]{64}\Z")
     envvar="LIMEN_KUBE_API",
     help="The same of an API server (experimental): url=https://HOST:PORT,ca=FILE,token=FILE.",
 )
+@click.option(
+    "--sidecar-limit",
+    "limits",
+    multiple=True,
+    envvar="LIMEN_SIDECAR_LIMIT",
+    help="What a sidecar takes on, NAME=NUMBER: connections, connections_of_caller, handshakes, memory_bytes, …",
+)
 def agent(
     url: str,
     token: str | None,
@@ -71,6 +79,7 @@ def agent(
     cri: tuple[str, ...],
     kubelet: str | None,
     kube_api: str | None,
+    limits: tuple[str, ...],
 ) -> None:
     """Run this host's agent in the foreground until SIGTERM.
 
@@ -86,10 +95,12 @@ def agent(
     """  # noqa: D301  click wants the character itself
     # nothing that this process starts has a use for the token
     os.environ.pop("LIMEN_TOKEN", None)
+    from enforcer.native.limits import Limits  # noqa: PLC0415
     from enforcer.proof import Method  # noqa: PLC0415
     from enforcer.runtime.options import Options  # noqa: PLC0415
 
     runtimes = Options.parse(docker, cri, kubelet, kube_api)
+    told = Limits.parse(limits)
     parsed = Method.parse(method).settle() if method is not None else None
     ways = Ways(token=token, method=parsed, server_pin=server_key, reviewers_pin=reviewers)
     state = context.state()
@@ -97,7 +108,7 @@ def agent(
     with lifecycle.only_one(state, "agent"):
         lifecycle.die_with_parent()
         with first_problem():
-            asyncio.run(_run(state, url=url, ways=ways, advertise=advertise, runtimes=runtimes))
+            asyncio.run(_run(state, url=url, ways=ways, advertise=advertise, runtimes=runtimes, limits=told))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +144,15 @@ def _first_time(state: pathlib.Path, url: str, ways: Ways, wrapping: WrappingKey
     return join.begin(url, server_pin, reviewers_pin, admission)
 
 
-async def _run(state: pathlib.Path, *, url: str, ways: Ways, advertise: str | None, runtimes: Options) -> None:
+async def _run(
+    state: pathlib.Path,
+    *,
+    url: str,
+    ways: Ways,
+    advertise: str | None,
+    runtimes: Options,
+    limits: Mapping[str, int],
+) -> None:
     from enforcer import agentmetrics, nodestate  # noqa: PLC0415  heavy imports only for the process that needs them
     from enforcer.agent import Agent  # noqa: PLC0415
     from enforcer.proof import attest_again  # noqa: PLC0415
@@ -159,7 +178,9 @@ async def _run(state: pathlib.Path, *, url: str, ways: Ways, advertise: str | No
         found.node_api = await asyncio.to_thread(_node_api, state, found.node_api)
     ready = asyncio.Event()
     attest = functools.partial(attest_again, ways.method) if ways.method is not None else None
-    agent = Agent(state, found, wrapping, clock=clock, advertise=advertise, attest=attest, runtimes=runtimes)
+    agent = Agent(
+        state, found, wrapping, clock=clock, advertise=advertise, attest=attest, runtimes=runtimes, limits=limits
+    )
     agentmetrics.publish()
     metrics = telemetry.serve_metrics()
     async with asyncio.TaskGroup() as tasks:

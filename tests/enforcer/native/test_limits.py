@@ -55,6 +55,16 @@ def test_limits_fit_into_the_descriptors_that_there_are() -> None:
     assert Limits().fitted(0).connections == 1
 
 
+def test_limits_are_parsed_as_people_write_them() -> None:
+    assert Limits.parse(["connections=5", "head_s=1"]) == {"connections": 5, "head_s": 1}
+    for wrong in ("connections", "connection=5", "head_s=0", "head_s=-1", "head_s=1s", "=5", "head_s=\u0661"):
+        with pytest.raises(Invalid) as caught:
+            Limits.parse([wrong])
+        assert caught.value.code == "LM3307"
+    with pytest.raises(Invalid):
+        Limits.parse(["head_s=1", "head_s=2"])
+
+
 def test_limits_are_read_strictly() -> None:
     assert Limits.from_json({"connections": 5}) == Limits(connections=5)
     for wrong in ({"connection": 5}, {"head_s": 0}, {"head_s": "5"}, {"head_s": True}):
