@@ -1,9 +1,10 @@
 """What a plan of one change costs as the rules grow: `python benchmarks/plan.py [--rounds N] [--save]`.
 
-Two shapes of the same size: many services, as a tree has them, and one service that everybody calls. The change is a
-rule that becomes wider, one that gets a condition, a new deny of the guardrail tier for everybody, or a service that
+Three shapes of the same size: many services, as a tree has them, one service that everybody calls, and the same with a
+path of its own in every rule, so that no two callers are alike. The change is a rule that becomes wider, one that gets a condition, a new deny of the guardrail tier for everybody, or a service that
 begins to observe. CPU seconds of one core, best of the rounds, from policies in memory to a complete plan whose every
-row was replayed; reading the files is measured apart.
+row was replayed; reading the files is measured apart. Callers that gain or lose the very same for the same reasons share
+a row, which names them; `rows` counts rows.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 TD = "spiffe://bench.test"
 BUDGET_S = 2.0
 COUNTS = (100, 1_000, 10_000)
+SHAPES = (("many-services", 100, True), ("one-service", 1, True), ("own-paths", 1, False))
 
 
-def tree(count: int, services: int) -> model.PolicySet:
-    """So many rules over so many services."""
+def tree(count: int, services: int, *, are_alike: bool = True) -> model.PolicySet:
+    """So many rules over so many services; rules that are not alike have a path each."""
     return model.PolicySet(
         services=tuple(
             model.Service(
@@ -49,15 +51,18 @@ def tree(count: int, services: int) -> model.PolicySet:
                 owner="",
                 service=f"s{place}",
                 tier="app",
-                rules=tuple(rule(number) for number in range(place, count, services)),
+                rules=tuple(rule(number, are_alike=are_alike) for number in range(place, count, services)),
             )
             for place in range(services)
         ),
     )
 
 
-def rule(number: int) -> model.Rule:
+def rule(number: int, *, are_alike: bool) -> model.Rule:
     """An allow of one caller for a few paths."""
+    items = (
+        f"/tenant/{number % 10}/items/{{id:int}}" if are_alike else f"/tenant/{number % 10}/item-{number}/{{id:int}}"
+    )
     return model.Rule(
         id=f"r{number}",
         effect=Effect.ALLOW,
@@ -65,7 +70,7 @@ def rule(number: int) -> model.Rule:
         to=(
             model.Operation(
                 methods=("GET", "POST"),
-                paths=(PathPattern.parse(f"/tenant/{number % 10}/items/{{id:int}}"), PathPattern.parse("/health")),
+                paths=(PathPattern.parse(items), PathPattern.parse("/health")),
             ),
         ),
     )
@@ -137,9 +142,9 @@ def main() -> int:
     found: dict[str, object] = {"budget_s": BUDGET_S}
     worst = 0.0
     print(f"{'shape':<14}{'rules':>7}  {'change':<12}{'CPU s':>8}{'rows':>7}")
-    for shape, services in (("many-services", 100), ("one-service", 1)):
+    for shape, services, are_alike in SHAPES:
         for count in COUNTS:
-            old = tree(count, services)
+            old = tree(count, services, are_alike=are_alike)
             for name, change in CHANGES.items():
                 seconds, rows = measure(old, change(old), chosen.rounds)
                 print(f"{shape:<14}{count:>7}  {name:<12}{seconds:>8.3f}{rows:>7}", flush=True)

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from mesh.flow import Flow
 from mesh.request import Effect
-from policyengine.cover import Shapes
-from policyengine.diagram import Builder, Leaf, TooLarge
+from mesh.uncollected import uncollected
+from policyengine.diagram import TooLarge
+from policyengine.finding import Finder, Key, Verdicts
 from policyengine.ir import ANYTHING, Grant
 from policyengine.model import Invariant, PolicySet, Principals
-from policyengine.regions import Region, changes_of, form_of, regions_of, watched_regions
+from policyengine.regions import changes_of, form_of, regions_of, watched_regions
 from policyengine.replay import Counted, Impact, impact_of
-from policyengine.rows import Because, Difference, Row, parts_of, reasons, rows_of
+from policyengine.rows import Because, Difference, Row, reasons, rows_of
 from policyengine.secondlook import Replayer
 
 
@@ -90,29 +91,34 @@ def plan(old: PolicySet | None, new: PolicySet, flows: Iterable[Flow | Counted],
     5. Check EVERY invariant of the new version on all regions that it speaks of.
     6. Replay recorded flows under both.
     """
-    before = PolicySet() if old is None else old
+    with uncollected():
+        return _plan(PolicySet() if old is None else old, new, flows, now)
+
+
+def _plan(before: PolicySet, new: PolicySet, flows: Iterable[Flow | Counted], now: dt.datetime) -> Plan:
     is_complete = True
     gains: list[Difference] = []
     losses: list[Difference] = []
     # (1)
     changes = changes_of(before, new)
     for change in changes:
+        finder = Finder(now, _changed(change.service))
         # (2)
         for region in regions_of(change):
             # (3)
             try:
-                found = differences_in(region, now, _changed(change.service))
+                found = finder.differences_in(region)
             except TooLarge:
                 is_complete = False
                 continue
-            for (effect, _), difference in found:
+            for effect, difference in found:
                 (gains if effect is Effect.ALLOW else losses).append(difference)
     # (4)
     replayer = Replayer(before, new, changes)
     rows = []
     for listed, was, becomes in ((gains, Effect.DENY, Effect.ALLOW), (losses, Effect.ALLOW, Effect.DENY)):
         try:
-            rows.append(tuple(replayer.replayed(row, was, becomes) for row in rows_of(listed, now)))
+            rows.append(tuple(replayer.replayed(row, was, becomes) for row in rows_of(listed, now, joins=True)))
         except TooLarge:
             is_complete = False
             rows.append(())
@@ -129,45 +135,26 @@ def plan(old: PolicySet | None, new: PolicySet, flows: Iterable[Flow | Counted],
     )
 
 
-Key = tuple[Effect, Because]
-
-
-def _changed(service: str) -> Callable[[Leaf], Key | None]:
+def _changed(service: str) -> Key:
     """Where two versions differ: what happens now, and why."""
 
-    def key(leaf: Leaf) -> Key | None:
-        before, after = leaf.verdicts
+    def key(verdicts: Verdicts) -> tuple[Effect, Because] | None:
+        before, after = verdicts
         return None if before.effect is after.effect else (after.effect, reasons(before, after, service))
 
     return key
 
 
-def allowed_and_watched(service: str) -> Callable[[Leaf], Key | None]:
+def allowed_and_watched(service: str) -> Key:
     """What the first version allows of what the only grant of the second one speaks of."""
 
-    def key(leaf: Leaf) -> Key | None:
-        verdict, watched = leaf.verdicts
+    def key(verdicts: Verdicts) -> tuple[Effect, Because] | None:
+        verdict, watched = verdicts
         if verdict.effect is not Effect.ALLOW or watched.grant is None:
             return None
         return Effect.ALLOW, reasons(verdict, verdict, service)
 
     return key
-
-
-def differences_in(region: Region, now: dt.datetime, key: Callable[[Leaf], Key | None]) -> list[tuple[Key, Difference]]:
-    """The parts of a region whose leaves have a key.
-
-    Raises TooLarge.
-    """
-    builder = Builder(region, now)
-    shapes = Shapes(builder.variables)
-    found = []
-    for axes in region.ports:
-        for own, parts in parts_of(builder.tree(axes), axes, shapes, key).items():
-            because = own[1]  # type: ignore[index]  # a Key
-            difference = Difference(region=region, axes=axes, because=because, shapes=shapes, parts=parts)
-            found.append((own, difference))
-    return found  # type: ignore[return-value]  # keys are what `key` gave
 
 
 def _check_invariants(
@@ -213,11 +200,8 @@ def allowed_rows(policies: PolicySet, service: str, watched: Grant, now: dt.date
     form = form_of(policies, service)
     if form is None:
         return ()
-    found = [
-        difference
-        for region in watched_regions(form, watched)
-        for _, difference in differences_in(region, now, allowed_and_watched(service))
-    ]
+    finder = Finder(now, allowed_and_watched(service))
+    found = [difference for region in watched_regions(form, watched) for _, difference in finder.differences_in(region)]
     return rows_of(found, now)
 
 

@@ -8,7 +8,7 @@ is the business of `policyengine.diagram`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mesh.request import Effect, Mode, Protocol
 from mesh.spiffe import SpiffePattern
@@ -92,7 +92,9 @@ class Region:
     """Classes of callers that the same grants speak of alike, and the classes of requests that those distinguish.
 
     ``classes`` are all classes of callers of the service; ``callers`` those of the region. ``forms`` are the versions,
-    and ``beliefs`` the issuers of whose tokens two versions believe different ones.
+    and ``beliefs`` the issuers of whose tokens two versions believe different ones. Of the regions that were cut
+    together, those of one ``likeness`` differ in callers and in the names of rules alone: slot by slot their grants do
+    the same under the same conditions.
     """
 
     service: str
@@ -102,6 +104,7 @@ class Region:
     forms: tuple[ServiceForm | None, ...]
     spoken: tuple[Spoken, ...]
     beliefs: Beliefs
+    likeness: int = 0
 
 
 def changes_of(old: PolicySet, new: PolicySet) -> tuple[Change, ...]:
@@ -239,11 +242,11 @@ def _regions(
     # (2), (3)
     grouped: dict[tuple[tuple[int, ...], tuple[int, ...]], list[Callers]] = {}
     for callers in classes:
-        spoken = _speaking(by_callers, callers)
-        if focused is None or any(id(every[index][1]) in focused for index in spoken):
-            named = set(spoken)
+        found = _speaking(by_callers, callers)
+        if focused is None or any(id(every[index][1]) in focused for index in found):
+            named = set(found)
             spared = tuple(index for index in _speaking(by_unless, callers) if index in named)
-            grouped.setdefault((spoken, spared), []).append(callers)
+            grouped.setdefault((found, spared), []).append(callers)
     protocols: dict[int, Protocol] = {}
     for form in forms:
         for port, protocol in () if form is None else form.protocols.items():
@@ -251,32 +254,39 @@ def _regions(
             protocols[port] = protocol if protocols.get(port, "tcp") == "tcp" else protocols[port]
     is_mixed = len({form.service.path_case for form in forms if form is not None}) > 1
     tests = _Tests(forms, beliefs)
-    for (spoken, spared), members in grouped.items():
-        speaking = [every[index][1] for index in spoken]
-        aimed = None if focused is None else [grant for grant in speaking if id(grant) in focused]
+    likenesses = _Likenesses(focused)
+    cut: dict[int, tuple[PortAxes, ...]] = {}
+    for (indices, spared), members in grouped.items():
         named = set(spared)
+        spoken = tuple(
+            Spoken(
+                slot=slot,
+                version=every[index][0],
+                grant=every[index][1],
+                is_spared=_is_spared(every[index][1], is_named=index in named),
+                when=tests.of(every[index], every[index][1].when),
+                unless=tests.of(every[index], every[index][1].unless_when),
+            )
+            for slot, index in enumerate(indices)
+        )
+        likeness = likenesses.of(spoken)
+        if likeness not in cut:
+            speaking = [found.grant for found in spoken]
+            aimed = None if focused is None else [grant for grant in speaking if id(grant) in focused]
+            cut[likeness] = tuple(
+                axes
+                for port in sorted(protocols)
+                if (axes := _axes(port, protocols[port], speaking, aimed, is_mixed=is_mixed)) is not None
+            )
         yield Region(
             service=service,
             callers=tuple(members),
             classes=classes,
-            ports=tuple(
-                axes
-                for port in sorted(protocols)
-                if (axes := _axes(port, protocols[port], speaking, aimed, is_mixed=is_mixed)) is not None
-            ),
+            ports=cut[likeness],
             forms=forms,
-            spoken=tuple(
-                Spoken(
-                    slot=slot,
-                    version=every[index][0],
-                    grant=every[index][1],
-                    is_spared=_is_spared(every[index][1], is_named=index in named),
-                    when=tests.of(every[index], every[index][1].when),
-                    unless=tests.of(every[index], every[index][1].unless_when),
-                )
-                for slot, index in enumerate(spoken)
-            ),
+            spoken=spoken,
             beliefs=beliefs,
+            likeness=likeness,
         )
 
 
@@ -285,6 +295,57 @@ def _is_spared(grant: Grant, *, is_named: bool) -> bool | None:
     if grant.unless_callers is None or is_named:
         return True
     return None if grant.unless_callers.incomplete else False
+
+
+class _Likenesses:
+    """Numbers what regions speak of, so that equal numbers say the same of other callers by other rules."""
+
+    def __init__(self, focused: Collection[int] | None) -> None:
+        self._focused = focused
+        self._numbers: dict[object, int] = {}
+        self._kinds: dict[int, int] = {}
+
+    def _number(self, key: object) -> int:
+        return self._numbers.setdefault(key, len(self._numbers))
+
+    def of(self, spoken: Sequence[Spoken]) -> int:
+        """The number of grants in their order: of each its version, what it does, and whose name it shares."""
+        names: dict[tuple[str, str], int] = {}
+        return self._number(
+            tuple(
+                (
+                    found.version,
+                    self._kind(found.grant),
+                    found.is_spared,
+                    found.when,
+                    found.unless,
+                    names.setdefault((found.grant.policy, found.grant.rule), len(names)),
+                )
+                for found in spoken
+            )
+        )
+
+    def _kind(self, grant: Grant) -> int:
+        """The number of what a grant does, but for its callers, its name and its tests."""
+        found = self._kinds.get(id(grant))
+        if found is None:
+            unless = grant.unless_callers is not None, grant.unless_when is not None
+            operations = tuple(map(_words, grant.operations))
+            is_aimed = self._focused is not None and id(grant) in self._focused
+            key = ("kind", grant.tier, grant.effect, operations, grant.until, unless, is_aimed)
+            found = self._kinds[id(grant)] = self._number(key)
+        return found
+
+
+def _words(operation: Operation) -> tuple[object, ...]:
+    """An operation as it is written: patterns that are equal may still name their parameters differently."""
+    paths = operation.paths
+    return (
+        operation.ports,
+        operation.methods,
+        operation.hosts,
+        None if paths is None else tuple((path.text, path.ignores_case) for path in paths),
+    )
 
 
 class _Tests:

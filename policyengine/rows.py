@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from mesh import canonicaljson
@@ -27,6 +28,9 @@ from policyengine.words import When, whens_of
 A = TypeVar("A", bound=Hashable)
 B = TypeVar("B", bound=Hashable)
 Because = tuple[str, ...]
+MANY = 20
+"""So many rows that differ in their callers alone are read one by one."""
+_DOMAIN = 2  # `spiffe:`, nothing, then the trust domain
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +72,22 @@ Operations = dict[tuple[int, int], set[int]]
 """By method and host, the classes of paths."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part:
+    """A part of a tree that shares its reasons: by the shape of circumstances, the operations. Regions may share it."""
+
+    axes: PortAxes
+    shapes: Shapes
+    operations: Mapping[int, Operations]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A part of a region on one port that shares its reasons: by the shape of circumstances, the operations."""
+    """A part that a region has, and the reasons there."""
 
     region: Region
-    axes: PortAxes
     because: Because
-    shapes: Shapes
-    parts: Mapping[int, Operations]
+    part: Part
 
 
 def parts_of(
@@ -112,13 +123,10 @@ def _arms(tree: Tree, dimension: int, every: Iterable[int]) -> Iterable[tuple[in
 class _Draft:
     """A row whose callers are still being collected."""
 
-    service: str
-    port: int
-    methods: tuple[str, ...]
-    paths: tuple[str, ...]
-    when: When
+    region: Region
     because: Because
-    callers: dict[str, tuple[Callers, Region, PortAxes, Cell, Shapes]]
+    said: _Said
+    callers: dict[str, tuple[Callers, _Said]]
 
 
 def request_to_json(request: Request) -> dict[str, object]:
@@ -153,58 +161,53 @@ def reasons(old: Verdict, new: Verdict, service: str) -> Because:
     return tuple(dict.fromkeys(found))
 
 
-def rows_of(differences: Iterable[Difference], now: dt.datetime) -> tuple[Row, ...]:
+def rows_of(differences: Iterable[Difference], now: dt.datetime, *, joins: bool = False) -> tuple[Row, ...]:
     """Join parts into rows.
 
     1. Per port and reason, parts fall into products of circumstances, hosts, methods and paths.
     2. The same product for several classes of callers is one row per outermost pattern, without what it leaves out.
+    3. With ``joins`` more than MANY of those are one row, which names them under `when`.
 
     Raises TooLarge.
     """
-    drafts: dict[bytes, _Draft] = {}
+    drafts: dict[tuple[str, Because, bytes], _Draft] = {}
+    products: dict[int, list[_Said]] = {}
     for difference in differences:
         # (1)
-        for methods, paths, when, cell in _products(difference):
-            axes, region = difference.axes, difference.region
-            key = canonicaljson.dumps(
-                [region.service, axes.port, list(difference.because), list(methods), list(paths), when]
-            )
-            draft = drafts.setdefault(
-                key,
-                _Draft(
-                    service=region.service,
-                    port=axes.port,
-                    methods=methods,
-                    paths=paths,
-                    when=when,
-                    because=difference.because,
-                    callers={},
-                ),
-            )
+        part, region = difference.part, difference.region
+        if id(part) not in products:
+            products[id(part)] = [_Said.of(product, part) for product in _products(part)]
+        for said in products[id(part)]:
+            key = (region.service, difference.because, said.key)
+            draft = drafts.get(key)
+            if draft is None:
+                draft = drafts[key] = _Draft(region=region, because=difference.because, said=said, callers={})
             for callers in region.callers:
-                draft.callers.setdefault(callers.name, (callers, region, axes, cell, difference.shapes))
+                draft.callers.setdefault(callers.name, (callers, said))
     # (2)
     inside: dict[int, dict[str, list[str]]] = {}
     return tuple(
         row
-        for draft in sorted(drafts.values(), key=lambda item: (item.service, item.port, item.paths, item.methods))
-        for row in _by_source(draft, _inside(draft, inside), now)
+        for draft in sorted(drafts.values(), key=lambda item: (item.region.service, *item.said.order))
+        for row in _by_source(draft, _inside(draft, inside), now, joins=joins)
     )
 
 
 def _inside(draft: _Draft, known: dict[int, dict[str, list[str]]]) -> dict[str, list[str]]:
     """By the name of a class, the classes right inside of it."""
-    _, region, _, _, _ = next(iter(draft.callers.values()))
-    if id(region.classes) not in known:
-        found = known[id(region.classes)] = {}
-        for callers in region.classes:
+    classes = draft.region.classes
+    if id(classes) not in known:
+        found = known[id(classes)] = {}
+        for callers in classes:
             if callers.parent is not None:
                 found.setdefault(callers.parent, []).append(callers.name)
-    return known[id(region.classes)]
+    return known[id(classes)]
 
 
-def _by_source(draft: _Draft, inside: Mapping[str, list[str]], now: dt.datetime) -> Iterable[Row]:
-    for name, (callers, region, axes, cell, shapes) in sorted(draft.callers.items()):
+def _by_source(draft: _Draft, inside: Mapping[str, list[str]], now: dt.datetime, *, joins: bool) -> Iterable[Row]:
+    """The rows of a draft: one for every outermost pattern, or (step 3 of `rows_of`) for many that are alike."""
+    alike: dict[object, list[tuple[str, Callers, _Said]]] = {}
+    for name, (callers, said) in sorted(draft.callers.items()):
         if callers.parent in draft.callers:
             continue  # the row of the pattern around it speaks of it too
         left_out: list[str] = []
@@ -215,30 +218,93 @@ def _by_source(draft: _Draft, inside: Mapping[str, list[str]], now: dt.datetime)
                 waiting.extend(inside.get(child, ()))
             else:
                 left_out.append(child)
-        when = {**draft.when, "source_not_in": sorted(left_out)} if left_out else draft.when
-        token = believed(cell, shapes.variables)
-        yield Row(
-            source=name,
-            service=draft.service,
-            port=draft.port,
-            methods=draft.methods,
-            paths=draft.paths,
-            when=when,
-            witness=request_at(region.service, axes, cell, shapes.variables, callers.witness, now),
-            because=draft.because if token is None else (*draft.because, f"{token[0]}: issuer"),
-            supposed=supposed(cell, shapes.variables),
-            belief="both" if token is None else token[1],
-        )
+        if left_out or not joins:
+            yield _row(draft, said, callers, name, {"source_not_in": sorted(left_out)} if left_out else {}, now)
+        else:
+            alike.setdefault(said.supposes, []).append((name, callers, said))
+    # (3)
+    for members in alike.values():
+        if len(members) > MANY:
+            _, callers, said = members[0]
+            names = [name for name, _, _ in members]
+            yield _row(draft, said, callers, enclosing(names), {"source_in": names}, now)
+        else:
+            for name, callers, said in members:
+                yield _row(draft, said, callers, name, {}, now)
+
+
+def _row(draft: _Draft, said: _Said, callers: Callers, source: str, when: When, now: dt.datetime) -> Row:
+    axes, variables = said.part.axes, said.part.shapes.variables
+    token = believed(said.cell, variables)
+    return Row(
+        source=source,
+        service=draft.region.service,
+        port=axes.port,
+        methods=said.methods,
+        paths=said.paths,
+        when={**said.when, **when},
+        witness=request_at(draft.region.service, axes, said.cell, variables, callers.witness, now),
+        because=draft.because if token is None else (*draft.because, f"{token[0]}: issuer"),
+        supposed=supposed(said.cell, variables),
+        belief="both" if token is None else token[1],
+    )
+
+
+def enclosing(names: Sequence[str]) -> str:
+    """The narrowest pattern that holds all of some patterns: a subtree, or `any`."""
+    shared: list[str] | None = None
+    for name in names:
+        # of an identity what is above it, of a subtree its root
+        parts = name.removesuffix("/**").split("/") if name.endswith("/**") else name.split("/")[:-1]
+        if shared is None:
+            shared = parts
+        else:
+            same = (one == other for one, other in zip(shared, parts, strict=False))
+            shared = shared[: sum(itertools.takewhile(bool, same))]
+    return "/".join(shared) + "/**" if shared is not None and len(shared) > _DOMAIN else "any"
 
 
 Product = tuple[tuple[str, ...], tuple[str, ...], When, Cell]
 
 
-def _products(difference: Difference) -> Iterable[Product]:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Said:
+    """A product of a part in words. Equal keys are equal words; ``supposes`` is what else a row takes from the cell."""
+
+    part: Part
+    methods: tuple[str, ...]
+    paths: tuple[str, ...]
+    when: When
+    cell: Cell
+    key: bytes
+    supposes: object
+
+    @classmethod
+    def of(cls, product: Product, part: Part) -> _Said:
+        """The product, with its key."""
+        methods, paths, when, cell = product
+        variables = part.shapes.variables
+        return cls(
+            part=part,
+            methods=methods,
+            paths=paths,
+            when=when,
+            cell=cell,
+            key=canonicaljson.dumps([part.axes.port, list(methods), list(paths), when]),
+            supposes=(believed(cell, variables), frozenset(supposed(cell, variables).items())),
+        )
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Where its rows stand among others of the service."""
+        return self.part.axes.port, self.paths, self.methods
+
+
+def _products(part: Part) -> Iterable[Product]:
     """Parts as products: by circumstances, then hosts, then methods, then paths."""
-    axes = difference.axes
-    for shape, operations in difference.parts.items():
-        said = whens_of(difference.shapes, shape)
+    axes = part.axes
+    for shape, operations in part.operations.items():
+        said = whens_of(part.shapes, shape)
         by_host: dict[frozenset[tuple[int, frozenset[int]]], set[int]] = {}
         for host in {host for _, host in operations}:
             own = frozenset((method, frozenset(paths)) for (method, at), paths in operations.items() if at == host)

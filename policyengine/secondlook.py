@@ -16,7 +16,7 @@ from policyengine.belief import Belief
 from policyengine.callers import Callers
 from policyengine.decide import Index, ServiceIndex
 from policyengine.ir import ServiceForm
-from policyengine.model import CustomRules, ExceptionGrant, Policy, PolicySet, Rule
+from policyengine.model import CustomRules, ExceptionGrant, Names, Policy, PolicySet, Rule
 from policyengine.regions import Change
 from policyengine.rows import Row
 from policyengine.witness import Supposed, unbelieved
@@ -105,9 +105,10 @@ class _Side:
         """A service's rules by the patterns that they name; `any` stands for everybody, and for the undefined."""
         if service not in self._rules:
             found: dict[str, list[tuple[Policy, Rule]]] = {}
+            names = Names(self._policies)
             for policy in self._policies.policies_for(service):
                 for rule in policy.rules:
-                    meant = self._policies.expand(rule.from_)
+                    meant = names.expand(rule.from_)
                     texts = ["any"] if meant.is_any or meant.incomplete else dict.fromkeys(map(str, meant.patterns))
                     for text in texts:
                         found.setdefault(text, []).append((policy, rule))

@@ -280,6 +280,7 @@ def spoken(row: Any, domain: Domain) -> Any:
     when = row.when
     parts = [domain.ports([row.port]), among(row.source), circumstances(when, domain)]
     parts += [z3.Not(among(text)) for text in when.get("source_not_in", [])]
+    parts += [z3.Or([among(text) for text in when["source_in"]])] if "source_in" in when else []
     if row.methods:
         parts += [] if row.methods == ("*",) else [domain.methods(row.methods)]
         parts.append(z3.Not(domain.methods(when.get("method_not_in", []))))

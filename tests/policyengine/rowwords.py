@@ -37,6 +37,8 @@ def speaks_of(
 
     if row.port != request.port or not among(row.source) or any(among(text) for text in when.get("source_not_in", [])):
         return False
+    if "source_in" in when and not any(among(text) for text in when["source_in"]):
+        return False
     if not circumstances_hold(when, facts, belief):
         return False
     if is_connection:

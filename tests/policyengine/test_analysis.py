@@ -2,6 +2,7 @@ import dataclasses
 import datetime as dt
 import time
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import assume, given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from mesh.request import Effect, Mode, Request
 from mesh.spiffe import SpiffePattern
 from policyengine import reference
+from policyengine import rows as rowing
 from policyengine.analysis import plan
 from policyengine.belief import beliefs_between
 from policyengine.canonical import HostPattern, PathPattern
@@ -385,11 +387,12 @@ def requests(draw: Any, ports: list[int]) -> Request:
 
 
 @settings(max_examples=examples(40), deadline=None)
-@given(st.data(), SETS, SETS)
+@given(st.data(), SETS, SETS, st.sampled_from([0, 1, rowing.MANY]))
 def test_rows_speak_of_exactly_the_requests_that_are_decided_differently(
-    data: Any, old: PolicySet, new: PolicySet
+    data: Any, old: PolicySet, new: PolicySet, many: int
 ) -> None:
-    found = plan(old, new, [], NOW)
+    with mock.patch.object(rowing, "MANY", many):  # rows that name their callers come of few of them too
+        found = plan(old, new, [], NOW)
     assert found.is_complete
     ports = [port.port for side in (old, new) for port in side.services[0].ports]
     for _ in range(10):
@@ -524,6 +527,54 @@ def test_rows_across_cases_speak_of_exactly_the_requests_that_are_decided_differ
 def test_order_and_names_change_nothing(version: PolicySet) -> None:
     renamed = tuple(dataclasses.replace(found, name=f"new-{found.name}") for found in reversed(version.policies))
     assert plan(version, dataclasses.replace(version, policies=renamed), [], NOW).is_empty
+
+
+CROWD = [f"c{place:02}" for place in range(24)]
+
+
+@settings(max_examples=examples(15), deadline=None)
+@given(st.data(), st.lists(OPERATIONS, min_size=1, max_size=3), TIERS)
+def test_a_crowd_of_callers_gains_and_loses_exactly_what_is_decided_differently(
+    data: Any, operations: list[Operation], tier: Any
+) -> None:
+    kinds = data.draw(st.lists(st.sampled_from(operations), min_size=len(CROWD), max_size=len(CROWD)))
+    allows = [rule(name, to=(kind,)) for name, kind in zip(CROWD, kinds, strict=True)]
+    old = policies(*allows)
+    deny = Policy(name="deny", owner="", service="db", tier=tier, rules=(data.draw(RULES),))
+    observed = (service(mode=Mode.OBSERVE, until=LATER),)
+    new = data.draw(
+        st.sampled_from(
+            [
+                dataclasses.replace(old, services=observed),
+                dataclasses.replace(old, policies=(*old.policies, deny)),
+                dataclasses.replace(old, policies=(*old.policies, deny), services=observed),
+                policies(*allows[:12]),
+            ]
+        )
+    )
+    found = plan(old, new, [], NOW)
+    assert found.is_complete
+    assert all(row.is_replayed for row in (*found.newly_allowed, *found.newly_denied))
+    for request in [data.draw(requests([8080])) for _ in range(4)]:
+        for caller in (*CROWD[::5], "x"):
+            asked = dataclasses.replace(request, source=ID + caller)
+            before, after = (reference.decide(side, asked, snapshot="").effect for side in (old, new))
+            gained = any(speaks_of(row, asked) for row in found.newly_allowed)
+            lost = any(speaks_of(row, asked) for row in found.newly_denied)
+            assert gained == ((before, after) == (Effect.DENY, Effect.ALLOW))
+            assert lost == ((before, after) == (Effect.ALLOW, Effect.DENY))
+
+
+def test_a_switch_to_observe_among_many_callers_alike_is_a_few_rows() -> None:
+    old = policies(*(rule(name, to=to(methods=("GET",), paths=paths(f"/p{len(name) % 2}"))) for name in CROWD))
+    found = plan(old, dataclasses.replace(old, services=(service(mode=Mode.OBSERVE, until=LATER),)), [], NOW)
+    assert [(row.source, row.methods, row.paths) for row in found.newly_allowed] == [
+        (ID + "**", ("*",), ("/**",)), ("any", ("*",), ("/**",)), (ID + "**", ("*",), ("/p1",)),
+    ]  # fmt: skip
+    assert [row.when.get("source_in") for row in found.newly_allowed] == [
+        [ID + name for name in CROWD], None, [ID + name for name in CROWD],
+    ]  # fmt: skip
+    assert all(row.is_replayed for row in found.newly_allowed)
 
 
 @pytest.mark.slow

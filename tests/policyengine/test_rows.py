@@ -1,3 +1,4 @@
+import dataclasses
 import datetime as dt
 from typing import Any
 
@@ -11,7 +12,7 @@ from policyengine.diagram import HOST, METHOD, PATH, Leaf, Node, Verdict
 from policyengine.ir import Grant
 from policyengine.model import Principal, Principals
 from policyengine.regions import OTHER, PortAxes, Region
-from policyengine.rows import Difference, parts_of, reasons, request_to_json, rows_of
+from policyengine.rows import MANY, Difference, Part, enclosing, parts_of, reasons, request_to_json, rows_of
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 ID = "spiffe://corp.test/"
@@ -40,11 +41,12 @@ def region(on: PortAxes, callers: Any = ("a",), **fields: Any) -> Region:
         "ports": (on,),
         "forms": (),
         "spoken": (),
+        "beliefs": {},
     }
     return Region(**{**standard, **fields})
 
 
-def said(found: Region, keep: Any) -> Any:
+def said(found: Region, keep: Any, *, joins: bool = False) -> Any:
     """The rows of the cells (method, host, path) that are kept."""
     (on,) = found.ports
     operations: dict[tuple[int, int], set[int]] = {}
@@ -53,8 +55,8 @@ def said(found: Region, keep: Any) -> Any:
             for path in range(len(on.paths)):
                 if keep(on, (method, host, path)):
                     operations.setdefault((method, host), set()).add(path)
-    difference = Difference(region=found, axes=on, because=("p/r",), shapes=Shapes(()), parts={EVERYTHING: operations})
-    rows = rows_of([difference], NOW)
+    part = Part(axes=on, shapes=Shapes(()), operations={EVERYTHING: operations})
+    rows = rows_of([Difference(region=found, because=("p/r",), part=part)], NOW, joins=joins)
     return [(row.source.removeprefix(ID), row.methods, row.paths, row.when) for row in rows]
 
 
@@ -189,3 +191,46 @@ def test_a_witness_has_the_public_form_of_a_request() -> None:
         "peer_ip": None,
         "time": "2026-11-24T12:00:00.000000Z",
     }
+
+
+def crowd(count: int, *more: str) -> Region:
+    """So many callers of one namespace, and more patterns."""
+    texts = [*(f"{ID}crowd-{place:02}" for place in range(count)), *more]
+    classes = caller_classes(pattern for text in texts if (pattern := Principal.parse(text).pattern))
+    callers = tuple(found for found in classes if found.name in texts)
+    return dataclasses.replace(region(axes("/a")), classes=classes, callers=callers)
+
+
+def test_many_callers_alike_are_one_row_that_names_them() -> None:
+    names = [f"{ID}crowd-{place:02}" for place in range(MANY + 1)]
+    ((source, _, _, when),) = said(crowd(MANY + 1), lambda *_: True, joins=True)
+    assert (ID + source, when) == (f"{ID}**", {"source_in": names})
+
+
+def test_a_few_are_a_row_each_and_so_are_many_where_nobody_joins_them() -> None:
+    assert len(said(crowd(MANY), lambda *_: True, joins=True)) == MANY
+    assert len(said(crowd(MANY + 1), lambda *_: True)) == MANY + 1
+
+
+def test_a_pattern_that_leaves_others_out_has_a_row_of_its_own() -> None:
+    found = crowd(MANY + 1, f"{ID}**", f"{ID}other/**")
+    left_out = {f"{ID}crowd-00", f"{ID}other/**"}
+    keep = tuple(item for item in found.callers if item.name not in left_out)
+    rows = said(dataclasses.replace(found, callers=keep), lambda *_: True, joins=True)
+    assert [(row[0], row[3]) for row in rows] == [("**", {"source_not_in": sorted(left_out)})]
+
+
+ENCLOSING = [
+    (["spiffe://a.test/x/y", "spiffe://a.test/x/z"], "spiffe://a.test/x/**"),
+    (["spiffe://a.test/x/y/**", "spiffe://a.test/x/y/z"], "spiffe://a.test/x/y/**"),
+    (["spiffe://a.test/x/y/**", "spiffe://a.test/x/y"], "spiffe://a.test/x/**"),
+    (["spiffe://a.test/x", "spiffe://a.test/y"], "spiffe://a.test/**"),
+    (["spiffe://a.test/xy/z", "spiffe://a.test/x/z"], "spiffe://a.test/**"),
+    (["spiffe://a.test/x", "spiffe://b.test/x"], "any"),
+    (["spiffe://a.test/x/**", "any"], "any"),
+]
+
+
+@pytest.mark.parametrize(("names", "pattern"), ENCLOSING, ids=lambda item: item if isinstance(item, str) else "")
+def test_what_encloses_patterns(names: list[str], pattern: str) -> None:
+    assert enclosing(names) == enclosing(names[::-1]) == pattern
