@@ -1,10 +1,10 @@
 """What a plan of one change costs as the rules grow: `python benchmarks/plan.py [--rounds N] [--save]`.
 
 Three shapes of the same size: many services, as a tree has them, one service that everybody calls, and the same with a
-path of its own in every rule, so that no two callers are alike. The change is a rule that becomes wider, one that gets a condition, a new deny of the guardrail tier for everybody, or a service that
-begins to observe. CPU seconds of one core, best of the rounds, from policies in memory to a complete plan whose every
-row was replayed; reading the files is measured apart. Callers that gain or lose the very same for the same reasons share
-a row, which names them; `rows` counts rows.
+path of its own in every rule, so that no two callers are alike. The change is a rule that becomes wider, one that gets
+a condition, a new deny of the guardrail tier for everybody, or a service that begins to observe. CPU seconds of one
+core, best of the rounds, from policies in memory to a complete plan whose every row was replayed; reading the files is
+measured apart. Callers that gain or lose the very same for the same reasons share a row, which names them.
 """
 
 from __future__ import annotations

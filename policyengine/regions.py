@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mesh.request import Effect, Mode, Protocol
 from mesh.spiffe import SpiffePattern
-from policyengine.atoms import Callers, caller_classes, host_classes, path_classes
+from policyengine.atoms import Callers, caller_classes, host_classes, path_classes, paths_overlap
 from policyengine.belief import Beliefs, beliefs_between
 from policyengine.canonical import PathPattern
 from policyengine.circumstances import BEFORE, NO_BELIEFS, Test, conjuncts
@@ -194,7 +194,8 @@ def regions_of(change: Change) -> Iterator[Region]:
     """Cut what the changed grants can reach.
 
     1. Callers fall into classes by ALL patterns that ANY grant of either version names.
-    2. A class matters if a changed grant speaks of it, or if the service itself changed.
+    2. A class matters if a changed grant speaks of it and something may allow what it speaks of, or if the service
+       itself changed.
     3. Classes that the same grants speak of are one region.
     """
     focus = None if change.is_whole else change.changed
@@ -252,6 +253,7 @@ def _regions(
         for port, protocol in () if form is None else form.protocols.items():
             # a port that is read in one version is read here: the other ignores what it does not know
             protocols[port] = protocol if protocols.get(port, "tcp") == "tcp" else protocols[port]
+    observes = any(form is not None and form.service.mode is Mode.OBSERVE for form in forms)
     is_mixed = len({form.service.path_case for form in forms if form is not None}) > 1
     tests = _Tests(forms, beliefs)
     likenesses = _Likenesses(focused)
@@ -269,6 +271,8 @@ def _regions(
             )
             for slot, index in enumerate(indices)
         )
+        if focused is not None and not (is_mixed or observes or _may_differ(spoken, focused)):
+            continue
         likeness = likenesses.of(spoken)
         if likeness not in cut:
             speaking = [found.grant for found in spoken]
@@ -295,6 +299,30 @@ def _is_spared(grant: Grant, *, is_named: bool) -> bool | None:
     if grant.unless_callers is None or is_named:
         return True
     return None if grant.unless_callers.incomplete else False
+
+
+def _may_differ(spoken: Sequence[Spoken], focused: Collection[int]) -> bool:
+    """Whether what is in focus meets an allow, itself included: where none does, both versions deny.
+
+    That is so while both enforce: `observe` lets through what nobody allows.
+    """
+    aimed = [operation for found in spoken if id(found.grant) in focused for operation in found.grant.operations]
+    return any(
+        found.grant.effect is Effect.ALLOW
+        and any(_meet(entry, other) for entry in found.grant.operations for other in aimed)
+        for found in spoken
+    )
+
+
+def _meet(one: Operation, other: Operation) -> bool:
+    """Whether some request may match two operations; hosts are not looked at."""
+    if one.ports is not None and other.ports is not None and set(one.ports).isdisjoint(other.ports):
+        return False
+    if one.methods is not None and other.methods is not None and set(one.methods).isdisjoint(other.methods):
+        return False
+    if one.paths is None or other.paths is None:
+        return True
+    return any(paths_overlap(mine, theirs) for mine in one.paths for theirs in other.paths)
 
 
 class _Likenesses:

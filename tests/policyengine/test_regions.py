@@ -102,7 +102,9 @@ def test_cuts_only_the_ports_that_a_changed_grant_names(version: Any, make_rule:
 def test_a_group_that_nobody_defines_is_everybody_in_a_deny_and_nobody_in_an_allow(
     version: Any, make_rule: Any
 ) -> None:
-    _, denied = only(version(), version(make_rule("r", "group:gone", effect=Effect.DENY)))
+    _, denied = only(
+        version(make_rule("a", "any")), version(make_rule("a", "any"), make_rule("r", "group:gone", effect=Effect.DENY))
+    )
     assert [callers.name for region in denied for callers in region.callers] == ["any"]
     _, allowed = only(version(), version(make_rule("r", "group:gone")))
     assert allowed == []
@@ -132,3 +134,25 @@ def test_watches_what_a_grant_speaks_of_as_a_version_of_its_own(version: Any, ma
     (region,) = watched_regions(form, form.grants[0])
     assert [callers.name for callers in region.callers] == [ID + "a", ID + "b"]
     assert [found.version for found in region.spoken] == [0, 1]
+
+
+DENIES = [
+    pytest.param({"paths": paths("/a/**")}, True, id="what-meets-an-allow"),
+    pytest.param({"paths": paths("/b/**")}, False, id="another-path"),
+    pytest.param({"methods": ("PUT",)}, False, id="another-method"),
+    pytest.param({"ports": (5432,)}, False, id="another-port"),
+    pytest.param({}, True, id="everything"),
+]
+
+
+@pytest.mark.parametrize(("what", "is_cut"), DENIES)
+def test_a_deny_is_looked_at_where_something_is_allowed(
+    version: Any, make_rule: Any, what: dict[str, Any], is_cut: bool
+) -> None:
+    ports = (Port(port=8080, protocol="http"), Port(port=5432, protocol="tcp"))
+    kept = make_rule("r", "cart", to=(Operation(ports=(8080,), methods=("GET",), paths=paths("/a/{x}")),))
+    deny = make_rule("d", "cart", effect=Effect.DENY, to=(Operation(**what),))
+    for mode in ({}, {"mode": Mode.OBSERVE, "until": LATER}):
+        of_service = {"ports": ports, **mode}
+        _, regions = only(version(kept, of_service=of_service), version(kept, deny, of_service=of_service))
+        assert bool(regions) == (is_cut or bool(mode))
