@@ -148,7 +148,7 @@ def sendable(request: Request) -> Request:
 # INVARIANT: Envoy allows nothing that Limen denies, and names the same rule for what it allows.
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(policy_sets, st.lists(requests.map(sendable), min_size=40, max_size=40))
 def test_envoy_allows_nothing_that_limen_denies(policies: PolicySet, some: list[Request]) -> None:
     index = Index(policies, "s")
@@ -163,7 +163,7 @@ def test_envoy_allows_nothing_that_limen_denies(policies: PolicySet, some: list[
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 @given(trees.policy_sets, st.lists(trees.calls, min_size=40, max_size=40))
 def test_envoy_decides_alike_under_the_same_names_where_nothing_is_said(policies: PolicySet, some: list[Any]) -> None:
     findings = Findings("db")
@@ -302,6 +302,7 @@ class App:
 
     def __init__(self, greeting: bytes = b"", answer: bytes = b"") -> None:
         self.heard: list[bytes] = []
+        self.checked = 0
         self.connections = 0
         self._greeting, self._answer = greeting, answer
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -375,8 +376,9 @@ def is_open(port: int) -> bool:
     return False
 
 
-def say(caller: Caller, port: int, uris: tuple[str, ...], raw: bytes, protocol: str) -> bytes:
+def say(caller: Caller, port: int, uris: tuple[str, ...], raw: bytes, protocol: str, wait_s: float = 10) -> bytes:
     with contextlib.suppress(OSError), caller.connected(port, uris, None, 0, protocol) as connection:
+        connection.settimeout(wait_s)
         connection.sendall(raw)
         return connection.recv(1 << 16)
     return b""
