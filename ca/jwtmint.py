@@ -17,6 +17,7 @@ from typing import Literal
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
+from ca.keys import ecdsa_signer
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId
 
@@ -27,8 +28,10 @@ _CURVES: dict[str, Algorithm] = {"secp256r1": "ES256", "secp384r1": "ES384"}
 _JSON = json.JSONEncoder(separators=(",", ":")).encode
 _TEXT = json.encoder.encode_basestring_ascii
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
-_SHA256, _SHA384 = ec.ECDSA(hashes.SHA256()), ec.ECDSA(hashes.SHA384())
-_CURVES_OF = {"ES256": (32, _SHA256), "ES384": (48, _SHA384)}
+_CURVES_OF: dict[str, tuple[int, hashes.SHA256 | hashes.SHA384]] = {
+    "ES256": (32, hashes.SHA256()),
+    "ES384": (48, hashes.SHA384()),
+}
 _PKCS1 = padding.PKCS1v15()
 _PSS = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS.DIGEST_LENGTH)
 
@@ -81,8 +84,9 @@ def _maker(key: JwtKey, algorithm: Algorithm) -> Callable[[bytes], bytes]:
         scheme = _PSS if algorithm == "PS256" else _PKCS1
         return lambda data: key.sign(data, scheme, hashes.SHA256())
     # RFC 7518 §3.4: both numbers, as long as the curve's order
-    size, curve = _CURVES_OF[algorithm]
-    return lambda data: numbers(key.sign(data, curve), size)
+    size, chosen = _CURVES_OF[algorithm]
+    sign = ecdsa_signer(key, chosen)
+    return lambda data: numbers(sign(data), size)
 
 
 def jwt_signer(kid: str, key: JwtKey, *, not_after: dt.datetime | None = None) -> JwtSigner:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import hashlib
 from collections.abc import Callable, Collection
+from typing import Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from mesh.problems import Invalid
 
@@ -28,6 +31,10 @@ _B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 _MAX_SPKI_BYTES = 4096
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | mldsa.MLDSA65PrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | mldsa.MLDSA65PublicKey
+
+
+class _Digest(Protocol):
+    def digest(self) -> bytes: ...
 
 
 class KeyAlgorithm(enum.StrEnum):
@@ -106,7 +113,7 @@ class SigningKey:
             return key.sign
         if isinstance(key, rsa.RSAPrivateKey):
             return functools.partial(key.sign, padding=padding.PKCS1v15(), algorithm=hashes.SHA256())
-        return functools.partial(key.sign, signature_algorithm=ec.ECDSA(hash_for(key) or hashes.SHA256()))
+        return ecdsa_signer(key, hash_for(key) or hashes.SHA256())
 
     def verifier(self) -> Callable[[bytes, bytes], None]:
         """Verifies a signature of `sign` over data; raises InvalidSignature."""
@@ -115,7 +122,23 @@ class SigningKey:
             return public.verify
         if isinstance(public, rsa.RSAPublicKey):
             return functools.partial(public.verify, padding=padding.PKCS1v15(), algorithm=hashes.SHA256())
-        return functools.partial(public.verify, signature_algorithm=ec.ECDSA(self.hash or hashes.SHA256()))
+        verify, digest, scheme = public.verify, *_digested(self.hash or hashes.SHA256())
+        return lambda signature, data: verify(signature, digest(data).digest(), scheme)
+
+
+def ecdsa_signer(key: ec.EllipticCurvePrivateKey, chosen: hashes.SHA256 | hashes.SHA384) -> Callable[[bytes], bytes]:
+    """What signs with a key on a curve, for who signs many times.
+
+    The hash is the standard library's: the key's own library takes longer to get ready for one than to make it.
+    """
+    sign, digest, scheme = key.sign, *_digested(chosen)
+    return lambda data: sign(digest(data).digest(), scheme)
+
+
+def _digested(chosen: hashes.SHA256 | hashes.SHA384) -> tuple[Callable[[bytes], _Digest], ec.ECDSA]:
+    """The hash function, and the scheme that takes what it made."""
+    digest = hashlib.sha384 if isinstance(chosen, hashes.SHA384) else hashlib.sha256
+    return digest, ec.ECDSA(Prehashed(chosen))
 
 
 def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:

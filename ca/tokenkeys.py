@@ -31,13 +31,17 @@ class EcTokenKey(ec.EllipticCurvePrivateKey):
         self._token, self._label, self._public = token, label, public
 
     def sign(self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:  # noqa: ANN401  bytes-like, as the library says
-        """Hash here, sign there, verify here. Raises Unavailable LM1603."""
+        """Hash here, unless that was done, sign there, verify here. Raises Unavailable LM1603."""
         chosen = signature_algorithm.algorithm
         if isinstance(chosen, Prehashed):
-            raise UnsupportedAlgorithm("a token's key signs data, not hashes")
-        hasher = hashes.Hash(chosen)
-        hasher.update(data)
-        raw = self._token.sign(self._label, hasher.finalize(), "ECDSA")
+            digest = bytes(data)
+            if len(digest) != chosen.digest_size:
+                raise ValueError("the hash is not as long as the algorithm makes one")
+        else:
+            hasher = hashes.Hash(chosen)
+            hasher.update(data)
+            digest = hasher.finalize()
+        raw = self._token.sign(self._label, digest, "ECDSA")
         half = (self.key_size + 7) // 8
         if len(raw) != 2 * half:
             raise _erred(self._label)

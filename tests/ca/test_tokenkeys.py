@@ -86,9 +86,24 @@ def test_the_key_stays_in_its_token(elliptic: EcTokenKey, rivest: RsaTokenKey) -
         rivest.decrypt(b"", padding.PKCS1v15())
 
 
+@pytest.mark.parametrize("chosen", [hashes.SHA256(), hashes.SHA384()], ids=lambda chosen: chosen.name)
+def test_what_is_as_long_as_no_hash_is_not_signed_as_one(elliptic: EcTokenKey, chosen: hashes.HashAlgorithm) -> None:
+    hasher = hashes.Hash(chosen)
+    hasher.update(b"data")
+    digest, scheme = hasher.finalize(), ec.ECDSA(Prehashed(chosen))
+    for size in (0, len(digest) - 1, len(digest) + 1):
+        with pytest.raises(ValueError, match="long"):
+            elliptic.sign((digest + b"0")[:size], scheme)
+
+
+def test_a_hash_that_was_made_elsewhere_is_signed_as_if_it_had_been_made_here(elliptic: EcTokenKey) -> None:
+    hasher = hashes.Hash(hashes.SHA256())
+    hasher.update(b"data")
+    made = elliptic.sign(hasher.finalize(), ec.ECDSA(Prehashed(hashes.SHA256())))
+    EC_KEY.public_key().verify(made, b"data", ec.ECDSA(hashes.SHA256()))
+
+
 def test_only_the_schemes_of_certificates_are_signed(elliptic: EcTokenKey, rivest: RsaTokenKey) -> None:
-    with pytest.raises(UnsupportedAlgorithm):
-        elliptic.sign(b"0" * 32, ec.ECDSA(Prehashed(hashes.SHA256())))
     for scheme, algorithm in ((padding.PKCS1v15(), hashes.SHA512()), (object(), hashes.SHA256())):
         with pytest.raises(UnsupportedAlgorithm):
             rivest.sign(b"data", scheme, algorithm)
