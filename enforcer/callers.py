@@ -16,7 +16,7 @@ from enforcer.delivery import Delivery
 from enforcer.identity import Facts, Identity, new_ask, read_issued
 from enforcer.jwtsvids import HeldJwt, JwtSvids
 from enforcer.order import Order
-from enforcer.process import Executable, read_process, read_stat, runs
+from enforcer.process import Executable, read_process, read_stat, runs, tracer_of
 from enforcer.runtime.containers import Containers
 from enforcer.workload import Workload
 from enforcer.workloadfront import Caller
@@ -146,6 +146,7 @@ class Callers:
             # (2)
             known = self._known.get(key)
             if known is not None and runs(caller.pid, known[1]):
+                _check_tracer(caller.pid, known[1])
                 await self._order.check(caller)
                 return known[0]
             # (3)
@@ -165,6 +166,10 @@ class Callers:
             except Forbidden as problem:
                 # what a container did not give may be why no rule fits: the record says so
                 more: dict[str, Any] = {"container": str(found.problem)} if found.problem is not None else {}
+                if process.foreign:
+                    more["no_digest"] = (
+                        f"it executes {process.foreign}, which is neither root's nor its own file's owner's"
+                    )
                 raise Forbidden(problem.code, **{**problem.facts, **more}) from problem
             await self._order.check(caller)
             if len(self._known) >= CACHE_SIZE:
@@ -188,6 +193,13 @@ class Callers:
         )
         with contextlib.suppress(Unavailable):
             await self._delivery.take([made])
+
+
+def _check_tracer(pid: int, executable: Executable) -> None:
+    """Refuse a process that is known, and traced by now. Raises Invalid LM3427."""
+    tracer = tracer_of(pid)
+    if tracer:
+        raise Invalid("LM3427", pid=pid, program=executable.path, tracer=tracer)
 
 
 def _direct(workload: Workload) -> Identity:

@@ -21,6 +21,7 @@ import time
 from collections import OrderedDict
 
 from enforcer.cgroup import MAX_BYTES, Cgroup, Depths, parse_cgroup, read_depths
+from enforcer.mappings import foreign_code
 from mesh.interpreters import is_interpreter_name
 from mesh.problems import Invalid, NotFound
 
@@ -51,11 +52,12 @@ class Stat:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Executable:
-    """An executable file: its path as the kernel resolved it, what it is, and the hash of its content."""
+    """An executable file: its path as the kernel resolved it, what and whose it is, and the hash of its content."""
 
     path: str
     device: int
     inode: int
+    owner: int
     sha256: str
 
 
@@ -72,11 +74,14 @@ class Process:
     groups: tuple[int, ...]
     executable: Executable
     cgroup: Cgroup
+    # a file that it executes and that somebody else could have put there; empty without one
+    foreign: str = ""
 
     def facts(self, *, is_launched: bool = False) -> tuple[tuple[str, str], ...]:
         """What identity rules may match, as selector and value.
 
-        The digest of an interpreter says nothing of what it runs: it is a fact only of one that the agent launched.
+        The digest of an interpreter says nothing of what it runs, nor does that of a program which executes somebody
+        else's code beside its own: it is a fact then only of one that the agent launched.
         """
         name = os.path.basename(self.executable.path)
         found = [
@@ -85,7 +90,7 @@ class Process:
             ("unix:path", self.executable.path),
             ("unix:basename", name),
         ]
-        if is_launched or not is_interpreter_name(name):
+        if is_launched or not (is_interpreter_name(name) or self.foreign):
             found.append(("unix:sha256", self.executable.sha256))
         with contextlib.suppress(KeyError):
             found.append(("unix:user", pwd.getpwuid(self.uid).pw_name))
@@ -126,9 +131,12 @@ def read_process(pid: int) -> Process:
     2. Ids and groups, session, layout and cgroup.
     3. The executable: opened through the kernel's own link, so that it is the file that runs whatever its path says
        now; a deleted one, a memory file and a path that leads to another file are refused; its content is hashed.
-    4. The start time again: if it changed, another process has the pid.
+    4. Whose code it executes beside that.
+    5. Nobody traces it: who does has it do anything.
+    6. The start time again: if it changed, another process has the pid.
 
-    Raises NotFound LM3401 when it is gone, Invalid LM3402 or LM3403 for an executable that is refused.
+    Raises NotFound LM3401 when it is gone, Invalid LM3402 or LM3403 for an executable that is refused, and LM3427 when
+    it is traced.
     """
     # (1)
     before = read_stat(pid)
@@ -138,6 +146,12 @@ def read_process(pid: int) -> Process:
     # (3)
     executable = _executable(pid)
     # (4)
+    foreign = foreign_code(pid, executable.owner)
+    # (5)
+    tracer = tracer_of(pid)
+    if tracer:
+        raise Invalid("LM3427", pid=pid, program=executable.path, tracer=tracer)
+    # (6)
     after = read_stat(pid)
     if after.start != before.start or after.layout != before.layout:
         raise NotFound("LM3401", pid=pid)
@@ -151,6 +165,7 @@ def read_process(pid: int) -> Process:
         groups=groups,
         executable=executable,
         cgroup=cgroup,
+        foreign=foreign,
     )
 
 
@@ -254,7 +269,13 @@ def _executable(pid: int) -> Executable:
         named = _stat_path(pid, path)
         if named is None or (named.st_dev, named.st_ino) != (found.st_dev, found.st_ino):
             raise Invalid("LM3402", pid=pid, path=path, reason="its path leads to another file now")
-        return Executable(path=path, device=found.st_dev, inode=found.st_ino, sha256=_hash_running(handle))
+        return Executable(
+            path=path,
+            device=found.st_dev,
+            inode=found.st_ino,
+            owner=found.st_uid,
+            sha256=_hash_running(handle),
+        )
     finally:
         os.close(handle)
 

@@ -1,8 +1,11 @@
 import asyncio
+import ctypes
 import os
 import pathlib
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from audit.spool import Spool
 from enforcer.callers import Callers
 from enforcer.delivery import Delivery
 from enforcer.identity import Identity
+from enforcer.mappings import foreign_code
 from enforcer.order import Order
 from enforcer.process import Process, read_stat
 from enforcer.runtime.containers import Containers, Found
@@ -25,6 +29,7 @@ from mesh.spiffe import SpiffeId
 from mesh.x509svid import X509Svid
 from tests.pki import NOW, Pki
 
+PTRACE_SEIZE = 0x4206
 PKI = Pki()
 NAME = "spiffe://corp.test/ns/web/sa/front"
 
@@ -269,3 +274,51 @@ def test_a_process_that_executed_something_since_it_connected_is_refused(setting
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+@pytest.fixture
+def traced() -> Iterator[int]:
+    """A program that this process traces, as a debugger does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with subprocess.Popen(["/bin/sleep", "60"]) as process:
+        assert libc.ptrace(PTRACE_SEIZE, process.pid, None, None) == 0
+        yield process.pid
+        process.kill()
+
+
+def test_a_traced_process_gets_nothing_whether_it_is_known_or_not(setting: Setting, traced: int) -> None:
+    assert setting.refused(caller(traced)) == "LM3427"
+    (row,) = setting.recorded()
+    assert row["facts"]["tracer"] == str(threading.get_native_id())  # type: ignore[index]
+    assert setting.asked == []
+
+
+def test_a_process_that_is_known_gets_nothing_while_it_is_traced(setting: Setting) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    with subprocess.Popen(["/bin/sleep", "60"]) as process:
+        while os.readlink(f"/proc/{process.pid}/exe") == os.readlink("/proc/self/exe"):
+            os.sched_yield()
+        found = caller(process.pid)
+        assert len(setting.identities(found)) == 1
+        assert libc.ptrace(PTRACE_SEIZE, process.pid, None, None) == 0
+        assert setting.refused(found) == "LM3427"
+        process.kill()
+
+
+def test_code_that_was_slipped_under_a_program_takes_its_digest_away_and_the_record_says_so(
+    setting: Setting, tmp_path: pathlib.Path
+) -> None:
+    library = tmp_path / "libother.so"
+    libm = next(pathlib.Path("/lib").glob("*-linux-gnu/libm.so.6"))
+    library.write_bytes(libm.read_bytes())
+    if os.geteuid() == 0:
+        os.chown(library, 61000, 61000)
+    setting.code = "LM1210"
+    with subprocess.Popen(["/bin/sleep", "60"], env={"LD_PRELOAD": str(library)}) as process:
+        while not foreign_code(process.pid, 0):
+            os.sched_yield()
+        assert setting.refused(caller(process.pid)) == "LM1210"
+        process.kill()
+    assert "unix:sha256" not in [fact.key for fact in setting.asked[0].facts]
+    (row,) = setting.recorded()
+    assert str(library) in row["facts"]["no_digest"]  # type: ignore[index]
