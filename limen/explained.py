@@ -14,6 +14,7 @@ from mesh.request import Decision
 from policyengine.explain import Explanation, TierStep
 from policyengine.fixes import Fix
 from policyengine.model import PolicySet
+from policyengine.wire import rule_to_json
 
 Json = dict[str, object]
 
@@ -62,6 +63,9 @@ def _step(step: TierStep) -> Json:
 
 def _changes(fix: Fix) -> list[Json]:
     """What to change: a rule, or the request."""
+    if fix.addition is not None:
+        new = {"policy": "", "rule": "", **place(None), "field": "rule", "fix": fix.miss.fix}
+        return [{"changes": "policy", **new, "tier": fix.addition[0], "add": rule_to_json(fix.addition[1])}]
     return [
         {
             "changes": "policy" if change.is_edit or change.renews else "request",

@@ -44,11 +44,12 @@ class Fix:
     changes: tuple[Difference, ...] = ()
     addition: tuple[model.Tier, model.Rule] | None = None
     opening: Opening | None = None
+    near: Span | None = None
 
     @property
     def span(self) -> Span | None:
         """Where the nearest rule stands."""
-        return self.changes[0].span if self.changes else None
+        return self.changes[0].span if self.changes else self.near
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,7 +95,8 @@ def smallest_fix(policies: model.PolicySet, request: Request) -> Fix | None:
        before, and every pass of its tier.
     3. Ways with fewer changes come first, of equally many those that seem to open less. Of the first few that work with
        equally many changes, the answer is the one whose plan newly allows least.
-    4. Otherwise a new rule.
+    4. A new rule where nothing else works, and where one rule would have to change in several fields: that opens what
+       nobody asked about, and a rule of its own does not. The nearest rule is named all the same.
     """
     service, facts = policies.service_for(request.service), facts_of(policies, request)
     # (1)
@@ -108,10 +110,16 @@ def smallest_fix(policies: model.PolicySet, request: Request) -> Fix | None:
         return outside
     # (2), (3)
     working = _working(part, request, heapq.nsmallest(_TRIED, _candidates(part, service, facts), key=_order))
-    if working:
-        return _fix(_least(part, request, working).changes)
     # (4)
-    return _new_rule(part, service, facts, request)
+    if not working:
+        return _new_rule(part, service, facts, request)
+    least = _least(part, request, working)
+    if sum(change.is_edit for change in least.changes) > 1:
+        new = _new_rule(part, service, facts, request)
+        if new is not None and _opens_less(part, request, new, least):
+            near = _fix(least.changes)
+            return dataclasses.replace(new, miss=dataclasses.replace(near.miss, fix=new.miss.fix), near=near.span)
+    return _fix(least.changes)
 
 
 def with_opening(policies: model.PolicySet, request: Request, fix: Fix) -> Fix:
@@ -154,6 +162,15 @@ def _least(policies: model.PolicySet, request: Request, working: Sequence[_Candi
         return working[0]
     place = min(range(len(working)), key=lambda index: (opens[index].breadth, working[index].order))
     return working[place]
+
+
+def _opens_less(policies: model.PolicySet, request: Request, new: Fix, other: _Candidate) -> bool:
+    """Whether a new rule opens less than changes of a rule do."""
+    one, two = (
+        _opening(policies, changed_by(policies, request, new), request),
+        opening_of(policies, request, other.changes),
+    )
+    return one.is_complete and two.is_complete and one.breadth < two.breadth
 
 
 def opening_of(policies: model.PolicySet, request: Request, changes: Sequence[Difference]) -> Opening:

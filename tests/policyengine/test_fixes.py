@@ -12,8 +12,8 @@ from mesh.request import Effect, Request
 from policyengine import model, reference
 from policyengine.analysis import plan
 from policyengine.canonical import PathPattern
-from policyengine.fixes import Fix, smallest_fix
-from policyengine.model import PolicySet
+from policyengine.fixes import Fix, smallest_fix, with_opening
+from policyengine.model import Operation, PolicySet
 from tests.examples import examples
 from tests.policyengine.corners import (
     ADMIN,
@@ -56,7 +56,6 @@ def changes(policies: PolicySet, request: Request) -> list[tuple[str, str]]:
     [
         # the fewest changes
         pytest.param(tree(app=[allow(id="one", **by(WEB), to=[{"methods": ["GET"]}]), allow(id="two", **by(CART), **to("POST", "/x"))]), ask(), [("app-db/one", "from")], id="one-change-before-two"),
-        pytest.param(tree(app=[allow(id="a", **by(ADMIN), **to("POST", "/x")), allow(id="b", **by(WEB), **to("GET", "/x"))]), ask(), [("app-db/b", "from"), ("app-db/b", "paths")], id="two-before-three"),
         pytest.param(tree(app=[allow(id="a", to=[{"methods": ["POST"], "paths": ["/x"]}, {"paths": ["/y"]}])]), ask(), [("app-db/a", "paths")], id="the-entry-that-lacks-least"),
         pytest.param(tree(app=[allow(id="open", **by(CART)), deny(id="d1"), deny(id="d2")], baseline=[allow(id="far", **to("POST", "/x"))]), ask(), [("app-db/d1", "unless"), ("app-db/d2", "unless")], id="two-denies-need-two-changes"),
         pytest.param(tree(guardrail=[deny(id="g")], app=[allow(id="a", **to("POST", "/orders"))]), ask(), [("app-db/a", "methods"), ("guardrail-db/g", "unless")], id="a-lack-behind-a-guardrail"),
@@ -184,3 +183,20 @@ def test_the_right_one_of_thousands_is_found() -> None:
     assert changes(policies, ask(source=f"{TD}/ns/n/sa/c7", path="/orders/5", method="PUT")) == [
         ("app-db/r7", "methods")
     ]
+
+
+def test_one_rule_more_before_two_changes_of_one_that_open_what_nobody_asked_about() -> None:
+    policies = tree(app=[allow(id="a", **by(ADMIN), **to("POST", "/x")), allow(id="b", **by(WEB), **to("GET", "/x"))])
+    found = smallest_fix(policies, ask())
+    assert found is not None
+    assert found.addition is not None
+    tier, rule = found.addition
+    assert (tier, rule.to) == (
+        "app",
+        (Operation(ports=(8080,), methods=("GET",), paths=(PathPattern.parse("/orders"),)),),
+    )
+    # the nearest rule is named all the same, of two that lack more than one field the one that lacks least
+    assert (found.miss.policy, found.miss.rule, found.miss.differs) == ("app-db", "b", ("from", "paths"))
+    assert "add a rule to the app tier" in found.miss.fix
+    (row,) = with_opening(policies, ask(), found).opening.rows  # type: ignore[union-attr]  # it has one
+    assert (row.source, row.methods, row.paths) == (CART, ("GET",), ("/orders",))
