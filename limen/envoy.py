@@ -103,7 +103,7 @@ class Envoy:
             return self._said(NOT_SENT)
         except ssl.SSLError:
             return self._said(NO_IDENTITY if request.source is None else FAILED)
-        except OSError:
+        except (OSError, ValueError):  # the second: a certificate that cannot be made, an answer that is none
             return self._said(FAILED)
 
     def ask(self, service: str, request: Request, protocol: Protocol) -> Reply:
@@ -162,8 +162,10 @@ class Envoy:
     def _connected(
         self, service: str, port: int, uris: tuple[str, ...], peer: str, protocol: Protocol
     ) -> contextlib.AbstractContextManager[ssl.SSLSocket]:
-        """A connection under a number that the log will show."""
+        """A connection under a number that the log will show; numbers come again, so older lines are left alone."""
         self._number = next(self._numbers)
+        self._lines.clear()
+        self._read = self._log.stat().st_size
         there = self._ports[f"{service}:{port}"]
         return self._caller.connected(there, uris, peer, self._number, protocol)
 

@@ -30,7 +30,7 @@ _LIFE = dt.timedelta(hours=24)
 _MOST = 1 << 16
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FRAME = 16_384  # a frame's first limit (RFC 9113 §4.2)
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY, _CONTINUATION = 0, 1, 3, 4, 7, 9
 _ACK = _END_STREAM = 1
 _END_HEADERS = 4
 _STATUS_200 = b"\x88"  # RFC 7541 appendix A: index 8
@@ -176,10 +176,12 @@ def ask_http1(connection: ssl.SSLSocket, raw: bytes) -> Reply:
 def ask_http2(connection: ssl.SSLSocket, fields: list[tuple[bytes, bytes]]) -> Reply:
     """Send one request without a body, and read frames until it is answered. The body's first words are the answer."""
     block = b"".join(_literal(name, value) for name, value in fields)
-    if len(block) > _FRAME:
-        return Reply(status=0)  # Envoy takes no such headers either
-    head = _frame(_HEADERS, _END_STREAM | _END_HEADERS, 1, block)
-    connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b"") + head)
+    parts = [block[at : at + _FRAME] for at in range(0, len(block), _FRAME)]
+    frames = [_PREFACE, _frame(_SETTINGS, 0, 0, b"")]
+    for place, part in enumerate(parts):
+        kind, flags = (_HEADERS, _END_STREAM) if place == 0 else (_CONTINUATION, 0)
+        frames.append(_frame(kind, flags | (_END_HEADERS if place == len(parts) - 1 else 0), 1, part))
+    connection.sendall(b"".join(frames))
     status, body = 0, b""
     for kind, flags, stream, payload in _frames(connection):
         if kind == _SETTINGS and not flags & _ACK:
@@ -193,7 +195,8 @@ def ask_http2(connection: ssl.SSLSocket, fields: list[tuple[bytes, bytes]]) -> R
         if kind in {_DATA, _HEADERS} and stream == 1 and flags & _END_STREAM:
             break
     words = body.decode("ascii", "replace").split(" ")
-    return Reply(status=int(words[0]), rule=words[1]) if len(words) == 2 else Reply(status=status)
+    is_ours = len(words) == 2 and words[0].isdigit()
+    return Reply(status=int(words[0]), rule=words[1]) if is_ours else Reply(status=status)
 
 
 def _frames(connection: ssl.SSLSocket) -> Iterator[tuple[int, int, int, bytes]]:
