@@ -63,13 +63,13 @@ def is_fresh(crl: bytes, revocations: Sequence[Revocation], now: dt.datetime) ->
 def answer_ocsp(
     request: bytes,
     issuers: Sequence[Issuer],
-    look_up: Callable[[int], tuple[bool, dt.datetime | None]],
+    look_up: Callable[[Issuer, int], tuple[bool, dt.datetime | None]],
     now: dt.datetime,
 ) -> bytes:
     """Answer an OCSP request for one certificate; DER, whatever happens.
 
-    ``look_up`` says of a serial number whether it was issued, and when it was revoked. The answer is good, revoked,
-    or unknown for a serial number that was never issued; UNAUTHORIZED for an issuer that is none of ours, and
+    ``look_up`` says of an issuer's serial number whether it was issued, and when it was revoked. The answer is good,
+    revoked, or unknown for one that was never issued; UNAUTHORIZED for an issuer that is none of ours, and
     MALFORMED_REQUEST for what cannot be read.
     """
     status = ocsp.OCSPResponseStatus
@@ -86,7 +86,7 @@ def answer_ocsp(
         if not _is_of(issuer, name_hash, key_hash, algorithm):
             continue
         builder = ocsp.OCSPResponseBuilder()
-        issued, revoked = look_up(serial)
+        issued, revoked = look_up(issuer, serial)
         state = ocsp.OCSPCertStatus.UNKNOWN
         if issued:
             state = ocsp.OCSPCertStatus.GOOD if revoked is None else ocsp.OCSPCertStatus.REVOKED

@@ -22,6 +22,7 @@ from ca import slotstore
 from ca import store as ca_store
 from ca.authority import Authority
 from ca.keys import algorithm_of
+from ca.mint import Issuer
 from ca.revocation import answer_ocsp
 from ca.rotation import OWN, AuthorityState, Event, Kind, Slot, Timing, cliff, due, find, may_activate
 from ca.succession import Blast
@@ -402,20 +403,27 @@ class Authorities:
 
     def ocsp(self, request: bytes) -> bytes:
         """The answer to an OCSP request, DER."""
-        issuers = []
+        issuers: dict[str, Issuer] = {}
         for slot in self._authority.slots:
             if slot.is_trusted and slot.kind in {Kind.ROOT, Kind.ISSUING}:
                 try:
-                    issuers.append(self._do.issuer(slot))
+                    issuers[slot.id] = self._do.issuer(slot)
                 except Problem:
                     continue
-        return answer_ocsp(request, issuers, self._look_up, self._clock.now())
+        names = {id(issuer): name for name, issuer in issuers.items()}
 
-    def _look_up(self, serial: int) -> tuple[bool, dt.datetime | None]:
+        def look_up(issuer: Issuer, serial: int) -> tuple[bool, dt.datetime | None]:
+            return self._look_up(names[id(issuer)], serial)
+
+        return answer_ocsp(request, [*issuers.values()], look_up, self._clock.now())
+
+    def _look_up(self, authority: str, serial: int) -> tuple[bool, dt.datetime | None]:
+        """Whether this authority issued a serial number, and when it was revoked: another one's says nothing here."""
         with transaction(self._engine) as connection:
             found = ca_store.find_issuances(connection, f"{serial:x}", self._clock.now())
             revoked = slotstore.revoked_at(connection, f"{serial:x}")
-        return bool(found), revoked
+        # the row of an own authority's certificate does not name who signed it
+        return any(item.authority in {authority, ""} for item in found), revoked
 
 
 def _algorithm(slot: Slot) -> str | None:

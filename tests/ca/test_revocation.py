@@ -62,7 +62,8 @@ def request(certificate: x509.Certificate, by: Issuer = ISSUER) -> bytes:
 
 
 def answer(data: bytes, known: set[int], gone: set[int]) -> ocsp.OCSPResponse:
-    def look_up(serial: int) -> tuple[bool, dt.datetime | None]:
+    def look_up(by: Issuer, serial: int) -> tuple[bool, dt.datetime | None]:
+        assert by is ISSUER
         return serial in known, NOW if serial in gone else None
 
     return ocsp.load_der_ocsp_response(answer_ocsp(data, [OTHER, ISSUER], look_up, NOW))
@@ -124,7 +125,7 @@ def test_ocsp_speaks_for_an_issuer_that_is_no_root() -> None:
         life=dt.timedelta(hours=1),
     )
     asked = request(x509.load_der_x509_certificate(data), below)
-    found = ocsp.load_der_ocsp_response(answer_ocsp(asked, [ISSUER, below], lambda serial: (True, None), NOW))
+    found = ocsp.load_der_ocsp_response(answer_ocsp(asked, [ISSUER, below], lambda by, serial: (True, None), NOW))
     assert found.certificate_status is ocsp.OCSPCertStatus.GOOD
 
 

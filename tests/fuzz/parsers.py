@@ -385,7 +385,7 @@ TARGETS: dict[str, Target] = {
     "tpm-ak": Target((ak_public(CHIP.ak),), lambda data: _chip(ak=data)),
     "tpm-certificate": Target((MACHINE.der,), lambda data: _chip(certificate=data)),
     "tpm-quote": Target((QUOTE, QUOTE_SIGNATURE), _quote, values=True),
-    "ocsp": Target((OCSP,), lambda data: revocation.answer_ocsp(data, [CRL_ISSUER], lambda _: (True, None), NOW)),
+    "ocsp": Target((OCSP,), lambda data: revocation.answer_ocsp(data, [CRL_ISSUER], lambda *_: (True, None), NOW)),
     "logged-certificate": Target(
         (LEAF.der, PKI.root.pem), lambda data: [_look(item) for item in issued.read_certificates(data)]
     ),
