@@ -216,7 +216,7 @@ def _rule(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> 
         reads = _left_out(rule.when)
         if reads:
             yield _finding("LM2105", rule.span, {**facts, "reads": reads})
-    yield from _needs_envoy(policies, policy, rule)
+    yield from _reads_grpc(policies, policy, rule)
     if rule.effect is Effect.PASS and policy.tier == "baseline":
         yield _finding("LM2107", rule.span, facts)
     if rule.effect is Effect.ALLOW:
@@ -231,8 +231,14 @@ def _rule(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> 
             yield _finding("LM2110", rule.span, facts)
 
 
-def _needs_envoy(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> Iterator[Diagnostic]:
-    """What native sidecars deny because they cannot read it; a service that asks for them has an error already."""
+def needs_envoy(policies: model.PolicySet) -> list[Diagnostic]:
+    """The rules that native sidecars cannot enforce, so that they deny the port (LM2126)."""
+    rules = [(policy, rule) for policy in policies.policies for rule in policy.rules]
+    return [found for policy, rule in rules for found in _reads_grpc(policies, policy, rule)]
+
+
+def _reads_grpc(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> Iterator[Diagnostic]:
+    """(LM2126) A service that asks for native sidecars has an error already."""
     service = next((found for found in policies.services if found.name == policy.service), None)
     if service is not None and service.dataplane == "auto" and (ports := rule.reads_on("grpc", service)):
         facts = {"rule": rule.id, "service": service.name, "port": ports[0]}

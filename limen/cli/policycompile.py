@@ -15,6 +15,7 @@ from mesh import canonicaljson
 from mesh.problems import Invalid
 from policyengine import tiers
 from policyengine.decide import Index
+from policyengine.lint import needs_envoy
 from policyengine.statistics import ServiceStatistics, statistics_of
 
 
@@ -37,6 +38,7 @@ def compile_(tree: pathlib.Path, out: pathlib.Path | None, output: str) -> None:
     chosen = tiers.to_json(tiers.choose_tiers(policies))
     content = canonicaljson.dumps({"policies": policies.to_json(), "tiers": chosen})
     found = statistics_of(policies)
+    render.diagnostics(needs_envoy(policies))
     if out is not None:
         try:
             replace_file(out, content, mode=0o644)

@@ -22,6 +22,8 @@ def test_says_what_comes_of_each_service(capsys: pytest.CaptureFixture[str]) -> 
     done = capsys.readouterr()
     assert done.out.startswith("SERVICE")
     assert found["policies"] in done.err
+    assert "LM2126" in done.err
+    assert "`dataplane: envoy`" in done.err
 
 
 def test_writes_what_a_snapshot_would_hold_and_its_name_is_that_of_decisions(
