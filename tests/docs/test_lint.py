@@ -17,7 +17,7 @@ GUIDE = ROOT / "docs" / "guides" / "lint.md"
 def test_the_commands_of_the_guide_print_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     shown = re.findall(r"```text\n\$ limen ([^\n]*)\n(.*?)```", GUIDE.read_text("utf-8"), flags=re.DOTALL)
-    assert len(shown) == 2
+    assert len(shown) == 3
     for words, expected in shown:
         done = CliRunner().invoke(cli, shlex.split(words))
         assert done.stdout + done.stderr == expected, words
