@@ -295,9 +295,12 @@ def test_a_traced_process_gets_nothing_whether_it_is_known_or_not(setting: Setti
 
 def test_a_process_that_is_known_gets_nothing_while_it_is_traced(setting: Setting) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    with subprocess.Popen(["/bin/sleep", "60"]) as process:
-        while os.readlink(f"/proc/{process.pid}/exe") == os.readlink("/proc/self/exe"):
-            os.sched_yield()
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # what answers runs, and its layout is the finished one
+        os.write(process.stdin.fileno(), b"x")
+        assert os.read(process.stdout.fileno(), 1) == b"x"
         found = caller(process.pid)
         assert len(setting.identities(found)) == 1
         assert libc.ptrace(PTRACE_SEIZE, process.pid, None, None) == 0
