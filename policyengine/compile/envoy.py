@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import json
 from collections.abc import Iterable
 
 from mesh.request import Effect, Protocol
 from mesh.spiffe import SpiffeId
 from policyengine.compile import envoyfiles as files
+from policyengine.compile import sharedyaml
 from policyengine.compile.envoyedge import guarded, refused_callers, refused_requests
 from policyengine.compile.envoymatch import Json, TooManyBranches, TreeMatcher, action, by_caller, is_readable_header
 from policyengine.compile.export import OTHER_CASE, Export, Findings, Workloads, object_name
@@ -215,7 +215,7 @@ def _limits() -> Json:
 
 
 def _text(service: Service, body: Json, findings: Findings) -> str:
-    """JSON, which is YAML too, under comments: a large matcher takes YAML's writers minutes."""
+    """YAML under comments."""
     lines = [
         f"What Limen says about `{service.name}`, for Envoy 1.40: `envoy -c` takes this file as it is.",
         "",
@@ -230,4 +230,4 @@ def _text(service: Service, body: Json, findings: Findings) -> str:
         "What is not said here as Limen says it:",
         *(f"  {item.code}: {item.message}" for item in findings.all()),
     ]
-    return "\n".join(f"# {line}".rstrip() for line in lines) + "\n" + json.dumps(body, indent=1) + "\n"
+    return "\n".join(f"# {line}".rstrip() for line in lines) + "\n" + sharedyaml.write(body)
