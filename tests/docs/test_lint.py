@@ -3,6 +3,7 @@
 import pathlib
 import re
 import shlex
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -14,13 +15,18 @@ ROOT = pathlib.Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "guides" / "lint.md"
 
 
-def test_the_commands_of_the_guide_print_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_commands_of_the_guide_print_what_it_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    # one of them writes
+    shutil.copytree(ROOT / "policies", tmp_path / "policies")
+    monkeypatch.chdir(tmp_path)
     shown = re.findall(r"```text\n\$ limen ([^\n]*)\n(.*?)```", GUIDE.read_text("utf-8"), flags=re.DOTALL)
     assert len(shown) == 3
     for words, expected in shown:
         done = CliRunner().invoke(cli, shlex.split(words))
-        assert done.stdout + done.stderr == expected, words
+        if expected.startswith("…\n"):  # a part of it
+            assert expected.removeprefix("…\n") in done.output, words
+        else:
+            assert done.stdout + done.stderr == expected, words
 
 
 def test_the_codes_of_the_guide_have_pages() -> None:
