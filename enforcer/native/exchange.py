@@ -259,9 +259,9 @@ class HttpConnection:
         if head.block is not self._clean[0]:
             self._clean = head.block, serial.without_identity(head.fields)
         if len(self._clean[1]) != len(head.fields):
-            head = dataclasses.replace(head, fields=self._clean[1])
+            head = head._replace(fields=self._clean[1])
         if head.trailers:
-            head = dataclasses.replace(head, trailers=self._trailers(head.trailers))
+            head = head._replace(trailers=self._trailers(head.trailers))
             self._written = None, b""  # it hangs on the policies
         judgement, record = self._host.judge(head)
         # (2)

@@ -13,6 +13,7 @@ import dataclasses
 import enum
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import httptools
 
@@ -55,9 +56,10 @@ class Framing(enum.Enum):
     CLOSE = "close"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RequestHead:
-    """A request's head. ``fields`` are the end-to-end ones without Host and framing, in order, as bytes of the wire.
+class RequestHead(NamedTuple):
+    """A request's head: a tuple, which is made several times as fast as a frozen dataclass of as many fields.
+
+    ``fields`` are the end-to-end ones without Host and framing, in order, as bytes of the wire.
 
     ``target`` and ``host`` are text whose code points are bytes; ``host_name`` is canonical. A request that asks to
     become a WebSocket has a ``websocket_key``; ``trailers`` are the lower-case names that it announces behind its body.
@@ -76,7 +78,7 @@ class RequestHead:
     expects_continue: bool
     websocket_key: bytes = b""
     trailers: frozenset[bytes] = frozenset()
-    block: bytes = dataclasses.field(default=b"", compare=False, repr=False)
+    block: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ class _Half:
         self._has_ended = False
 
     def received(self, data: bytes) -> None:
-        self._pair.is_idle = False
         self._target.write(data)
 
     def ended(self) -> None:
@@ -47,13 +46,12 @@ class Splice:
     is lost before that takes the other with it, so that neither program waits for a peer that is gone.
     """
 
-    __slots__ = ("_done", "_ends", "_left", "_right", "is_idle")
+    __slots__ = ("_done", "_ends", "_left", "_right")
 
     def __init__(self, left: Stream, right: Stream, done: Callable[[Splice], None]) -> None:
         self._left, self._right = left, right
         self._done: Callable[[Splice], None] | None = done
         self._ends = 0
-        self.is_idle = True
         left.sink = _Half(self, left, right)
         right.sink = _Half(self, right, left)
 

@@ -276,12 +276,28 @@ class SecureStream(_Base):
         self._handshake()
 
     def data_received(self, data: bytes) -> None:
-        """Decrypt and hand on; asyncio calls this."""
+        """Decrypt and hand on; asyncio calls this. What arrives is nearly always one record, which is the short way."""
         self._incoming.write(data)
-        if self._is_open:
-            self._pump()
-        else:
+        if not self._is_open:
             self._handshake()
+            return
+        sink = self.sink
+        if sink is None or self._is_paused or self._early or self._has_ended:
+            self._pump()
+            return
+        try:
+            found = self._records.read(_READ_BYTES)
+        except ssl.SSLError:
+            self._pump()  # it meets the same and knows what to do
+            return
+        if found:
+            sink.received(found)
+        else:
+            self._deliver(found)
+        if self._incoming.pending or self._records.pending():
+            self._pump()
+        elif self._outgoing.pending:
+            self._flush()
 
     def eof_received(self) -> bool:
         """Hand on a cut; asyncio calls this. Without a close_notify before it the stream is lost."""
@@ -393,10 +409,7 @@ class SecureStream(_Base):
             data = self._read()
             if data is None:
                 break
-            if data and self.sink is not None:
-                self.sink.received(data)
-            else:
-                self._deliver(data)
+            self._deliver(data)
             if not self._incoming.pending and not self._records.pending():
                 break
         if self._outgoing.pending:

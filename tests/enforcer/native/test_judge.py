@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 
 import pytest
@@ -188,7 +187,7 @@ def test_an_answer_is_remembered_for_one_caller_port_method_host_and_target() ->
         ask(found, head(), OPS),
         found.request(head(), source=WEB, port=8081, peer_ip="127.0.0.1", now=NOW),
         ask(found, head(method="PUT")),
-        ask(found, dataclasses.replace(head(), host="other.test")),
+        ask(found, head()._replace(host="other.test")),
         ask(found, head("/other")),
     )
     assert first.decision.is_allowed
