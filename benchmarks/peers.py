@@ -317,8 +317,7 @@ def nginx(realm: Realm, app_port: int) -> Iterator[Pair]:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         roots, web, db = _files(realm, folder)
-        module = os.environ.get("NGINX_STREAM_MODULE", "/usr/lib/nginx/modules/ngx_stream_module.so")
-        begin = f"load_module {module};\ndaemon off;\nmaster_process off;\nerror_log /dev/null;\n"
+        begin = f"load_module {_NGINX_STREAM};\ndaemon off;\nmaster_process off;\nerror_log /dev/null;\n"
         (folder / "0").write_text(
             f"{begin}pid {folder}/0.pid;\nevents {{ worker_connections 4096; }}\nstream {{ server {{"
             f" listen 127.0.0.1:{local}; proxy_pass 127.0.0.1:{port}; proxy_ssl on;"
@@ -401,6 +400,8 @@ TCP_PAIRS: dict[str, Any] = {
     "nginx-tcp": nginx,
     "stunnel-tcp": stunnel,
 }
+# Debian's `libnginx-mod-stream`
+_NGINX_STREAM = os.environ.get("NGINX_STREAM_MODULE", "/usr/lib/nginx/modules/ngx_stream_module.so")
 _PROGRAMS = {"haproxy": "haproxy", "nginx": "nginx", "stunnel": "stunnel4", "envoy": "envoy"}
 
 
@@ -408,6 +409,8 @@ def missing(kind: str) -> str | None:
     """The program that a pair needs and that is not here."""
     program = _PROGRAMS.get(kind.partition("-")[0])
     beside = pathlib.Path(sys.executable).parent / "envoy"
+    if program == "nginx" and not pathlib.Path(_NGINX_STREAM).exists():
+        return _NGINX_STREAM
     if program is None or shutil.which(program) or (program == "envoy" and beside.exists()):
         return None
     return program

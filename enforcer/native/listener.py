@@ -57,6 +57,9 @@ class Inbound:
         self._handshakes: dict[SecureStream, _Handshake] = {}
         self._live: dict[SecureStream, _Live] = {}
         self._server: asyncio.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turn: float | None = None
+        self._now = workload.recent()
         self.handshakes = 0
 
     async def listen(self, address: str) -> tuple[str, int]:
@@ -64,7 +67,7 @@ class Inbound:
 
         Raises Invalid LM3014 when the address cannot be had.
         """
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(self._accept, address, self.port, backlog=1024)
         except OSError as err:
@@ -251,9 +254,16 @@ class Inbound:
 
     def judge_request(self, contact: Contact, head: RequestHead) -> tuple[Judgement, str]:
         """Decide about a request and record it."""
-        now = self._workload.now()
+        now = self._moment()
         judgement = self._judge_request(contact, head, now)
         return judgement, self._record_request(contact, judgement, head, now)
+
+    def _moment(self) -> dt.datetime:
+        """The present moment, one for all requests of the same turn of the event loop: its own time says which."""
+        turn = self._loop.time() if self._loop is not None else None
+        if turn is None or turn != self._turn:
+            self._turn, self._now = turn, self._workload.now()
+        return self._now
 
     def takes_websocket(self) -> bool:
         """Whether requests on the port may become WebSockets."""
