@@ -51,6 +51,7 @@ class App(asyncio.Protocol):
         elif count:
             self.rest = self.rest[self.rest.rindex(b"\\r\\n\\r\\n") + 4:]
             self.transport.write(BODY * count)
+            if b"onnection: close" in data: self.transport.close()
     async def send(self, left):
         self.free = asyncio.Event()
         self.free.set()

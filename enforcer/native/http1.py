@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -376,8 +377,7 @@ def read_request(method: bytes, target: bytes, fields: Iterable[tuple[bytes, byt
     return _request(method, target, _read_fields(method, fields), b"")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Meaning:
+class _Meaning(NamedTuple):
     """What the fields of a request say, whatever its target is and, but for a WebSocket's, its method."""
 
     host: str
@@ -476,10 +476,14 @@ def _host(found: list[bytes]) -> tuple[str, str]:
     if len(found) != 1:
         raise Invalid("LM3106", rule=f"there are {len(found)} of them")
     host = found[0].decode("latin-1")
-    name = canonical_host(host)
+    name = _known_host(host) if len(host) <= _MAX_KNOWN_HOST else canonical_host(host)
     if not isinstance(name, str):
         raise Invalid("LM3106", rule=name.reason)
     return host, name
+
+
+_MAX_KNOWN_HOST = 255
+_known_host = functools.lru_cache(maxsize=256)(canonical_host)
 
 
 def read_response(

@@ -210,11 +210,12 @@ class Judge:
             time=now,
         )
         # (2)
-        caller = _Caller(source, certificate, now)
-        asked = self._with_claims(request, head, self._active, caller)
-        beside = asked
-        if self._candidate is not None and _issuers(self._candidate) != _issuers(self._active):
-            beside = self._with_claims(request, head, self._candidate, caller)
+        asked = beside = request
+        if not self._is_plain:  # else nobody looks at claims
+            caller = _Caller(source, certificate, now)
+            asked = beside = self._with_claims(request, head, self._active, caller)
+            if self._candidate is not None and _issuers(self._candidate) != _issuers(self._active):
+                beside = self._with_claims(request, head, self._candidate, caller)
         # (3)
         path = canonical_path(head.target)
         if isinstance(path, CanonicalPath):

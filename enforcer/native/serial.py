@@ -11,20 +11,19 @@ from collections.abc import Callable
 
 from enforcer.native.http1 import Fields, Framing, RequestHead, ResponseHead
 
-_IDENTITY = frozenset((b"x-forwarded-client-cert",))
+_IDENTITY = re.compile(rb"x-(?:limen-|envoy-|forwarded-client-cert\Z)", re.IGNORECASE)
 _UPGRADE = b"connection: upgrade\r\nupgrade: websocket\r\n"
-_IDENTITY_PREFIXES = (b"x-limen-", b"x-envoy-")
 
 
 def is_identity(name: bytes) -> bool:
     """Whether only an enforcer may set a field of this name."""
-    lowered = name.lower()
-    return lowered in _IDENTITY or lowered.startswith(_IDENTITY_PREFIXES)
+    return _IDENTITY.match(name) is not None
 
 
 def without_identity(fields: Fields) -> Fields:
     """Take the fields that only an enforcer may set out of what a caller sent."""
-    return tuple(field for field in fields if not is_identity(field[0]))
+    match = _IDENTITY.match
+    return tuple([field for field in fields if match(field[0]) is None])
 
 
 def request_head(head: RequestHead, *, target: str, host: str, identity: bytes) -> bytes:
