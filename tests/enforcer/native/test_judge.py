@@ -13,7 +13,7 @@ from mesh.problems import Invalid
 from mesh.request import Request
 from policyengine import reference
 from policyengine.tiers import PortTier
-from policyengine.wire import read_policy_set
+from policyengine.wire import Kept, read_policy_set
 from tests import bypasses
 from tests.enforcer.native.harness import ALLOW_WEB, ALLOW_WEB_TCP, DB, OPS, WEB, policies
 
@@ -209,3 +209,33 @@ def test_a_service_in_observe_is_decided_each_time_since_it_ends() -> None:
     assert ask(found, head()).decision.is_allowed
     later = found.request(head(), source=WEB, port=8080, peer_ip="", now=NOW + dt.timedelta(days=365_0))
     assert not later.decision.is_allowed
+
+
+@pytest.mark.parametrize(
+    ("protocol", "port", "speaks"),
+    [("http", None, True), ("http", 8080, True), ("http", 9, False), ("tcp", None, False), ("grpc", 8080, False)],
+)
+def test_a_service_speaks_http_where_everything_that_may_be_reached_is_declared_to(
+    protocol: str, port: int | None, speaks: bool
+) -> None:
+    found = Judge(WEB, rules(ALLOW_WEB_TCP, protocol=protocol), None)
+    assert found.speaks_http("db", port) is found.speaks_http(DB, port) is speaks
+    assert not found.speaks_http("other", port)
+    assert not Judge(WEB, None, None).speaks_http("db", port)
+
+
+def test_two_judges_say_the_same_of_a_service_only_where_they_hold_the_very_same_objects() -> None:
+    kept = Kept()
+
+    def judged(*found: dict[str, object], **more: str) -> Judge:
+        read = read_policy_set(policies(*found, **more), kept)  # type: ignore[arg-type]  # all of them are text
+        return Judge(WEB, Rules.of("h", read), None)
+
+    first = judged(ALLOW_WEB)
+    assert first.says_the_same(judged(ALLOW_WEB), "db")
+    assert first.says_the_same(judged(ALLOW_WEB), DB)
+    assert not first.says_the_same(judged(ALLOW_WEB_TCP), "db")
+    assert not first.says_the_same(judged(ALLOW_WEB, mode="observe"), "db")
+    assert not first.says_the_same(Judge(WEB, rules(ALLOW_WEB), None), "db")
+    assert not first.says_the_same(Judge(WEB, None, None), "db")
+    assert Judge(WEB, None, None).says_the_same(Judge(WEB, None, None), "db")

@@ -78,12 +78,12 @@ def says(data: bytes, *, then: str = "go on") -> Callable[[socket.socket, bytes]
 class Caller:
     """web's sidecar alone; the test is its agent, its application and the service."""
 
-    def __init__(self, sidecars: Make, corp: Realm, service: Service) -> None:
+    def __init__(self, sidecars: Make, corp: Realm, service: Service, *, pools: bool = True) -> None:
         self.service, self.corp, self.asked = service, corp, 0
         self.client: Agent = sidecars(
             corp.svid(WEB),
             corp.bundle,
-            outbound=({"local_port": 0, "service": "db", "port": None},),
+            outbound=({"local_port": 0, "service": "db", "port": None, "pools": pools},),
             attest=self._attest,
         )
         self.local = outbound_port(self.client)
@@ -420,6 +420,18 @@ def test_a_service_whose_port_speaks_tcp_is_not_read(sidecars: Make, corp: Realm
         sock.sendall(ONCE)
         assert read_response(sock) == (200, b"ok")
     assert service.connections == before + 1
+    service.close()
+
+
+def test_a_local_port_that_shall_not_pool_is_not_read(sidecars: Make, corp: Realm) -> None:
+    service = Service(corp.svid(DB), corp.bundle)
+    caller = Caller(sidecars, corp, service, pools=False)
+    for _ in range(2):
+        with caller.connect() as sock:
+            sock.sendall(ONCE)
+            assert read_response(sock) == (200, b"ok")
+    assert service.requests == [ONCE, ONCE]
+    assert service.connections == 2
     service.close()
 
 
