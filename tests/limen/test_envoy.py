@@ -150,7 +150,7 @@ def sendable(request: Request) -> Request:
 # INVARIANT: Envoy allows nothing that Limen denies, and names the same rule for what it allows.
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(16), deadline=None, suppress_health_check=list(HealthCheck))
 @given(policy_sets, st.lists(requests.map(sendable), min_size=40, max_size=40))
 def test_envoy_allows_nothing_that_limen_denies(policies: PolicySet, some: list[Request]) -> None:
     index = Index(policies, "s")
@@ -165,7 +165,7 @@ def test_envoy_allows_nothing_that_limen_denies(policies: PolicySet, some: list[
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(16), deadline=None, suppress_health_check=list(HealthCheck))
 @given(trees.policy_sets, st.lists(trees.calls, min_size=40, max_size=40))
 def test_envoy_decides_alike_under_the_same_names_where_nothing_is_said(policies: PolicySet, some: list[Any]) -> None:
     findings = Findings("db")
