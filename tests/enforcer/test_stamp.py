@@ -82,6 +82,21 @@ def test_who_began_a_connection_is_noted_with_the_time(stamps: Stamps, family: i
 
 @pytest.mark.root
 @root_alone
+def test_a_socket_of_both_families_is_found_by_its_ipv4_coordinates(stamps: Stamps) -> None:
+    diag = SockDiag()
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET6) as client:
+        # as programs in Java do
+        client.connect(("::ffff:127.0.0.1", server.getsockname()[1]))
+        accepted, peer = server.accept()
+        with accepted:
+            stamp = stamps.find(diag.find(peer, server.getsockname()).cookie)
+    diag.close()
+    assert stamp is not None
+    assert stamp.pid == os.getpid()
+
+
+@pytest.mark.root
+@root_alone
 def test_a_thread_connects_as_its_process_and_a_child_as_itself(stamps: Stamps) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         ours, theirs = socket.socketpair()
