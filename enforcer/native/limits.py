@@ -85,11 +85,12 @@ class Load:
         self._of_caller: collections.Counter[str] = collections.Counter()
         self._count = 0
         self._shed: dict[str, tuple[int, str]] = {}
-        self.is_short_of_memory = False
+        # what is wrong with taking on anything now; asked for every request
+        self.refusal: Invalid | None = None
 
     def measure(self, resident_bytes: int) -> None:
-        """Learn how much memory the process has; new work is refused while it is too much."""
-        self.is_short_of_memory = resident_bytes > self.limits.memory_bytes
+        """Learn how much memory the process has; new work is refused while it is too much (LM3305)."""
+        self.refusal = Invalid("LM3305") if resident_bytes > self.limits.memory_bytes else None
 
     def is_full(self, handshakes: int) -> bool:
         """Whether not even the reserve has room for one more connection."""
@@ -103,11 +104,7 @@ class Load:
             return Invalid("LM3303", limit=self.limits.connections)
         if self._of_caller[caller] > self.limits.connections_of_caller:
             return Invalid("LM3304", limit=self.limits.connections_of_caller)
-        return self.refusal()
-
-    def refusal(self) -> Invalid | None:
-        """What is wrong with taking on anything now: LM3305, or nothing."""
-        return Invalid("LM3305") if self.is_short_of_memory else None
+        return self.refusal
 
     def leave(self, caller: str) -> None:
         """Take a connection off the count."""

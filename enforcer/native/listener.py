@@ -344,13 +344,14 @@ class _Closer(asyncio.Protocol):
 class _Caller:
     """What an HTTP connection needs of its listener, for one verified peer."""
 
-    __slots__ = ("_inbound", "_live", "_refusal")
+    __slots__ = ("_inbound", "_live", "_load", "_refusal")
 
     def __init__(self, inbound: Inbound, live: _Live, refusal: Invalid | None) -> None:
         self._inbound, self._live, self._refusal = inbound, live, refusal
+        self._load = inbound.load
 
     def refusal(self) -> Invalid | None:
-        return self._refusal or self._inbound.load.refusal()
+        return self._refusal or self._load.refusal
 
     def judge(self, head: RequestHead) -> tuple[Judgement, str]:
         return self._inbound.judge_request(self._live.contact, head)

@@ -400,7 +400,7 @@ class Sidecar(asyncio.Protocol):
                 for inbound in self._inbound:
                     inbound.load.measure(resident)
                     inbound.tick()
-                if any(inbound.load.is_short_of_memory for inbound in self._inbound):
+                if any(inbound.load.refusal is not None for inbound in self._inbound):
                     give_back_memory()
                 for way in self._ways_out():
                     way.tick()

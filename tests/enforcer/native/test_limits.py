@@ -35,9 +35,9 @@ def test_one_caller_leaves_room_for_the_others() -> None:
 def test_too_much_memory_takes_on_nothing_new_until_it_is_less() -> None:
     load = Load(Limits(memory_bytes=10))
     load.measure(11)
-    assert (code(load.refusal()), code(load.enter("web"))) == ("LM3305", "LM3305")
+    assert (code(load.refusal), code(load.enter("web"))) == ("LM3305", "LM3305")
     load.measure(10)
-    assert load.refusal() is None
+    assert load.refusal is None
 
 
 def test_what_is_shed_is_counted_together_and_told_once() -> None:
