@@ -87,9 +87,10 @@ def answer_ocsp(
             continue
         builder = ocsp.OCSPResponseBuilder()
         issued, revoked = look_up(issuer, serial)
-        state = ocsp.OCSPCertStatus.UNKNOWN
-        if issued:
-            state = ocsp.OCSPCertStatus.GOOD if revoked is None else ocsp.OCSPCertStatus.REVOKED
+        state = ocsp.OCSPCertStatus.GOOD if issued else ocsp.OCSPCertStatus.UNKNOWN
+        if revoked is not None:
+            # also of what a restored backup does not know: its revocation was taken over from agents
+            state = ocsp.OCSPCertStatus.REVOKED
         made = builder.add_response_by_hash(
             issuer_name_hash=name_hash,
             issuer_key_hash=key_hash,

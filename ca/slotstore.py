@@ -262,9 +262,10 @@ def first_end(connection: sa.Connection, now: dt.datetime) -> dt.datetime | None
     return None if found is None else parse_time(found)
 
 
-def revoked_at(connection: sa.Connection, serial: str) -> dt.datetime | None:
-    """When a certificate was revoked; None for one that was not."""
-    found = connection.execute(sa.select(REVOKED.c.revoked).where(REVOKED.c.serial == serial)).scalar()
+def revoked_at(connection: sa.Connection, serial: str, authority: str) -> dt.datetime | None:
+    """When a certificate of an authority was revoked; None for one that was not. Who signed it may not be known."""
+    query = sa.select(REVOKED.c.revoked).where(REVOKED.c.serial == serial, REVOKED.c.authority.in_({authority, ""}))
+    found = connection.execute(query).scalar()
     return None if found is None else parse_time(found)
 
 

@@ -421,7 +421,7 @@ class Authorities:
         """Whether this authority issued a serial number, and when it was revoked: another one's says nothing here."""
         with transaction(self._engine) as connection:
             found = ca_store.find_issuances(connection, f"{serial:x}", self._clock.now())
-            revoked = slotstore.revoked_at(connection, f"{serial:x}")
+            revoked = slotstore.revoked_at(connection, f"{serial:x}", authority)
         # the row of an own authority's certificate does not name who signed it
         return any(item.authority in {authority, ""} for item in found), revoked
 

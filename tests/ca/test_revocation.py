@@ -69,6 +69,12 @@ def answer(data: bytes, known: set[int], gone: set[int]) -> ocsp.OCSPResponse:
     return ocsp.load_der_ocsp_response(answer_ocsp(data, [OTHER, ISSUER], look_up, NOW))
 
 
+def test_what_was_revoked_and_is_not_known_any_more_is_revoked() -> None:
+    """A server that was restored from a backup heard of it from its agents."""
+    found = answer(request(svid(9)), set(), {9})
+    assert (found.certificate_status, found.revocation_time_utc) == (ocsp.OCSPCertStatus.REVOKED, NOW)
+
+
 def test_a_list_names_what_was_revoked_and_is_its_authoritys() -> None:
     found = read_crl(build_crl(ISSUER, [revoked(5), revoked(6)], number=9, now=NOW))
     assert {item.serial_number for item in found} == {5, 6}
