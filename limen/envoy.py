@@ -50,6 +50,8 @@ FAILED, REFUSED_BY_ENVOY, NOT_SENT = "LM2651", "LM2652", "LM2653"
 START_DEADLINE_S = 60.0
 VALIDATE_DEADLINE_S = 120.0
 _HERE = "127.0.0.1"
+# HTTP/1.1 has no request without a Host; to rules, one that none of them names is like none
+_NO_HOST = b"host-that-no-rule-names"
 _CODES = frozenset((DEFAULT_DENY, NO_IDENTITY, AMBIGUOUS))
 # of what is allowed the metadata name the rule, of what is denied the details
 _META = "%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%,%RESPONSE_CODE_DETAILS%"
@@ -121,6 +123,8 @@ class Envoy:
         fields = [(_bytes(name, name=True), _bytes(value)) for name, value in request.headers]
         method, target = _bytes(request.method), _bytes(request.path)
         host = None if request.host is None else _bytes(request.host)
+        if host is None and not any(name.lower() in {b"host", b":authority"} for name, _ in fields):
+            host = _NO_HOST
         if protocol == "http":
             lines = [method + b" " + target + b" HTTP/1.1"]
             lines += [] if host is None else [b"Host: " + host]

@@ -239,6 +239,20 @@ def test_a_grpc_client_over_http1_is_denied_under_the_rules_name_too() -> None:
     assert found == ["LM2300", "LM2302"]
 
 
+def test_a_request_that_names_no_host_has_one_that_no_rule_names() -> None:
+    rules = [
+        {**ALLOW, "to": [{"paths": ["/a"]}]},
+        {**ALLOW, "id": "h", "to": [{"paths": ["/h"], "hosts": ["*.corp.test"]}]},
+    ]
+    tree = trees.tree(rules, ports=((8080, "http"), (9000, "grpc")))
+    plain = dataclasses.replace(PLAIN, host=None)
+    with running_envoy(tree, "s") as envoy:
+        for port, protocol in ((8080, "http"), (9000, "grpc")):
+            for path in ("/a", "/h"):
+                request = dataclasses.replace(plain, port=port, protocol=protocol, path=path)
+                assert envoy.decide(request) == Index(tree, "s").decide(request)
+
+
 DENIED_ROLES = [
     ([("x-role", "admin")], "LM2301"),
     ([("x-role", " admin\t")], "LM2301"),
