@@ -16,8 +16,8 @@ from enforcer.sockdiag import SockDiag
 from enforcer.stamp import Stamp, Stamps, unified_root
 from mesh.problems import Unavailable
 
-# the namespace that the kernel began with (PROC_PID_INIT_INO of linux/proc_ns.h)
-_FIRST_NAMESPACE = 0xEFFFFFFC
+# the namespaces that the kernel began with (PROC_PID_INIT_INO, PROC_TIME_INIT_INO of linux/proc_ns.h)
+_FIRST = {"pid": 0xEFFFFFFC, "time": 0xEFFFFFFA}
 Report = Callable[[str], None]
 
 
@@ -75,10 +75,13 @@ def open_sockets(report: Report) -> OpenSockets | None:
 
 
 def _check_namespace() -> None:
-    """Refuse where the kernel's numbers of processes mean others. Raises Unavailable LM3407."""
-    try:
-        is_first = pathlib.Path("/proc/self/ns/pid").stat().st_ino == _FIRST_NAMESPACE
-    except OSError as err:
-        raise Unavailable("LM3407", reason=f"/proc: {err.strerror} (errno {err.errno})") from err
-    if not is_first:
-        raise Unavailable("LM3407", reason="this is a pid namespace of its own: the kernel's numbers mean others here")
+    """Refuse where the kernel's numbers of processes, or its times, are others than /proc says.
+
+    A kernel before 5.6 has no time namespaces. Raises Unavailable LM3407.
+    """
+    for kind, first in _FIRST.items():
+        place = pathlib.Path("/proc/self/ns", kind)
+        if place.exists() and place.stat().st_ino != first:
+            raise Unavailable(
+                "LM3407", reason=f"this is a {kind} namespace of its own: the kernel's numbers differ here"
+            )

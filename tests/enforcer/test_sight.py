@@ -3,6 +3,7 @@ import socket
 
 import pytest
 
+from enforcer import sight as sight_module
 from enforcer.holders import holders
 from enforcer.sight import Sight, open_sight
 from enforcer.sockdiag import SockDiag
@@ -44,3 +45,13 @@ def test_what_the_kernel_refuses_later_is_found_by_the_scan() -> None:
         assert sight.holders(inode) == holders(inode) == {os.getpid()}
     assert sight.beginner(1) is None
     sight.close()
+
+
+@pytest.mark.parametrize("kind", ["pid", "time"])
+def test_in_a_namespace_of_its_own_nothing_is_asked_of_the_kernel(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sight_module._FIRST, kind, 1)
+    reasons: list[str] = []
+    found = open_sight(reasons.append)
+    assert (found.stamps, found.sockets) == (None, None)
+    assert all(f"a {kind} namespace of its own" in reason for reason in reasons)
+    found.close()
