@@ -20,6 +20,7 @@ from mesh.request import Effect, Mode
 from mesh.spiffe import SpiffeId, SpiffePattern
 from policyengine import model
 from policyengine.attributes import address_of
+from policyengine.belief import beliefs_between
 from policyengine.canonical import PathPattern
 from policyengine.reading import _network
 from tests.policyengine.strategies import NOW, TD
@@ -38,6 +39,7 @@ WORDS = (
 HEADERS = {"x-role": ("admin", "user", "dev", "q"), "x-t": ("a", "q")}
 CLAIMS: dict[str, tuple[Any, ...]] = {"roles": ("admin", 1, True, "dev", "q"), "sub": ("u1", "q")}
 ISSUERS = ("https://idp.test", "https://evil.test")
+BELIEFS = ("both", "before", "now")
 ADDRESSES = ("10.1.2.3", "10.1.3.1", "10.9.9.9", "fd00::1", "2001:db8::1", "192.0.2.1", "::ffff:10.1.2.3")
 MOMENTS = tuple(NOW + dt.timedelta(minutes=minutes) for minutes in (*range(0, 3000, 59), 100_000, 500_000))
 LONGEST = 4
@@ -80,6 +82,8 @@ class Domain:
         self.token = self._choice("token", len(ISSUERS) + 2)
         self.claims = {name: [z3.Bool(f"{name}{i}") for i in range(len(found))] for name, found in CLAIMS.items()}
         self.unreadable = {name: z3.Bool(f"unreadable-{name}") for name in CLAIMS}
+        self.belief = self._choice("belief", len(BELIEFS))
+        self.version: str | None = None  # whose reading of tokens formulas are about; None is whoever believes them
         self.peer = self._choice("peer", len(ADDRESSES))
         self.forwarded = self._choice("forwarded", len(ADDRESSES) + 2)
         self.moment = self._choice("moment", len(MOMENTS) + 1)
@@ -133,13 +137,21 @@ class Domain:
         holds = self.among(variable, (i for i, value in enumerate(values) if value in allowed))
         return self.read((holds, z3.And(z3.Not(holds), z3.Not(malformed))))
 
+    def lost(self) -> Any:
+        """Whether the token is one that the version does not believe."""
+        if self.version is None:
+            return z3.BoolVal(False)
+        is_other = z3.And(self.belief != BELIEFS.index("both"), self.belief != BELIEFS.index(self.version))
+        return z3.And(z3.ULT(self.token, len(ISSUERS)), is_other)
+
     def issuer(self, issuer: str) -> Truth:
-        unknown = self.token == len(ISSUERS) + 1
-        holds = self.token == ISSUERS.index(issuer)
+        unknown = z3.Or(self.token == len(ISSUERS) + 1, self.lost())
+        holds = z3.And(self.token == ISSUERS.index(issuer), z3.Not(unknown))
         return self.read((holds, z3.And(z3.Not(holds), z3.Not(unknown))))
 
     def claim(self, name: str, allowed: Sequence[Any]) -> Truth:
-        none, unknown = self.token == len(ISSUERS), z3.Or(self.token == len(ISSUERS) + 1, self.unreadable[name])
+        none = self.token == len(ISSUERS)
+        unknown = z3.Or(self.token == len(ISSUERS) + 1, self.unreadable[name], self.lost())
         has = [
             self.claims[name][i]
             for i, value in enumerate(CLAIMS[name])
@@ -312,6 +324,8 @@ def circumstances(when: dict[str, Any], domain: Domain) -> Any:
             )
         ]
         parts.append(domain.among(domain.moment, inside))
+    if "believed" in when:
+        parts.append(domain.belief == BELIEFS.index(when["believed"]))
     parts += [_unreadable(name, domain) for name in when.get("unknown", [])]
     parts += [z3.Not(circumstances(item, domain)) for item in when.get("not", [])]
     parts += [circumstances(item, domain) for item in when.get("also", [])]
@@ -349,7 +363,14 @@ def _unreadable(name: str, domain: Domain) -> Any:
 def disagreement(old: model.PolicySet, new: model.PolicySet, found: Any) -> str | None:
     """A request on which a plan and D3 disagree, in words; None when z3 proves that there is none."""
     domain = Domain()
-    before, after = allowed(old, domain), allowed(new, domain)
+    for place, issuer in enumerate(ISSUERS):  # kinds of tokens that there are not
+        kinds = beliefs_between(old, new).get(issuer, ("both",))
+        domain.bounds.append(z3.Implies(domain.token == place, domain.among(domain.belief, map(BELIEFS.index, kinds))))
+    domain.version = "before"
+    before = allowed(old, domain)
+    domain.version = "now"
+    after = allowed(new, domain)
+    domain.version = None
     gained = z3.Or([spoken(row, domain) for row in found.newly_allowed])
     lost = z3.Or([spoken(row, domain) for row in found.newly_denied])
     solver = z3.SolverFor("QF_BV")

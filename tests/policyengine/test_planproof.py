@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 from hypothesis import Phase, assume, given, settings
+from hypothesis import strategies as st
 
 from mesh.request import Effect
 from policyengine import model
 from policyengine.analysis import plan
+from policyengine.issuer import Issuer
 from tests.examples import examples
 from tests.policyengine import strategies
 from tests.policyengine.planproof import disagreement
@@ -32,6 +34,24 @@ def test_z3_finds_no_request_about_which_a_plan_is_wrong(old: model.PolicySet, n
 @given(strategies.policy_sets, strategies.policy_sets)
 def test_z3_finds_none_among_many_pairs(old: model.PolicySet, new: model.PolicySet) -> None:
     assume(not strategies.folds(old, new))
+    found = plan(old, new, [], NOW)
+    assert found.is_complete
+    assert disagreement(old, new, found) is None
+
+
+IDP = Issuer(name="idp", owner="", issuer="https://idp.test", audiences=("a",), jwks_uri="https://idp.test/keys")
+DECLARED = st.sampled_from(
+    ((), (IDP,), (dataclasses.replace(IDP, bind=("actor",)),), (dataclasses.replace(IDP, jwks_uri="https://b.test/k"),))
+)
+
+
+@settings(max_examples=examples(4), **ONCE)
+@given(strategies.policy_sets, strategies.policy_sets, DECLARED, DECLARED)
+def test_z3_finds_no_token_about_which_a_plan_is_wrong(
+    old: model.PolicySet, new: model.PolicySet, before: tuple[Issuer, ...], after: tuple[Issuer, ...]
+) -> None:
+    assume(not strategies.folds(old, new))
+    old, new = dataclasses.replace(old, issuers=before), dataclasses.replace(new, issuers=after)
     found = plan(old, new, [], NOW)
     assert found.is_complete
     assert disagreement(old, new, found) is None
