@@ -498,7 +498,7 @@ def test_paths_without_letters_are_the_same_in_every_case() -> None:
 
 
 @settings(max_examples=examples(8), deadline=None)
-@given(strategies.policy_sets, strategies.policy_sets, st.lists(strategies.requests, min_size=1, max_size=12))
+@given(strategies.policy_sets, strategies.policy_sets, st.lists(strategies.requests, min_size=1, max_size=4))
 def test_rows_across_cases_speak_of_exactly_the_requests_that_are_decided_differently(
     old: PolicySet, new: PolicySet, asked: list[Request]
 ) -> None:
@@ -677,13 +677,13 @@ DECLARATIONS = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=examples(12), deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(
     st.data(),
     strategies.policy_sets,
     strategies.policy_sets,
     st.tuples(DECLARATIONS, DECLARATIONS),
-    st.lists(strategies.requests, min_size=1, max_size=12),
+    st.lists(strategies.requests, min_size=1, max_size=3),
     ANSWERS,
 )
 def test_rows_about_tokens_speak_of_exactly_the_requests_that_are_decided_differently(
