@@ -497,7 +497,7 @@ def test_paths_without_letters_are_the_same_in_every_case() -> None:
     assert plan(policies(*rules), policies(*rules, services=FOLDING), [], NOW).is_empty
 
 
-@settings(max_examples=examples(8), deadline=None)
+@settings(max_examples=examples(4), deadline=None)
 @given(strategies.policy_sets, strategies.policy_sets, st.lists(strategies.requests, min_size=1, max_size=4))
 def test_rows_across_cases_speak_of_exactly_the_requests_that_are_decided_differently(
     old: PolicySet, new: PolicySet, asked: list[Request]
