@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from mesh.request import Decision, Effect, Mode, Request
 from policyengine import model
-from policyengine.attributes import Facts, Truth, all_of, holds, read
+from policyengine.attributes import Facts, Fields, Truth, all_of, holds, read_fields
 from policyengine.callers import Callers
 from policyengine.compiled import Compiled
 from policyengine.ir import Grant
@@ -34,11 +34,11 @@ _ALLOW, _DENY, _PASS = Effect.ALLOW, Effect.DENY, Effect.PASS
 
 
 class _Answers:
-    """The decisions of one service under one mode; each is built once."""
+    """The decisions of one service under one mode; each is built once (``made``, by what decides)."""
 
     def __init__(self, snapshot: str, mode: Mode) -> None:
         self._snapshot, self._mode = snapshot, mode
-        self._made: dict[Entry, Decision] = {}
+        self.made: dict[Entry, Decision] = {}
         lenient = _ALLOW if mode is Mode.OBSERVE else _DENY
         self.ambiguous = self._nothing(AMBIGUOUS, _DENY)
         self.ambiguous_let_through = self._nothing(AMBIGUOUS, lenient)
@@ -54,21 +54,19 @@ class _Answers:
         )  # fmt: skip
 
     def by(self, entry: Entry) -> Decision:
-        """The decision that a grant makes; `observe` overrides denies below the guardrails."""
-        found = self._made.get(entry)
-        if found is None:
-            allows = entry.effect is _ALLOW
-            lenient = self._mode is Mode.OBSERVE and entry.tier > 0
-            found = self._made[entry] = Decision(
-                effect=_ALLOW if allows or lenient else _DENY,
-                policy_effect=_ALLOW if allows else _DENY,
-                mode=self._mode,
-                snapshot=self._snapshot,
-                tier=entry.grant.tier,
-                policy=entry.grant.policy,
-                rule=entry.grant.rule,
-                code=ALLOWED_BY_RULE if allows else DENIED_BY_RULE,
-            )
+        """Make the decision that a grant makes; `observe` overrides denies below the guardrails."""
+        allows = entry.effect is _ALLOW
+        lenient = self._mode is Mode.OBSERVE and entry.tier > 0
+        found = self.made[entry] = Decision(
+            effect=_ALLOW if allows or lenient else _DENY,
+            policy_effect=_ALLOW if allows else _DENY,
+            mode=self._mode,
+            snapshot=self._snapshot,
+            tier=entry.grant.tier,
+            policy=entry.grant.policy,
+            rule=entry.grant.rule,
+            code=ALLOWED_BY_RULE if allows else DENIED_BY_RULE,
+        )
         return found
 
     def refused(self, entry: Entry, code: str) -> Decision:
@@ -114,23 +112,24 @@ class ServiceIndex:
         """
         # (1)
         protocol = self._protocols.get(request.port)
-        facts = read(request, protocol or request.protocol, self._headers, self._path_case)
-        facts.custom = self._custom
-        is_known = facts.source is not None
+        fields = read_fields(request, protocol or request.protocol, self._headers, self._path_case)
+        is_known, ambiguous = fields[0] is not None, fields[5]
         answers = self._enforced if self._until is None else self._answers(request)
-        if facts.ambiguous:
+        if ambiguous:
             if answers is self._enforced or not is_known:
                 return answers.ambiguous
-            guardrail = self._match(facts, is_declared=protocol is not None)[0]
+            guardrail = self._match(request, fields, is_declared=protocol is not None)[0]
             if guardrail is None or guardrail.effect is not _DENY:
                 return answers.ambiguous_let_through
             return answers.refused(guardrail, AMBIGUOUS)
         # (2)
-        for entry in self._match(facts, is_declared=protocol is not None):
+        for entry in self._match(request, fields, is_declared=protocol is not None):
             # (3)
             if entry is not None and entry.effect is not _PASS:
                 # (4)
-                return answers.by(entry) if is_known else answers.refused(entry, DENIED_BY_RULE)
+                if not is_known:
+                    return answers.refused(entry, DENIED_BY_RULE)
+                return answers.made.get(entry) or answers.by(entry)
         if not is_known:
             return answers.no_identity
         return answers.undeclared_port if protocol is None else answers.default_deny
@@ -141,24 +140,28 @@ class ServiceIndex:
         observed = now is not None and self._until is not None and now < self._until
         return self._observed if observed else self._enforced
 
-    def _match(self, facts: Facts, *, is_declared: bool) -> list[Entry | None]:
+    def _match(self, request: Request, fields: Fields, *, is_declared: bool) -> list[Entry | None]:
         """Per tier, the entry of the lowest rank that matches; allows hold on declared ports only."""
-        request = facts.request
-        source = None if facts.source is None else request.source
-        tries, by_host = self.callers.reach(source, request.port, facts.method)
+        source, _, method, host, path, _ = fields
+        tries, by_host = self.callers.reach(None if source is None else request.source, request.port, method)
         for hosts in by_host:
-            tries = (*tries, *hosts.by_host(facts.host))
+            tries = (*tries, *hosts.by_host(host))
+        facts: Facts | None = None
         best: list[Entry | None] = [None, None, None]
         for trie in tries:
-            for leaf in trie.find(facts.path):
+            for leaf in trie.find(path):
                 for entry in leaf:
                     held = best[entry.tier]
                     if held is not None and held.rank <= entry.rank:
                         continue
                     if not is_declared and entry.effect is _ALLOW:
                         continue
-                    if not entry.is_conditional or conditions_apply(entry.grant, facts):
-                        best[entry.tier] = entry
+                    if entry.is_conditional:
+                        if facts is None:
+                            facts = Facts(request, *fields, self._custom)
+                        if not conditions_apply(entry.grant, facts):
+                            continue
+                    best[entry.tier] = entry
         return best
 
 
@@ -225,7 +228,7 @@ class Index:
     def decide(self, request: Request) -> Decision:
         """Decide a request. Never raises: a bug denies with LM2390, and `errors` counts it (design D13)."""
         try:
-            service = self.service(request.service)
+            service = self._asked.get(request.service) or self.service(request.service)
             return self._unknown_service if service is None else service.decide(request)
         except Exception:  # noqa: BLE001  the edge of the decision point: it fails closed
             self.errors += 1

@@ -203,45 +203,47 @@ class PathTrie(Generic[E]):
         """Whether nothing can be found."""
         return self._root is None and self._always is None and self._unknown is None
 
-    def find(self, path: tuple[str, ...] | None) -> Sequence[Leaf[E]]:
-        """The leaves whose entries match a canonical path; None is an unknown one."""
+    def find(self, path: tuple[str, ...] | None) -> Sequence[Leaf[E]]:  # noqa: C901, PLR0912  a call costs
+        """The leaves whose entries match a canonical path; None is an unknown one.
+
+        One way is followed as far as it goes, and what else goes on waits.
+        """
         leaves = [] if self._always is None else [self._always]
         if path is None:
-            if self._unknown is not None:
-                leaves.append(self._unknown)
-        elif self._root is not None:
-            _walk(self._root, path, leaves)
-        return leaves
-
-
-def _walk(node: _Node[E], path: tuple[str, ...], leaves: list[Leaf[E]]) -> None:  # noqa: C901, PLR0912  a call costs
-    """Add the leaves below a node; one way is followed as far as it goes, and what else goes on waits."""
-    place, count = 0, len(path)
-    waiting: list[tuple[_Node[E], int]] = []
-    while True:
-        following: _Node[E] | None = None
-        if place == count:
-            if node.exact is not None:
-                leaves.append(node.exact)
-        else:
-            if node.below is not None:
-                leaves.append(node.below)
-            segment = path[place]
-            place += 1
-            if segment == node.first_literal:
-                following = node.first
-            elif node.literals is not None:
-                following = node.literals.get(segment)
-            if node.typed is not None:
-                for fits, other in node.typed:
-                    if fits(segment):
-                        waiting.append((other, place))
-        if following is not None:
-            node = following
-        elif waiting:
+            return leaves if self._unknown is None else [*leaves, self._unknown]
+        node = self._root
+        if node is None:
+            return leaves
+        waiting: list[tuple[_Node[E], int]] | None = None
+        place, count = 0, len(path)
+        while True:
+            while place < count:
+                if node.below is not None:
+                    leaves.append(node.below)
+                segment = path[place]
+                place += 1
+                following = node.first if segment == node.first_literal else None
+                if following is None and node.literals is not None:
+                    following = node.literals.get(segment)
+                if node.typed is not None:
+                    for fits, other in node.typed:
+                        if not fits(segment):
+                            continue
+                        if following is None:
+                            following = other
+                        elif waiting is None:
+                            waiting = [(other, place)]
+                        else:
+                            waiting.append((other, place))
+                if following is None:
+                    break
+                node = following
+            else:
+                if node.exact is not None:
+                    leaves.append(node.exact)
+            if not waiting:
+                return leaves
             node, place = waiting.pop()
-        else:
-            return
 
 
 def _appended(leaf: Leaf[E] | None, entry: E) -> Leaf[E]:
