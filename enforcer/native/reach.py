@@ -96,8 +96,9 @@ class Reach:
     def finished(self, found: Connection) -> None:
         """Keep what a later connection to the same endpoint can resume."""
         identity = self._workload.identity
-        tls = found.stream.session
-        if identity is not None and identity is self._identity and found.era == self._era and tls is not None:
+        if identity is None or identity is not self._identity or found.era != self._era:
+            return
+        if identity.wants_session(found.endpoint, time.monotonic()) and (tls := found.stream.session) is not None:
             identity.keep_session(found.endpoint, Session(tls, found.stream.chain))
 
     def tick(self) -> None:
@@ -124,7 +125,7 @@ class Reach:
         loop = asyncio.get_running_loop()
         identity, era = self._workload.require_identity(), self._era
         verified: asyncio.Future[tuple[SecureStream, VerifiedSvid]] = loop.create_future()
-        session = identity.take_session(endpoint)
+        session = identity.session_for(endpoint)
 
         def secured(stream: SecureStream, peer: VerifiedSvid) -> None:
             stream.pause()
@@ -154,6 +155,8 @@ class Reach:
         except BaseException:
             stream.abort()
             raise
+        if session is not None and not stream.is_resumed:
+            identity.drop_session(endpoint)
         self.handshakes += 1
         self.resumed += stream.is_resumed
         return Connection(

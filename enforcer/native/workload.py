@@ -25,7 +25,7 @@ from mesh.x509svid import VerifiedSvid, X509Svid, verify_x509_svid
 REVERIFY = dt.timedelta(seconds=60)
 CLOCK_TOLERANCE = dt.timedelta(seconds=60)
 _MAX_KNOWN_CHAINS = 1024
-MAX_SESSIONS = 16
+SESSION_SECONDS = 600
 _MAX_RESUMABLE = 1024
 
 Chain = tuple[bytes, ...]
@@ -51,7 +51,8 @@ class Identity:
         self.client: ssl.SSLContext = client_context(svid, bundles)
         self._known: dict[Chain, tuple[VerifiedSvid, dt.datetime]] = {}
         self._admitted: dict[bytes, Chain] = {}
-        self._sessions: dict[object, list[Session]] = {}
+        self._sessions: dict[object, Session] = {}
+        self._asked: dict[object, float] = {}
 
     def is_same(self, other: Identity) -> bool:
         """Whether the other is the same SVID with the same bundles."""
@@ -62,6 +63,7 @@ class Identity:
         self.server = server_context(self.svid, self.bundles, tickets=True)
         self._admitted = {}  # a handshake under way goes by the one before
         self._sessions.clear()
+        self._asked.clear()
 
     def admit(self, chain: Chain) -> VerifiedSvid:
         """Say who presented a chain to the server's context, and remember it for when it resumes.
@@ -81,18 +83,31 @@ class Identity:
         admitted = self._admitted
         return lambda leaf: admitted.get(leaf, ())
 
-    def keep_session(self, place: object, session: Session) -> None:
-        """Keep what a later connection to a place can resume; each is used once."""
-        if place not in self._sessions and len(self._sessions) >= _MAX_RESUMABLE:
-            self._sessions.clear()
-        found = self._sessions.setdefault(place, [])
-        found.append(session)
-        del found[:-MAX_SESSIONS]
+    def wants_session(self, place: object, now: float) -> bool:
+        """Whether a connection that ends should be asked for what a later one to the place can resume.
 
-    def take_session(self, place: object) -> Session | None:
-        """What a connection to a place can resume, the newest first."""
-        found = self._sessions.get(place)
-        return found.pop() if found else None
+        One session serves many connections, and a place that gave none of use is asked again after ten minutes:
+        CPython 3.11 loses some 6 KB each time that it hands out a session. ``now`` is in monotonic seconds.
+        """
+        if place in self._sessions or now - self._asked.get(place, -SESSION_SECONDS) < SESSION_SECONDS:
+            return False
+        if len(self._asked) >= _MAX_RESUMABLE:
+            self._sessions.clear()
+            self._asked.clear()
+        self._asked[place] = now
+        return True
+
+    def keep_session(self, place: object, session: Session) -> None:
+        """Keep what later connections to a place can resume."""
+        self._sessions[place] = session
+
+    def session_for(self, place: object) -> Session | None:
+        """What a connection to a place can resume."""
+        return self._sessions.get(place)
+
+    def drop_session(self, place: object) -> None:
+        """Forget a session that the other side did not take."""
+        self._sessions.pop(place, None)
 
     def verify(self, chain: Chain) -> VerifiedSvid:
         """Say who presented a chain. The same chain is not verified twice within a minute.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import pathlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from enforcer.native.workload import MAX_SESSIONS, Identity, Session
+from enforcer.native.workload import SESSION_SECONDS, Identity, Session
 from mesh.clock import ManualClock, SystemClock
 from mesh.tls import client_context, leaf, peer_chain
 from mesh.x509svid import X509Svid
@@ -234,14 +235,38 @@ def identity(corp: Realm) -> Identity:
     return Identity(corp.svid(DB), {corp.trust_domain: corp.bundle}, ManualClock(SystemClock().now()))
 
 
-def test_sessions_are_used_once_the_newest_first_and_bounded(corp: Realm) -> None:
+def test_a_session_is_asked_for_once_and_again_only_after_a_while(corp: Realm) -> None:
     found = identity(corp)
-    sessions: list[Any] = [Session(object(), (b"%d" % number,)) for number in range(MAX_SESSIONS + 4)]  # type: ignore[arg-type]
-    for session in sessions:
-        found.keep_session("a", session)
-    taken = [found.take_session("a") for _ in range(MAX_SESSIONS + 1)]
-    assert taken == [*reversed(sessions[4:]), None]
-    assert found.take_session("b") is None
+    session: Any = Session(object(), ())  # type: ignore[arg-type]  # nobody looks into it
+    assert [found.wants_session("a", now) for now in (0.0, 1.0, SESSION_SECONDS, SESSION_SECONDS + 1.0)] == [
+        True, False, True, False,
+    ]  # fmt: skip
+    assert found.wants_session("b", 1.0)
+    found.keep_session("a", session)
+    assert found.session_for("a") is found.session_for("a") is session
+    assert found.session_for("b") is None
+    assert not found.wants_session("a", 10_000.0)
+    found.drop_session("a")
+    assert found.session_for("a") is None
+    found.keep_session("a", session)
+    found.forget_sessions()
+    assert found.session_for("a") is None
+    assert found.wants_session("a", SESSION_SECONDS + 2.0)
+
+
+@pytest.mark.slow
+def test_connections_that_resume_leave_no_memory_behind(caller: Caller) -> None:
+    def private_kib() -> int:
+        rows = pathlib.Path(f"/proc/{caller.client.process.pid}/smaps_rollup").read_text().splitlines()[1:]
+        return sum(int(row.split()[1]) for row in rows if row.startswith("Private_"))
+
+    assert caller.resumes()
+    for _ in range(50):
+        caller.call()
+    before = private_kib()
+    for _ in range(400):
+        caller.call()
+    assert private_kib() - before <= 1024
 
 
 def test_the_chains_of_those_who_may_resume_are_bounded_and_end_with_their_tickets(
