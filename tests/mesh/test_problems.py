@@ -1,3 +1,6 @@
+import pathlib
+import re
+
 import pytest
 
 from mesh.problems import (
@@ -15,6 +18,8 @@ from mesh.problems import (
     entry,
     first_problem,
 )
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -78,3 +83,9 @@ def test_a_group_that_holds_a_bug_passes_whole(others: list[Exception]) -> None:
     with pytest.raises(ExceptionGroup) as caught, first_problem():
         raise group
     assert caught.value is group
+
+
+@pytest.mark.parametrize("code", sorted(code for code, found in catalogue().items() if "docs/" in found["help"]))
+def test_a_document_that_a_help_names_is_there(code: str) -> None:
+    for name in re.findall(r"docs/[\w./-]+\.md", entry(code)["help"]):
+        assert (ROOT / name).is_file(), name
