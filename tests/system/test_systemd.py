@@ -49,7 +49,7 @@ while True:
 ALONE = "[Unit]\nDefaultDependencies=no\n"
 SERVICE = """
 [Service]
-ExecStart={bang}{python} -m limen --state {state} run --user nobody -- /usr/bin/python3 {folder}/app
+ExecStart={bang}{python} -m limen --state {state} run --user nobody {options} -- /usr/bin/python3 {folder}/app
 ExecReload={bang}/bin/kill -HUP $MAINPID
 WorkingDirectory={root}
 StandardOutput=append:{folder}/{name}.out
@@ -85,7 +85,7 @@ class Machine:
             f"WorkingDirectory={pathlib.Path.cwd()}\nStandardOutput=append:{folder}/limen.out\n"
             f"StandardError=append:{folder}/limen.err\nEnvironment=HOME={folder}\n"
         )
-        for name, more in (("web", ""), ("strict", STRICT), ("named", "User=nobody")):
+        for name, more in (("web", ""), ("strict", STRICT), ("named", "User=nobody"), ("taken", "")):
             text = SERVICE.format(
                 bang="!" if name == "named" else "",
                 python=sys.executable,
@@ -93,6 +93,7 @@ class Machine:
                 folder=folder,
                 root=pathlib.Path.cwd(),
                 name=name,
+                options="--intercept --egress udp:10.0.0.53/32:53" if name == "taken" else "",
                 more=more,
             )
             (units / f"{name}.service").write_text(ALONE + text)
@@ -136,7 +137,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, until: Callable[..., Any])
     try:
         until(lambda: found.manager is not None and found.systemctl("is-system-running") in {"running", "degraded"})
         found.systemctl("start", "limen")
-        until(lambda: "ready up" in (folder / "limen.out").read_text())
+        until(lambda: "ready up" in (folder / "limen.out").read_text(), 90)
         (found.state / "identities.yaml").write_text(
             f'rules:\n- id: u\n  match: {{"systemd:unit": "*", "launch:script": "{folder}/app"}}\n'
             '  spiffe_id: "/unit/{systemd:unit}"\n'
@@ -181,3 +182,27 @@ def test_what_is_killed_is_started_again_and_leaves_nothing(
     until(lambda: "pid" in (machine.said("web")[-1] if len(machine.said("web")) > begun + 1 else {}))
     assert not machine.inside("ps", "-p", str(pid), "-o", "pid=").stdout
     machine.systemctl("stop", "web")
+
+
+@needs("nft")
+def test_what_a_unit_sends_is_redirected_by_the_units_own_group(machine: Machine, until: Callable[..., Any]) -> None:
+    machine.systemctl("start", "taken")
+    until(lambda: machine.said("taken"))
+    pid = str(machine.said("taken")[0]["pid"])
+    lines = machine.inside("cat", f"/proc/{pid}/cgroup").stdout.splitlines()
+    group = next(line.removeprefix("0::/") for line in lines if line.startswith("0::"))
+    assert group.startswith("system.slice/taken.service/limen_")
+    rules = machine.inside("nft", "-n", "list", "ruleset").stdout
+    assert f'socket cgroupv2 level 3 "{group}" meta l4proto tcp redirect to :' in rules.replace(
+        "meta l4proto 6", "meta l4proto tcp"
+    )
+    # it still is the unit's, by its identity and by its end
+    until(
+        lambda: (
+            "spiffe://corp.test/unit/taken.service" in [row["spiffe_id"] for row in machine.limen("identity", "list")]
+        )
+    )
+    machine.systemctl("stop", "taken")
+    assert machine.systemctl("show", "--property=Result", "--value", "taken") == "success"
+    until(lambda: group not in machine.inside("nft", "list", "ruleset").stdout)
+    until(lambda: machine.inside("ls", "-d", f"/sys/fs/cgroup/{group}").returncode != 0)
