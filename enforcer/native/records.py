@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
 import json
 from collections.abc import Callable
 from json.encoder import encode_basestring
@@ -23,7 +24,8 @@ from mesh.ulid import RANDOM_BYTES, new_ulid
 
 MAX_WAITING = 65_536
 MAX_FLOWS = 4_096
-MAX_BATCH = 2_000
+MAX_BATCH = 500
+MAX_PORTION = 500
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,8 +218,15 @@ class Recorder:
             del self._sent[found]
 
     def take_flows(self) -> list[dict[str, object]]:
-        """Take the flows counted since the last time, in their public form."""
-        taken, self._flows = self._flows, {}
+        """Take the next portion of the flows that were counted, in their public form; empty when all were taken.
+
+        In portions, since thousands of them at once take megabytes that a small process does not give back.
+        """
+        taken = self._flows
+        if len(taken) > MAX_PORTION:
+            taken = {key: self._flows.pop(key) for key in [*itertools.islice(self._flows, MAX_PORTION)]}
+        else:
+            self._flows = {}
         return [
             Flow(
                 start=counted.start,

@@ -426,7 +426,7 @@ class Sidecar(asyncio.Protocol):
             self._send_records(*batch)
         if missed := self._tokens.take_missed():
             self.send({"type": "keys_missed", "sources": missed})
-        if flows and (found := self._recorder.take_flows()):
+        while flows and (found := self._recorder.take_flows()):
             self.send({"type": "flows", "flows": found})
         handshakes = sum(inbound.handshakes for inbound in self._inbound)
         if handshakes != self._counted:

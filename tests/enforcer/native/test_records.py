@@ -151,3 +151,13 @@ def test_a_caller_without_identity_is_not_established() -> None:
     found.flow(contact, denied("LM3020"), now=NOW, protocol="tcp")
     (row,) = found.take_flows()
     assert (row["source"], row["source_ip"], row["established"]) == (None, "10.0.0.9", False)
+
+
+def test_flows_are_taken_in_portions_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_PORTION", 3)
+    found = recorder()
+    for number in range(7):
+        found.flow(CONTACT, ALLOWED, now=NOW, protocol="http", method="GET", path=f"/{number}", status=200)
+    portions = [found.take_flows() for _ in range(4)]
+    assert [len(rows) for rows in portions] == [3, 3, 1, 0]
+    assert [row["path"] for rows in portions for row in rows] == [f"/{number}" for number in range(7)]
