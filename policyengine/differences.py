@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import zoneinfo
 from collections.abc import Callable, Iterator
 
@@ -209,7 +210,13 @@ def _with_host(host: str) -> Ask:
 
 def literal_path(request: Request) -> PathPattern:
     """The pattern of a request's one path, which is known."""
-    canonical = canonical_path(request.path or "")
+    return _literal(request.path or "")
+
+
+@functools.lru_cache(maxsize=64)
+def _literal(target: str) -> PathPattern:
+    """The pattern, of one request for every rule that is looked at."""
+    canonical = canonical_path(target)
     assert isinstance(canonical, CanonicalPath), "a known path is canonical"
     return PathPattern.parse(canonical.text.replace("*", "%2A").replace("{", "%7B").replace("}", "%7D"))
 

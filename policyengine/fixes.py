@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from mesh.problems import Span
 from mesh.request import Effect, NearestMiss, Request
+from mesh.uncollected import uncollected
 from policyengine import model, reference
 from policyengine.attributes import Facts, read
 from policyengine.breadth import NOTHING, operations_breadth
@@ -109,7 +110,9 @@ def smallest_fix(policies: model.PolicySet, request: Request) -> Fix | None:
     if (outside := _unruled(service, facts)) is not None:
         return outside
     # (2), (3)
-    working = _working(part, request, heapq.nsmallest(_TRIED, _candidates(part, service, facts), key=_order))
+    with uncollected():
+        nearest = heapq.nsmallest(_TRIED, _candidates(part, service, facts), key=_order)
+    working = _working(part, request, nearest)
     # (4)
     if not working:
         return _new_rule(part, service, facts, request)

@@ -367,6 +367,8 @@ class PolicySet:
     issuers: tuple[Issuer, ...] = ()
     custom: CustomRules | None = dataclasses.field(default=None, compare=False, repr=False)
     suppressions: tuple[Suppression, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    _names: Names | None = dataclasses.field(default=None, init=False, compare=False, repr=False)
+    """What resolves names in this very set, once somebody asked."""
 
     def __post_init__(self) -> None:
         # INVARIANT: paths about a service that ignores case are folded, wherever they came from
@@ -408,7 +410,11 @@ class PolicySet:
 
         A name that nothing defines makes the result `incomplete`: nobody in an allow, everybody in a deny.
         """
-        return Names(self).expand(principals)
+        names = self._names
+        if names is None:
+            names = Names(self)
+            object.__setattr__(self, "_names", names)
+        return names.expand(principals)
 
     def to_json(self) -> dict[str, object]:
         """The canonical plain JSON object: sorted by name, unconstrained fields left out."""

@@ -40,11 +40,15 @@ def opened(before: PolicySet, after: PolicySet, now: dt.datetime) -> Opening:
 
 def _breadth(row: Row) -> float:
     """How much a row holds; conditions take some of it away, whatever they are."""
-    is_any = row.source == "any"
-    callers = Principals(is_any=is_any, patterns=() if is_any else (SpiffePattern.parse(row.source),))
+    named = row.when.get("source_in")
+    sources = [str(text) for text in named] if isinstance(named, list) else [row.source]
+    is_any = sources == ["any"]
+    callers = Principals(is_any=is_any, patterns=() if is_any else tuple(map(SpiffePattern.parse, sources)))
     operation = Operation(
         ports=(row.port,),
         methods=None if OTHER in row.methods or not row.methods else row.methods,
         paths=tuple(PathPattern.parse(text.removeprefix(ANY_CASE)) for text in row.paths) or None,
     )
-    return callers_breadth(callers) + operation_breadth(operation) - _PER_CONDITION * len(row.when)
+    return (
+        callers_breadth(callers) + operation_breadth(operation) - _PER_CONDITION * len(row.when.keys() - {"source_in"})
+    )

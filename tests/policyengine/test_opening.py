@@ -26,6 +26,15 @@ def test_conditions_take_some_of_it_away() -> None:
     assert asked.breadth < plain.breadth
 
 
+def test_many_callers_that_share_a_row_are_as_many_as_they_are() -> None:
+    before = tree(app=[allow(**{"from": [CART]}, **ORDERS)])
+    crowd = opened(before, tree(app=[allow(**{"from": [f"{TD}/ns/c/{n}" for n in range(30)]}, **ORDERS)]), NOW)
+    below = opened(before, tree(app=[allow(**{"from": [f"{TD}/ns/c/**"]}, **ORDERS)]), NOW)
+    few = opened(before, tree(app=[allow(**{"from": [f"{TD}/ns/c/{n}" for n in range(3)]}, **ORDERS)]), NOW)
+    assert [row.source for row in crowd.rows] == [row.source for row in below.rows] == [f"{TD}/ns/c/**"]
+    assert few.breadth < crowd.breadth < below.breadth
+
+
 def test_what_opens_nothing_is_less_than_anything() -> None:
     same = tree(app=[allow(**ORDERS)])
     assert opened(same, same, NOW).breadth == NOTHING
