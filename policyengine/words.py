@@ -139,7 +139,10 @@ def literals_of(variable: Variable, classes: frozenset[int]) -> list[tuple[When,
 
 
 def _unreadable(variable: Variable) -> When:
-    return {"unknown": [variable.attribute.removesuffix(BEFORE)]}
+    name = variable.attribute
+    if name.endswith(BEFORE):
+        name = f"rego_before.{name.removeprefix(REGO).removesuffix(BEFORE)}"
+    return {"unknown": [name]}
 
 
 def _positive(variable: Variable, classes: frozenset[int]) -> list[tuple[When, frozenset[int]]]:

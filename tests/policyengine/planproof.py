@@ -88,6 +88,7 @@ class Domain:
         self.forwarded = self._choice("forwarded", len(ADDRESSES) + 2)
         self.moment = self._choice("moment", len(MOMENTS) + 1)
         self.rego = self._choice("rego", 3)
+        self.rego_before = self._choice("rego-before", 3)
         self.is_parsed = self.port != PORTS.index(5432)
 
     def _choice(self, name: str, count: int) -> Any:
@@ -181,8 +182,17 @@ class Domain:
     def before(self, end: dt.datetime) -> Any:
         return self.among(self.moment, (i for i, moment in enumerate(MOMENTS) if moment < end))
 
-    def custom(self) -> Truth:
-        return self.rego == 0, self.rego == 1
+    def differs(self) -> Any:
+        """Whether the versions see different claims, so that a custom rule may say different things of them."""
+        return z3.And(z3.ULT(self.token, len(ISSUERS)), self.belief != BELIEFS.index("both"))
+
+    def answer(self, version: str | None) -> Any:
+        """What a custom rule says in a version: one answer where both see the same."""
+        return z3.If(self.differs(), self.rego_before, self.rego) if version == "before" else self.rego
+
+    def custom(self, version: str | None = None) -> Truth:
+        found = self.answer(version or self.version)
+        return found == 0, found == 1
 
 
 def _is_in(text: str, networks: Sequence[Any]) -> bool:
@@ -339,7 +349,9 @@ def circumstances(when: dict[str, Any], domain: Domain) -> Any:
         start, end = (dt.time.fromisoformat(when["hours"][key]) for key in ("from", "to"))
         parts.append(domain.hours(model.Hours(tz=when["hours"]["tz"], start=start, end=end))[0])
     if "rego" in when:
-        parts.append(domain.custom()[0])
+        parts.append(domain.custom("now")[0])
+    if "rego_before" in when:
+        parts.append(domain.custom("before")[0])
     return z3.And(parts)
 
 
@@ -349,8 +361,8 @@ def _unreadable(name: str, domain: Domain) -> Any:
     if name.startswith("headers."):
         key = name.removeprefix("headers.")
         return domain.headers[key] == len(HEADERS[key]) + 1
-    if name.startswith("rego."):
-        return domain.rego == 2
+    if name.startswith(("rego.", "rego_before.")):
+        return domain.answer("before" if name.startswith("rego_before.") else "now") == 2
     if name == "claims":
         return domain.token == len(ISSUERS) + 1
     if name.startswith("claims."):
