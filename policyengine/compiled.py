@@ -36,14 +36,14 @@ class _Item(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Compiled:
-    """One service: its part, its grants by where they stand, the headers that they read, and the classes of callers.
+    """One service: its part, its grants in no order, the headers that they read, and the classes of callers.
 
     ``grants`` is None where two of them share a place: such a set has findings, and nothing is compiled after it.
     ``edits`` counts the grants that came and went since it was compiled from nothing.
     """
 
     part: Part
-    grants: Mapping[Key, Grant] | None
+    grants: tuple[Grant, ...] | None
     headers: frozenset[str]
     callers: Callers
     edits: int = 0
@@ -52,11 +52,10 @@ class Compiled:
     def of(cls, policies: model.PolicySet, part: Part) -> Compiled:
         """Compile a part of a policy set from nothing."""
         form = normalise(_about(policies, part), part.service)
-        grants = {(grant.policy, grant.rule): grant for grant in form.grants}
-        is_unique = len(grants) == len(form.grants) and _is_unique(part)
+        is_unique = len(_by_place(form.grants)) == len(form.grants) and _is_unique(part)
         return cls(
             part=part,
-            grants=grants if is_unique else None,
+            grants=form.grants if is_unique else None,
             headers=form.headers,
             callers=Callers(form.grants),
         )
@@ -81,7 +80,7 @@ class Compiled:
             return Compiled.of(policies, part)
         # (2)
         about = _about(policies, part)
-        grants, make = dict(self.grants), Grants(about)
+        grants, make = _by_place(self.grants), Grants(about)
         gone = [grants.pop(key) for key in leaving]
         come = [make.grant(item.tier, item.policy, item.rule, item.until) for item in coming]
         grants.update(((grant.policy, grant.rule), grant) for grant in come)
@@ -89,11 +88,16 @@ class Compiled:
             return Compiled.of(policies, part)
         return Compiled(
             part=part,
-            grants=grants,
+            grants=tuple(grants.values()),
             headers=about.headers_for(part.service.name),
             callers=self.callers.edited(gone, come),
             edits=edits,
         )
+
+
+def _by_place(grants: Iterable[Grant]) -> dict[Key, Grant]:
+    """Grants by where they stand; made when it is asked for, because a sidecar keeps what it holds for each caller."""
+    return {(grant.policy, grant.rule): grant for grant in grants}
 
 
 def _about(policies: model.PolicySet, part: Part) -> model.PolicySet:
