@@ -16,7 +16,7 @@ from policyengine.model import Conditions, Operation, PolicySet, Principal, Rule
 from policyengine.regions import Region, changes_of, regions_of
 from policyengine.rows import Because, reasons, rows_of
 from tests.examples import examples
-from tests.policyengine.test_analysis import ID, NOW, OPERATIONS, policies, rule
+from tests.policyengine.plans import ID, NOW, OPERATIONS, policies, rule
 
 CALLERS = [f"c{place}" for place in range(6)]
 HEADER = Conditions(headers=(("x-t", ("a",)),))
