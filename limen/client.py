@@ -8,9 +8,9 @@ from __future__ import annotations
 import http.client
 import json
 import pathlib
-import socket
 from typing import Any
 
+from limen.unixhttp import UnixConnection
 from mesh.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Refused, Unavailable
 
 _CLASSES: dict[str, type[Problem]] = {
@@ -24,19 +24,6 @@ _CLASSES: dict[str, type[Problem]] = {
 TIMEOUT_S = 60.0
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    """An HTTP connection over a Unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 class Client:
     """A client of one server's API."""
 
@@ -48,7 +35,7 @@ class Client:
 
         Raises the Problem that the server answered with, or Unavailable when nobody listens.
         """
-        connection = _UnixConnection(str(self._socket_path))
+        connection = UnixConnection(self._socket_path, timeout=TIMEOUT_S)
         payload = None if body is None else json.dumps(body).encode()
         try:
             connection.request(method, path, body=payload, headers={"content-type": "application/json"})

@@ -20,7 +20,6 @@ import os
 import pathlib
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -28,6 +27,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from limen.envoywire import TIMEOUT_S, Authority, Caller, Reply, ask_http1, ask_http2
+from limen.unixhttp import UnixConnection
 from mesh.clock import SystemClock
 from mesh.problems import NotFound, Unavailable
 from mesh.request import Decision, Effect, Mode, Protocol, Request
@@ -361,24 +361,14 @@ def _replies() -> Json:
     }
 
 
-class _Admin(http.client.HTTPConnection):
-    """HTTP over Envoy's admin socket."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
 def _started(process: subprocess.Popen[bytes], admin: pathlib.Path, errors: pathlib.Path) -> dict[str, int]:
     """The port of each listener, once Envoy serves."""
     end = time.monotonic() + START_DEADLINE_S
     while process.poll() is None and time.monotonic() < end:
-        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(_Admin(admin)) as connection:
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException),
+            contextlib.closing(UnixConnection(admin, timeout=TIMEOUT_S)) as connection,
+        ):
             connection.request("GET", "/ready")
             answer = connection.getresponse()
             if answer.read().strip() == b"LIVE":

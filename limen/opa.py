@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from limen.unixhttp import UnixConnection
 from mesh.problems import NotFound, Unavailable
 from policyengine.compile.rego import DATA_PATH, FIXED_MODULES, Program
 
@@ -38,24 +39,11 @@ def find_opa() -> str:
     return found
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over OPA's Unix socket."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        super().__init__("localhost", timeout=QUERY_DEADLINE_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
 class Opa:
     """A running OPA server, by its socket. Use `running_opa`."""
 
     def __init__(self, socket_path: pathlib.Path) -> None:
-        self._connection = _Connection(socket_path)
+        self._connection = UnixConnection(socket_path, timeout=QUERY_DEADLINE_S)
 
     def close(self) -> None:
         """Close the connection."""
