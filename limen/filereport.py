@@ -25,18 +25,6 @@ def report(path: pathlib.Path, *, count: int, findings: Sequence[Diagnostic], un
         "count": count,
         "in_force": not errors and not unreadable,
         "unreadable": unreadable,
-        "findings": [_json(item) for item in ordered[:MAX_TOLD]],
+        "findings": [item.to_json() for item in ordered[:MAX_TOLD]],
         "more": max(0, len(findings) - MAX_TOLD),
-    }
-
-
-def _json(item: Diagnostic) -> Json:
-    return {
-        "code": item.code,
-        "severity": str(item.severity),
-        "message": item.message,
-        "help": item.help,
-        "file": item.span.file if item.span else None,
-        "line": item.span.line if item.span else None,
-        "column": item.span.column if item.span else None,
     }

@@ -131,6 +131,18 @@ class Diagnostic:
         """What to do about it."""
         return render(self.code, self.facts)[1]
 
+    def to_json(self) -> dict[str, object]:
+        """The public JSON object: what is wrong, what to do about it, and where."""
+        return {
+            "code": self.code,
+            "severity": str(self.severity),
+            "message": self.message,
+            "help": self.help,
+            "file": self.span.file if self.span else None,
+            "line": self.span.line if self.span else None,
+            "column": self.span.column if self.span else None,
+        }
+
     def __str__(self) -> str:
         where = f"{self.span}: " if self.span else ""
         return f"{where}{self.severity} {self.code}: {self.message}"

@@ -174,7 +174,7 @@ def verify(*, folder: pathlib.Path | None, key: pathlib.Path | None, output: str
                 "records": found.size,
                 "root": found.root.hex(),
                 "origin": found.origin,
-                "findings": [{**render.diagnostic_json(item), "facts": item.facts} for item in found.findings],
+                "findings": [{**item.to_json(), "facts": item.facts} for item in found.findings],
             }
         )
     else:

@@ -128,7 +128,7 @@ def lint(file: pathlib.Path | None, output: str) -> int:
     path = file or context.state() / "identities.yaml"
     rules, findings = explanation.rules_of(path)
     if output == "json":
-        found = [render.diagnostic_json(item) for item in findings]
+        found = [item.to_json() for item in findings]
         render.data({"file": str(path), "rules": len(rules.rules), "findings": found})
     else:
         render.diagnostics(findings)

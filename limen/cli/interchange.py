@@ -149,7 +149,7 @@ def export(
         _forget_rules(out, {name for name, _ in found.files})
     if output == "json":
         services = [
-            {"service": name, "status": _status(items), "findings": [render.diagnostic_json(item) for item in items]}
+            {"service": name, "status": _status(items), "findings": [item.to_json() for item in items]}
             for name, items in found.findings.items()
         ]
         render.data({"target": target, "services": services, "written": written})
@@ -241,7 +241,7 @@ def _document_json(item: Document) -> Mapping[str, object]:
         "namespace": item.namespace,
         "name": item.name,
         "status": item.status,
-        "findings": [render.diagnostic_json(found) for found in item.findings],
+        "findings": [found.to_json() for found in item.findings],
     }
 
 

@@ -128,10 +128,10 @@ def _show(report: Report, output: str) -> None:
     if output == "json":
         render.data(
             {
-                "findings": [{**render.diagnostic_json(item), "facts": item.facts} for item in report.findings],
+                "findings": [{**item.to_json(), "facts": item.facts} for item in report.findings],
                 "suppressed": [
                     {
-                        **render.diagnostic_json(item.finding),
+                        **item.finding.to_json(),
                         "reason": item.suppression.reason,
                         "until": format_time(item.suppression.until),
                     }

@@ -103,7 +103,7 @@ def lint(file: pathlib.Path, output: str) -> int:
     made, found = load_attestors(text, str(file), lambda name: (file.parent / name).read_bytes())
     if output == "json":
         rows = [{"name": item.name, "type": item.type, "node": item.node} for item in made]
-        render.data({"attestors": rows, "findings": [render.diagnostic_json(item) for item in found]})
+        render.data({"attestors": rows, "findings": [item.to_json() for item in found]})
     else:
         render.diagnostics(found)
         if not found:

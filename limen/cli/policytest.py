@@ -89,7 +89,7 @@ def _json(outcomes: Sequence[Outcome], covered: Coverage | None) -> dict[str, ob
                 "because": item.case.because,
                 "file": item.case.span.file if item.case.span else None,
                 "line": item.case.span.line if item.case.span else None,
-                "finding": None if item.finding is None else render.diagnostic_json(item.finding),
+                "finding": None if item.finding is None else item.finding.to_json(),
                 **decision_to_json(item.decision),
             }
             for item in outcomes

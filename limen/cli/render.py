@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from mesh.problems import Diagnostic, Severity
 
@@ -60,16 +60,3 @@ def diagnostics(found: Iterable[Diagnostic]) -> None:
         where = f"{item.span}: " if item.span else ""
         say(f"{_MARKS[item.severity]} {where}{item.code} {item.message}")
         say(f"    {item.help}")
-
-
-def diagnostic_json(item: Diagnostic) -> Mapping[str, object]:
-    """A finding as a JSON object."""
-    return {
-        "code": item.code,
-        "severity": str(item.severity),
-        "message": item.message,
-        "help": item.help,
-        "file": item.span.file if item.span else None,
-        "line": item.span.line if item.span else None,
-        "column": item.span.column if item.span else None,
-    }

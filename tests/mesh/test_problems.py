@@ -1,3 +1,4 @@
+import json
 import pathlib
 import re
 
@@ -89,3 +90,18 @@ def test_a_group_that_holds_a_bug_passes_whole(others: list[Exception]) -> None:
 def test_a_document_that_a_help_names_is_there(code: str) -> None:
     for name in re.findall(r"docs/[\w./-]+\.md", entry(code)["help"]):
         assert (ROOT / name).is_file(), name
+
+
+def test_a_finding_is_a_json_object() -> None:
+    item = Diagnostic(code="LM0001", span=Span(file="f", line=1, column=2), facts={"command": "x"})
+    assert json.loads(json.dumps(item.to_json())) == {
+        "code": "LM0001",
+        "severity": "error",
+        "message": "`x` is not part of this version",
+        "help": item.help,
+        "file": "f",
+        "line": 1,
+        "column": 2,
+    }
+    nowhere = Diagnostic(code="LM0001").to_json()
+    assert (nowhere["file"], nowhere["line"], nowhere["column"]) == (None, None, None)

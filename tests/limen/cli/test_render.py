@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from limen.cli import render
@@ -29,6 +27,3 @@ def test_findings_name_place_code_and_what_to_do(capsys: pytest.CaptureFixture[s
     render.diagnostics([item])
     err = capsys.readouterr().err
     assert err.splitlines()[0].endswith("f:1:2: LM0001 `x` is not part of this version")
-    assert json.dumps(render.diagnostic_json(item))
-    assert render.diagnostic_json(item)["line"] == 1
-    assert render.diagnostic_json(Diagnostic(code="LM0001"))["file"] is None
