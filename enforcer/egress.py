@@ -53,10 +53,6 @@ class Exempt:
             return asked.endswith(self.what[1:]) and len(asked) > len(self.what) - 1
         return asked == self.what
 
-    def covers_service(self, service: str, port: int) -> bool:
-        """Whether a service's port is this one."""
-        return self.kind == "service" and self.what == service and self.port in {None, port}
-
 
 def parse_exempt(text: str) -> Exempt:
     """Read one.

@@ -26,11 +26,6 @@ def without_identity(fields: Fields) -> Fields:
     return tuple([field for field in fields if match(field[0]) is None])
 
 
-def request_head(head: RequestHead, *, target: str, host: str, identity: bytes) -> bytes:
-    """Write the head that the workload gets. ``identity`` are the finished field lines about the peer."""
-    return request_line(head.method, target) + request_fields(head, host=host, identity=identity)
-
-
 def request_line(method: str, target: str) -> bytes:
     """Write the first line of a request."""
     return f"{method} {target} HTTP/1.1\r\n".encode("latin-1")

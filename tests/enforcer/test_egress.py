@@ -75,9 +75,3 @@ def test_a_network_covers_its_addresses(text: str, address: str, port: int, is_c
 )
 def test_a_name_covers_itself_and_a_star_what_is_below(text: str, name: str, port: int, is_covered: bool) -> None:
     assert parse_exempt(text).covers_name(name, port) is is_covered
-
-
-def test_a_service_covers_its_port() -> None:
-    assert parse_exempt("service:db:1").covers_service("db", 1)
-    assert not parse_exempt("service:db:1").covers_service("db", 2)
-    assert not parse_exempt("cidr:10.0.0.0/8").covers_service("10.0.0.0/8", 1)

@@ -19,9 +19,8 @@ def head(**changes: object) -> RequestHead:
 
 
 def test_writes_a_request_with_the_identity_last() -> None:
-    found = serial.request_head(
+    found = serial.request_line("POST", "/b") + serial.request_fields(
         head(method="POST", fields=((b"x-a", b"1"),), framing=Framing.LENGTH, length=3, expects_continue=True),
-        target="/b",
         host="db:80",
         identity=serial.identity_fields("spiffe://td/own", "spiffe://td/peer"),
     )
@@ -58,7 +57,7 @@ _VALUES = st.text("abc 09,;=é", max_size=12).map(lambda text: text.strip().enco
 def test_what_is_sent_on_reads_as_what_was_decided(fields: tuple[tuple[bytes, bytes], ...], framing: Framing) -> None:
     wanted = head(method="POST", fields=fields, framing=framing, length=7 if framing is Framing.LENGTH else 0)
     reader = RequestReader()
-    reader.feed(serial.request_head(wanted, target="/a", host="db", identity=b""))
+    reader.feed(serial.request_line("POST", "/a") + serial.request_fields(wanted, host="db", identity=b""))
     found = reader.head()
     assert found is not None
     assert found._replace(block=b"") == wanted
