@@ -524,3 +524,33 @@ def test_over_two_sidecars_one_connection_carries_many_programs(sidecars: Make, 
     assert (denied[0], json.loads(denied[1])["code"]) == (403, "LM2302")
     pair.server.policy(policies(port=pair.port), epoch=2)
     assert pair.ask(ONCE)[0] == 403
+
+
+@pytest.mark.slow
+def test_no_request_fails_while_svids_and_policies_change_on_both_sides(
+    sidecars: Make, corp: Realm, apps: Make
+) -> None:
+    pair = Pair(sidecars, corp, apps(), protocol="http")
+    svids = {who: [corp.svid(who) for _ in range(4)] for who in (DB, WEB)}
+    answered: list[bytes] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            with pair.connect() as sock:
+                sock.sendall(ONCE)
+                answered.append(read_all(sock))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for epoch in range(2, 42):
+        tier = "app" if epoch % 2 else "baseline"
+        for agent, who in ((pair.server, DB), (pair.client, WEB)):
+            agent.send(identity_message(svids[who][epoch % 4], corp.bundle))
+            agent.policy(policies(ALLOW_WEB, port=pair.port, tier=tier), epoch=epoch)
+    is_over.set()
+    for thread in threads:
+        thread.join(10)
+    assert answered
+    assert [found for found in answered if not found.endswith(b"hello")] == []
