@@ -173,6 +173,7 @@ class Builder:
         tests = [test for found in self._residuals if found for test in (*found.when, *(found.unless or ()))]
         tests += [test for test in observed if isinstance(test, Test)]
         self.variables: tuple[Variable, ...] = variables_of(tests, now, region.beliefs)
+        self._same = next((item.values[0].same for item in self.variables if item.attribute == TOKEN), {})
         self._mentioned = [
             {test for value in found.values for test in (*value.truths, *value.same)} for found in self.variables
         ]
@@ -237,6 +238,7 @@ class Builder:
             version = self._grants[slot].version
             form = self._region.forms[version]
             if form is not None and form.protocols.get(axes.port, axes.protocol) == "tcp":
+                found = _renamed(found, self._same)  # a connection brings no token
                 tests = (*found.when, *(found.unless or ()))
                 unread: dict[Test, Truth] = {test: None for test in tests if _reads_request(test)}
                 settled = self._settle(found, unread)

@@ -184,7 +184,8 @@ class Domain:
 
     def differs(self) -> Any:
         """Whether the versions see different claims, so that a custom rule may say different things of them."""
-        return z3.And(z3.ULT(self.token, len(ISSUERS)), self.belief != BELIEFS.index("both"))
+        has_token = z3.And(self.is_parsed, z3.ULT(self.token, len(ISSUERS)))
+        return z3.And(has_token, self.belief != BELIEFS.index("both"))
 
     def answer(self, version: str | None) -> Any:
         """What a custom rule says in a version: one answer where both see the same."""
