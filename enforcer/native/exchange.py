@@ -3,7 +3,7 @@
 A request is decided on its head, before a byte of it reaches the workload; its body and the response stream
 through with back-pressure. What is pipelined waits. What breaks a rule is answered and ends the connection.
 Reading is `http1`'s, deciding `judge`'s; this module only moves between the two streams. It is one state machine, and
-a little over 400 lines so that all of its transitions stand in one place.
+as long as it is so that all of its transitions stand in one place.
 """
 
 from __future__ import annotations
