@@ -339,7 +339,7 @@ class HttpConnection:
             end = b""
             if exchange.sent:
                 end = serial.last_chunk(serial.trailers(self._reader.trailers, exchange.head.trailers.__contains__))
-            data = (serial.chunk(data) if data else b"") + end
+            data = serial.chunk(data) + end
         if first or data:
             app.write(first + data)
 
@@ -439,7 +439,7 @@ class HttpConnection:
         end = b""
         if self._response.is_done:
             end = serial.last_chunk(serial.trailers(self._response.trailers))
-        return (serial.chunk(data) if data else b"") + end
+        return serial.chunk(data) + end
 
     def _closes_after(self, request: RequestHead, response: ResponseHead) -> bool:
         return not request.keep_alive or response.framing is Framing.CLOSE

@@ -295,7 +295,7 @@ class Relay:
         exchange.sent = self._reader.is_done
         if exchange.head.framing is Framing.CHUNKED:
             end = serial.last_chunk(self._reader.trailers) if exchange.sent else b""
-            data = (serial.chunk(data) if data else b"") + end
+            data = serial.chunk(data) + end
         if first or data:
             found.stream.write(first + data)
 
@@ -403,7 +403,7 @@ class Relay:
         if head.framing is not Framing.CHUNKED:
             return data
         end = serial.last_chunk(self._response.trailers) if self._response.is_done else b""
-        return (serial.chunk(data) if data else b"") + end
+        return serial.chunk(data) + end
 
     def _complete(self, exchange: _Exchange, response: ResponseHead) -> None:
         """An exchange is over: keep the connection if it ended cleanly, and go on unless one side wanted to close."""

@@ -69,8 +69,8 @@ def response_head(head: ResponseHead, *, close: bool, from_enforcer: bool = Fals
 
 
 def chunk(data: bytes) -> bytes:
-    """One chunk of a chunked body; data is not empty."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
+    """Write one chunk of a chunked body; of no bytes none, because a chunk of size 0 would end the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
 def last_chunk(trailers: bytes = b"") -> bytes:

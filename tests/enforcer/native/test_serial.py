@@ -107,3 +107,8 @@ def test_what_means_something_before_a_body_stands_not_behind_it(name: bytes, ma
     assert serial.may_trail(name) is may
     line = name + b":\t1 \r\n"
     assert serial.trailers(line) == (name + b": 1\r\n" if may else b"")
+
+
+def test_no_bytes_are_no_chunk_for_that_would_end_the_body() -> None:
+    assert (serial.chunk(b"ab" * 8), serial.chunk(b"")) == (b"10\r\nabababababababab\r\n", b"")
+    assert serial.last_chunk() == b"0\r\n\r\n"
