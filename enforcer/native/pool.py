@@ -16,7 +16,7 @@ from enforcer.native.endpoints import Endpoint
 from enforcer.native.stream import SecureStream
 
 MAX_IDLE = 64
-MAX_IDLE_SECONDS = 20  # the called side closes what waits for longer than `exchange.IDLE_SECONDS`
+MAX_IDLE_SECONDS = 20  # less than the called side's `limits.Limits.idle_s`, which would close it
 MAX_LIFE_SECONDS = 3600
 # the called side closes what waits a little before a certificate ends (`listener.DRAIN`)
 BEFORE_THE_END = dt.timedelta(seconds=15)
