@@ -8,14 +8,16 @@ import pathlib
 import socket
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from enforcer import control, guard, redirect
 from enforcer.execwatch import ExecWatch
 from enforcer.holders import is_complete
+from enforcer.opensockets import OpenSockets
 from enforcer.process import read_process
-from enforcer.sight import open_sockets, open_stamps
+from enforcer.sight import Report, open_sockets, open_stamps
 from enforcer.sockdiag import SockDiag
+from enforcer.stamp import Stamps
 from limen import attacks
 from limen.checks.result import Result, failed, passed, warned
 from mesh.problems import Problem, Unavailable
@@ -108,21 +110,22 @@ def _peer_pidfd(group: str) -> Result:
 
 
 def _stamps(group: str) -> Result:
-    reasons: list[str] = []
-    stamps = open_stamps(reasons.append)
-    if stamps is None:
-        return warned(group, f"who begins a connection is not noted by the kernel: {reasons[0]}", "LM3407", _BPF_HINT)
-    stamps.close()
-    return passed(group, "the kernel notes who begins a connection (eBPF, cgroup/connect4 and connect6)")
+    known = "the kernel notes who begins a connection (eBPF, cgroup/connect4 and connect6)"
+    return _by_bpf(group, open_stamps, known, "who begins a connection is not noted by the kernel")
 
 
 def _sockets(group: str) -> Result:
+    known = "the kernel says who holds a connection (eBPF, task_file)"
+    return _by_bpf(group, open_sockets, known, "who holds a connection is found by a scan of /proc")
+
+
+def _by_bpf(group: str, open_: Callable[[Report], Stamps | OpenSockets | None], known: str, unknown: str) -> Result:
     reasons: list[str] = []
-    sockets = open_sockets(reasons.append)
-    if sockets is None:
-        return warned(group, f"who holds a connection is found by a scan of /proc: {reasons[0]}", "LM3407", _BPF_HINT)
-    sockets.close()
-    return passed(group, "the kernel says who holds a connection (eBPF, task_file)")
+    found = open_(reasons.append)
+    if found is None:
+        return warned(group, f"{unknown}: {reasons[0]}", "LM3407", _BPF_HINT)
+    found.close()
+    return passed(group, known)
 
 
 def _execs(group: str) -> Result:

@@ -149,7 +149,7 @@ def _assume_local(reading: Reading, value: str) -> str:
 
 
 def _in_every_domain(reading: Reading, path: str, widens: bool) -> tuple[SpiffePattern, ...]:  # noqa: FBT001
-    """A path of the local trust domain; what may widen holds foreign trust domains as well (see `istio.sources_of`)."""
+    """A path of the local trust domain; what may widen holds foreign trust domains as well (see `istiorule`)."""
     del widens
     try:
         return (SpiffePattern.parse(f"spiffe://{reading.domain}/{path}"),)
