@@ -1,6 +1,8 @@
 """The index agrees with the reference, on the named corners and on generated cases, and never raises."""
 
 import dataclasses
+import datetime as dt
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +13,7 @@ from policyengine import reference
 from policyengine.decide import Index
 from policyengine.model import PolicySet
 from tests.examples import examples
-from tests.policyengine.corners import CORNERS, WEB, Corner, allow, ask, deny, tree
+from tests.policyengine.corners import CORNERS, FUTURE, NOW, WEB, Corner, allow, ask, deny, grant, token, tree
 from tests.policyengine.strategies import policy_sets, requests
 
 
@@ -93,3 +95,34 @@ def test_an_index_after_edits_equals_one_from_nothing(
         for request in asked:
             assert index.decide(request) == reference.decide(current, request, snapshot=str(place))
         assert index.errors == 0
+
+
+def test_decisions_of_a_plain_service_hang_on_no_address_time_header_or_claim() -> None:
+    plain = [corner for corner in CORNERS if Index(corner.policies, "s").is_plain("db")]
+    assert len(plain) > 20
+    for corner in plain:
+        index, asked = Index(corner.policies, "s"), corner.request
+        others: tuple[dict[str, Any], ...] = (
+            {"time": None},
+            {"time": NOW + dt.timedelta(days=36_500)},
+            {"peer_ip": "203.0.113.9"},
+            {"headers": (*asked.headers, ("x-role", "admin"))},
+            {"claims": token(roles=["admin"])},
+            {"unknown": asked.unknown | {"claims"}},
+        )
+        for other in others:
+            assert index.decide(dataclasses.replace(asked, **other)) == index.decide(asked), (corner.name, other)
+
+
+@pytest.mark.parametrize(
+    ("policies", "is_plain"),
+    [
+        pytest.param(tree(guardrail=[deny(**{"from": [WEB]})], app=[allow(to=[{"paths": ["/a"]}])]), True, id="plain"),
+        pytest.param(tree(app=[allow(when={"peer_ip": ["10.0.0.0/8"]})]), False, id="condition"),
+        pytest.param(tree(app=[allow(unless={"from": [WEB]})]), False, id="unless"),
+        pytest.param(tree(exceptions=[grant(FUTURE)]), False, id="exception"),
+        pytest.param(tree(observe=FUTURE), False, id="observe"),
+    ],
+)
+def test_a_service_is_plain_only_without_conditions_exceptions_and_observe(policies: PolicySet, is_plain: bool) -> None:
+    assert Index(policies, "s").is_plain("db") is is_plain
