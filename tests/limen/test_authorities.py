@@ -122,7 +122,9 @@ def test_time_alone_rotates_before_anything_is_cut_short(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("upstream", "kinds"), [(None, set()), ("disk", {Kind.ROOT}), ("offline", {Kind.ROOT, Kind.ISSUING})], ids=str
+    ("upstream", "kinds"),
+    [(None, set()), ("disk", {Kind.ROOT}), ("offline", {Kind.ROOT, Kind.ISSUING})],
+    ids=("none", "disk", "offline"),
 )
 def test_what_people_have_to_carry_is_due_two_weeks_early(
     world: World, monkeypatch: pytest.MonkeyPatch, upstream: str | None, kinds: set[Kind]
