@@ -302,7 +302,8 @@ def test_a_bundle_without_the_callers_authority_ends_what_there_was_and_what_wou
 @pytest.mark.parametrize("words", [pytest.param((b"PRIVATE KEY", b"PRIVATE"), id="S-15-key-in-memory-alone")])
 def test_the_private_key_is_in_no_file_and_no_environment(place: Place, words: tuple[bytes, ...]) -> None:
     svid = place.corp.svid(DB)
-    place.agent.send(identity_message(svid, place.corp.bundle))
+    place.agent.send({**identity_message(svid, place.corp.bundle), "trust": 15})
+    place.agent.wait("trusts", lambda found: found["trust"] == 15)  # it is in use, no longer on its way to OpenSSL
     process = pathlib.Path("/proc") / str(place.agent.process.pid)
     if os.access(process / "environ", os.R_OK):
         environment = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
