@@ -30,6 +30,7 @@ from tests.limen.api.test_nodes import attestors
 from tests.world import World
 
 Json = Any
+pytestmark = pytest.mark.slow
 JSON, JOSE = b"application/json", b"application/jose+json"
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import random
 
 import h11
+import pytest
 
 from enforcer.native.exchange import State
 from tests.examples import examples
 from tests.fuzz.mutation import mutant
 from tests.fuzz.test_http_differential import HOST, Sidecar
+
+pytestmark = pytest.mark.slow
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 SEEDS = [

@@ -37,7 +37,7 @@ def placed(found: Compiled) -> dict[tuple[str, str], Grant]:
 
 
 # INVARIANT: whatever was edited before, an index is what it is when it is built from nothing.
-@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=histories(), asked=st.lists(requests, min_size=8, max_size=8))
 def test_after_edits_it_decides_as_the_reference_does(history: list[PolicySet], asked: list[Request]) -> None:
     index = Index(history[0], "0")
@@ -50,7 +50,7 @@ def test_after_edits_it_decides_as_the_reference_does(history: list[PolicySet], 
 
 
 # INVARIANT: the same, looked at from inside: the same grants, in the same order, at every place of every class.
-@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=histories())
 def test_after_edits_it_holds_what_it_holds_when_it_is_compiled_from_nothing(history: list[PolicySet]) -> None:
     found = Compiled.of(history[0], part_of(history[0]))

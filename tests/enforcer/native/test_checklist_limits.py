@@ -38,7 +38,7 @@ from tests.enforcer.native.harness import (
     read_response,
 )
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 Make = Callable[..., Any]
 REQUEST = b"GET /orders HTTP/1.1\r\n" + HOST + b"\r\n"
 
