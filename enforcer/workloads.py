@@ -82,7 +82,9 @@ class Workloads:
         found = []
         for row in kept.load():
             try:
-                is_there = read_stat(row.launch.pid).start == row.launch.start
+                stat = read_stat(row.launch.pid)
+                # one that ended may stand in the table for as long as its parent does not ask
+                is_there = stat.start == row.launch.start and stat.state not in "ZX"
             except NotFound:
                 is_there = False
             if is_there:
