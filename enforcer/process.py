@@ -196,6 +196,9 @@ def read_environment(pid: int) -> tuple[str, ...]:
     try:
         data = pathlib.Path(f"/proc/{pid}/environ").read_bytes()
     except PermissionError as err:
+        # one that ended and still stands in the table has no memory, which newer kernels let nobody but root look for
+        if read_stat(pid).state in "ZX":
+            raise NotFound("LM3401", pid=pid) from err
         raise Invalid("LM3403", pid=pid, reason="its environment may not be read") from err
     except OSError as err:
         raise NotFound("LM3401", pid=pid) from err
