@@ -75,11 +75,6 @@ def get_key(connection: sa.Connection, name: str) -> bytes | None:
     return None if found is None else bytes(found)
 
 
-def delete_keys(connection: sa.Connection, names: Sequence[str]) -> None:
-    """Forget wrapped keys."""
-    connection.execute(sa.delete(KEYS).where(KEYS.c.name.in_(names)))
-
-
 def key_names(connection: sa.Connection) -> list[str]:
     """The names of all wrapped keys."""
     return [str(row[0]) for row in connection.execute(sa.select(KEYS.c.name).order_by(KEYS.c.name))]

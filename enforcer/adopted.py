@@ -27,7 +27,7 @@ class AdoptedProcess:
             raise NotFound("LM3401", pid=pid) from err
         try:
             stat = read_stat(pid)
-            if stat.start != start or stat.state in "ZX":
+            if stat.start != start or stat.has_ended:
                 raise NotFound("LM3401", pid=pid)
         except NotFound:
             self.close()

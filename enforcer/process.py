@@ -49,6 +49,11 @@ class Stat:
     state: str
     layout: tuple[int, ...]
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it only stands in the table, for as long as its parent does not ask how it ended."""
+        return self.state in "ZX"
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Executable:
@@ -196,8 +201,8 @@ def read_environment(pid: int) -> tuple[str, ...]:
     try:
         data = pathlib.Path(f"/proc/{pid}/environ").read_bytes()
     except PermissionError as err:
-        # one that ended and still stands in the table has no memory, which newer kernels let nobody but root look for
-        if read_stat(pid).state in "ZX":
+        # what ended has no memory, which newer kernels let nobody but root look for
+        if read_stat(pid).has_ended:
             raise NotFound("LM3401", pid=pid) from err
         raise Invalid("LM3403", pid=pid, reason="its environment may not be read") from err
     except OSError as err:

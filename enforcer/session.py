@@ -26,7 +26,7 @@ def members(session: int) -> frozenset[int]:
         if name.isdigit():
             with contextlib.suppress(Problem):
                 stat = read_stat(int(name))
-                if stat.session == session and stat.state not in "ZX":
+                if stat.session == session and not stat.has_ended:
                     found.add(int(name))
     return frozenset(found)
 

@@ -83,8 +83,7 @@ class Workloads:
         for row in kept.load():
             try:
                 stat = read_stat(row.launch.pid)
-                # one that ended may stand in the table for as long as its parent does not ask
-                is_there = stat.start == row.launch.start and stat.state not in "ZX"
+                is_there = stat.start == row.launch.start and not stat.has_ended
             except NotFound:
                 is_there = False
             if is_there:

@@ -152,9 +152,11 @@ def _ends_in_slash(pattern: PathPattern, depth: int) -> bool:
     return not pattern.subtree and len(places) == depth + 1 and places[-1] == PathSegment("literal", "")
 
 
-def _steps(patterns: Sequence[PathPattern], alive: frozenset[int], depth: int) -> list[tuple[str, frozenset[int]]]:
-    """The classes of the next segment that is not empty: one of each, with the patterns that it keeps alive."""
-    literal: dict[str, list[int]] = {}
+def _next(
+    patterns: Sequence[PathPattern], alive: frozenset[int], depth: int
+) -> tuple[list[tuple[str, int]], list[int]]:
+    """What patterns that go on have next: those with a literal that is not empty, beside it, and those with a type."""
+    literals: list[tuple[str, int]] = []
     typed: list[int] = []
     for index in alive:
         if len(patterns[index].segments) > depth:
@@ -162,7 +164,16 @@ def _steps(patterns: Sequence[PathPattern], alive: frozenset[int], depth: int) -
             if place.type != "literal":
                 typed.append(index)
             elif place.literal:
-                literal.setdefault(place.literal, []).append(index)
+                literals.append((place.literal, index))
+    return literals, typed
+
+
+def _steps(patterns: Sequence[PathPattern], alive: frozenset[int], depth: int) -> list[tuple[str, frozenset[int]]]:
+    """The classes of the next segment that is not empty: one of each, with the patterns that it keeps alive."""
+    literal: dict[str, list[int]] = {}
+    literals, typed = _next(patterns, alive, depth)
+    for text, index in literals:
+        literal.setdefault(text, []).append(index)
     found = []
     for text, indices in literal.items():
         matching = [index for index in typed if patterns[index].segments[depth].matches(text)]
@@ -188,14 +199,9 @@ def _steps_of_both(
     """
     exact: dict[str, list[int]] = {}
     loose: dict[str, list[int]] = {}
-    typed: list[int] = []
-    for index in alive:
-        if len(patterns[index].segments) > depth:
-            place = patterns[index].segments[depth]
-            if place.type != "literal":
-                typed.append(index)
-            elif place.literal:
-                (loose if patterns[index].ignores_case else exact).setdefault(place.literal, []).append(index)
+    literals, typed = _next(patterns, alive, depth)
+    for literal, index in literals:
+        (loose if patterns[index].ignores_case else exact).setdefault(literal, []).append(index)
 
     def kept(segment: str) -> frozenset[int]:
         compared = _folded(segment)

@@ -18,12 +18,10 @@ from enforcer.native.http1 import Fields, Framing, RequestHead, RequestReader, R
 from enforcer.native.judge import Judgement
 from enforcer.native.l4 import Splice
 from enforcer.native.limits import Limits
-from enforcer.native.stream import PlainStream, Stream
+from enforcer.native.stream import LINGER_SECONDS, MAX_PIPELINED_BYTES, PlainStream, Stream
 from mesh.problems import Invalid
 
-LINGER_SECONDS = 2
 DENIALS_A_TURN = 16
-MAX_PIPELINED_BYTES = 64 * 1024
 
 
 class State(enum.Enum):

@@ -17,7 +17,7 @@ from typing import Protocol
 from enforcer.native import answer, serial
 from enforcer.native.http1 import Framing, RequestHead, RequestReader, ResponseHead, ResponseReader
 from enforcer.native.pool import Connection, Finish
-from enforcer.native.stream import PlainStream
+from enforcer.native.stream import LINGER_SECONDS, MAX_PIPELINED_BYTES, PlainStream
 from mesh.problems import Invalid
 
 # a connection that has carried so many requests gets one of its own: it will not need a handshake soon
@@ -27,8 +27,6 @@ RELEASE_SECONDS = 1
 HEAD_SECONDS = 10
 IDLE_SECONDS = 120
 EXCHANGE_SECONDS = 600
-LINGER_SECONDS = 2
-MAX_PIPELINED_BYTES = 64 * 1024
 
 # where a head ends for those who take a bare line feed for the end of a line
 _OTHER_END = re.compile(rb"\n\r?\n")

@@ -22,6 +22,9 @@ from mesh.tls import leaf, peer_chain, records
 from mesh.x509svid import VerifiedSvid
 
 HIGH_WATER_BYTES = 128 * 1024
+# what both ends of HTTP keep to: how long one that closes listens on, and how much it takes ahead of its turn
+LINGER_SECONDS = 2
+MAX_PIPELINED_BYTES = 64 * 1024
 _READ_BYTES = 16 * 1024  # a record of TLS holds no more
 
 Verify = Callable[[tuple[bytes, ...]], VerifiedSvid]

@@ -8,12 +8,11 @@ from typing import cast
 
 import pytest
 
-from enforcer.native import exchange
 from enforcer.native.exchange import HttpConnection
 from enforcer.native.http1 import RequestHead
 from enforcer.native.judge import Judgement, denied
 from enforcer.native.limits import Limits
-from enforcer.native.stream import PlainStream, Sink
+from enforcer.native.stream import LINGER_SECONDS, PlainStream, Sink
 from mesh.problems import Invalid
 from mesh.request import Decision, Effect, Mode
 
@@ -326,7 +325,7 @@ def test_a_head_that_trickles_in_is_refused_in_time() -> None:
         world.connection.tick()
     assert world.refused == ["LM3112"]
     assert world.caller.sent.startswith(b"HTTP/1.1 408 ")
-    for _ in range(exchange.LINGER_SECONDS + 1):
+    for _ in range(LINGER_SECONDS + 1):
         world.connection.tick()
     assert world.caller.did[-1] == "close"
 
