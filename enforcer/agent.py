@@ -54,7 +54,6 @@ from mesh.x509svid import verify_x509_svid
 Message = dict[str, object]
 TICK_S = 1.0
 # how long a killed agent's guard stands before a successor without workloads removes it
-GUARD_KEPT_S = 30.0
 
 
 class Agent:
@@ -162,7 +161,6 @@ class Agent:
                         self._renew(),
                         self._deliver(),
                         self._report(),
-                        self._disown_guard(),
                         self._issuers.run(),
                     )
                 ]
@@ -520,11 +518,6 @@ class Agent:
     async def _workload_ended(self) -> None:
         await self._callers.announce()
         await self._send_endpoints()
-
-    async def _disown_guard(self) -> None:
-        """Replace what a killed predecessor guarded, once its programs are gone and ours had time to come back."""
-        await self._nap(GUARD_KEPT_S)
-        self._write_guard()
 
     def _write_guard(self) -> None:
         if self._guard_reason:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import TypeVar
 
 from enforcer.holders import holders
 from enforcer.opensockets import OpenSockets
@@ -19,6 +20,7 @@ from mesh.problems import Unavailable
 # the namespaces that the kernel began with (PROC_PID_INIT_INO, PROC_TIME_INIT_INO of linux/proc_ns.h)
 _FIRST = {"pid": 0xEFFFFFFC, "time": 0xEFFFFFFA}
 Report = Callable[[str], None]
+_Way = TypeVar("_Way")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,19 +58,18 @@ def open_sight(report: Report) -> Sight:
 
 def open_stamps(report: Report) -> Stamps | None:
     """Stamps of this host's connections, or None, with the reason reported."""
-    try:
-        _check_namespace()
-        return Stamps(unified_root())
-    except Unavailable as problem:
-        report(str(problem.facts["reason"]))
-        return None
+    return _opened(lambda: Stamps(unified_root()), report)
 
 
 def open_sockets(report: Report) -> OpenSockets | None:
     """The open sockets of this host, or None, with the reason reported."""
+    return _opened(OpenSockets, report)
+
+
+def _opened(way: Callable[[], _Way], report: Report) -> _Way | None:
     try:
         _check_namespace()
-        return OpenSockets()
+        return way()
     except Unavailable as problem:
         report(str(problem.facts["reason"]))
         return None

@@ -284,7 +284,7 @@ class Workloads:
             _dismiss(connection)
 
     async def forget_predecessors(self) -> None:
-        """After a while, forget the workloads that nobody came back for, and dismiss their sidecars."""
+        """After a while, forget the workloads that nobody came back for, and their rules; dismiss their sidecars."""
         await asyncio.sleep(RESUMED_WITHIN_S)
         for kept in self._predecessors.values():
             self._log.warning("nobody came back for a workload", workload=kept.name)
