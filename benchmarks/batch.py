@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import pathlib
@@ -83,9 +84,10 @@ def cpu_s(pid: int) -> float:
 
 
 def children(pid: int) -> Iterator[int]:
-    """The children of a process."""
+    """The children of a process; a thread may end meanwhile."""
     for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        yield from map(int, (task / "children").read_text("ascii").split())
+        with contextlib.suppress(OSError):
+            yield from map(int, (task / "children").read_text("ascii").split())
 
 
 class Server:

@@ -43,11 +43,12 @@ class Outcome:
 
 
 class Probe:
-    """One connection to a socket."""
+    """One connection to a socket. A stream that goes on for ``stays_s`` seconds after its first message is open."""
 
-    def __init__(self, socket: str) -> None:
+    def __init__(self, socket: str, stays_s: float = STAYS_S) -> None:
         """Raises Invalid LM1040 for what is no address of a Workload Endpoint (E-9 to E-11)."""
         self.target = target_of(socket)
+        self._stays_s = stays_s
         self._channel = grpc.insecure_channel(self.target, options=[("grpc.enable_http_proxy", 0)])
 
     def close(self) -> None:
@@ -103,14 +104,14 @@ class Probe:
         except grpc.RpcError as err:
             return _failed(err, begun)
         seconds = time.monotonic() - begun
-        is_open = _stays_open(call)
+        is_open = _stays_open(call, self._stays_s)
         call.cancel()
         return Outcome(message=found, seconds=seconds, is_open=is_open)
 
 
-def _stays_open(call: Any) -> bool:  # noqa: ANN401  grpc has no types
-    """Whether a stream goes on: a live one has no status yet."""
-    end = time.monotonic() + STAYS_S
+def _stays_open(call: Any, for_s: float) -> bool:  # noqa: ANN401  grpc has no types
+    """Whether a stream goes on for so long: a live one has no status yet."""
+    end = time.monotonic() + for_s
     while time.monotonic() < end:
         if not call.is_active():
             return False

@@ -5,6 +5,7 @@ import pytest
 from limen.conformance.probe import Probe, gather
 from mesh.problems import Invalid
 from mesh.proto import workload_pb2 as pb
+from tests.limen.conformance.failing import LONG_S, SHORT_S
 from tests.limen.conformance.servers import NAME, served
 
 
@@ -24,7 +25,7 @@ def test_nobody_there_is_an_outcome(tmp_path: pathlib.Path) -> None:
 
 def test_a_workload_is_given_everything_once(tmp_path: pathlib.Path) -> None:
     with served(tmp_path) as address:
-        asked = Probe(address)
+        asked = Probe(address, stays_s=SHORT_S)
         found = gather(asked)
         assert [item.code for item in (found.x509, found.x509_bundles, found.jwt, found.jwt_bundles)] == ["OK"] * 4
         assert found.x509.is_open
@@ -35,6 +36,6 @@ def test_a_workload_is_given_everything_once(tmp_path: pathlib.Path) -> None:
 
 def test_a_stream_that_ends_is_not_open(tmp_path: pathlib.Path) -> None:
     with served(tmp_path, "W-4") as address:
-        asked = Probe(address)
+        asked = Probe(address, stays_s=LONG_S)
         assert not asked.call("FetchX509SVID", pb.X509SVIDRequest()).is_open
         asked.close()
