@@ -264,6 +264,8 @@ SEGMENT_TYPES: dict[str, re.Pattern[str]] = {
     "ulid": re.compile(r"[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}"),
     "token": re.compile(r"[A-Za-z0-9._~-]+"),
 }
+# a literal that is its own canonical form: no escape, no `*`, no dot at the end
+_PLAIN_LITERAL = re.compile(r"[A-Za-z0-9\-._~!$&'()+,=:@]*[A-Za-z0-9\-_~!$&'()+,=:@]")
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([a-z]+))?\}")
 
 
@@ -358,6 +360,8 @@ class PathPattern:
 
 def _parse_segment(part: str, *, is_last: bool) -> PathSegment:
     """Read one segment of a pattern (steps 2 and 3)."""
+    if _PLAIN_LITERAL.fullmatch(part) is not None and len(part) < MAX_TARGET_LENGTH:
+        return PathSegment("literal", part)
     if found := _PARAMETER.fullmatch(part):
         kind = found[2]
         if kind is not None and kind not in SEGMENT_TYPES:

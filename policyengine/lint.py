@@ -20,7 +20,7 @@ from policyengine import model
 from policyengine.idle import idle as find_idle
 from policyengine.idle import unnamed
 from policyengine.ir import Grant, ServiceForm, normalise
-from policyengine.loader import load_tree
+from policyengine.loader import KeptFiles, load_tree
 from policyengine.shadowing import Shadowing
 from policyengine.suppression import Report, by_place, settle
 from policyengine.usage import Known, by_service, unused
@@ -37,12 +37,14 @@ def lint_tree(
     *,
     known: Known | None = None,
     flows: Iterable[Flow] | None = None,
+    kept: KeptFiles | None = None,
 ) -> Report:
     """All findings about a policy tree: the loader's, and the lints where it has no error.
 
     ``known`` are the workloads that there are, ``flows`` what was recorded; without them nothing is said about either.
+    ``kept`` has the files that were read already, and those that are read now.
     """
-    policies, found = load_tree(tree)
+    policies, found = load_tree(tree, kept)
     if any(item.severity is Severity.ERROR for item in found):
         return Report(findings=tuple(sorted(found, key=by_place)))
     unasked = (WITHOUT_WORKLOADS if known is None else frozenset()) | (WITHOUT_FLOWS if flows is None else frozenset())

@@ -22,7 +22,7 @@ from policyengine.reading import MISSING, Finding, Path, Reader, did_you_mean
 from policyengine.suite import PolicyTest, check_tests
 from policyengine.suitereading import read_test
 from policyengine.suppressreading import Suppressed, read_suppressions
-from policyengine.treefiles import TreeFile, read_files
+from policyengine.treefiles import MAX_TREE_BYTES, TreeFile, read_files
 
 API_VERSION = "limen.dev/v1"
 _KINDS = {
@@ -40,11 +40,46 @@ _UNKNOWN_NAME = {"LM2032": ("service", "services"), "LM2033": ("group", "groups"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Document:
-    """One document of a known kind: its tree, and where the rules that were kept stood."""
+    """One document of a known kind: its file and tree, and where the rules that were kept stood."""
 
+    file: str
     node: Node
     name: str
     positions: tuple[int, ...]
+
+
+_Read = tuple[str, _Document, object]
+"""What a document was read as: its kind, itself, and the object that it says."""
+
+
+class KeptFiles:
+    """What files without a finding said, by their text, for who reads trees that have most files in common.
+
+    A text that stood in a file of another name says the same at other places. Nothing of a file with findings, or of
+    one that suppresses some, is kept, so that all of them are found each time.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[str, tuple[_Read, ...]] = {}
+        self._size = 0
+
+    def get(self, text: str, file: str) -> tuple[_Read, ...] | None:
+        """What a text says where it stands in ``file``; None when it has to be read."""
+        found = self._read.get(text)
+        if found is None or all(document.file == file for _, document, _ in found):
+            return found
+        return tuple(
+            (kind, moved := dataclasses.replace(document, file=file), _with_places(said, moved))
+            for kind, document, said in found
+        )
+
+    def put(self, text: str, found: tuple[_Read, ...]) -> None:
+        """Keep what a text says; more than one tree may have, and all is forgotten first."""
+        if self._size + len(text) > MAX_TREE_BYTES:
+            self._read.clear()
+            self._size = 0
+        self._read[text] = found
+        self._size += len(text)
 
 
 class _Tree:
@@ -60,32 +95,43 @@ class _Tree:
         self.folder: pathlib.Path | None = None
         self.count = 0
 
+    def add(self, kind: str, document: _Document, found: object) -> None:
+        """An object of a document that could be read."""
+        self.documents[kind].append(document)
+        self.objects[kind].append(found)
 
-def load_tree(path: pathlib.Path | str) -> tuple[model.PolicySet, list[Diagnostic]]:
+
+def load_tree(path: pathlib.Path | str, kept: KeptFiles | None = None) -> tuple[model.PolicySet, list[Diagnostic]]:
     """Read a policy tree: a directory with all `.yaml` and `.yml` files below it, or one file.
 
     1. Every file is read as strict YAML; every document has a known kind and only known fields.
     2. Every object that can be read is kept, and what cannot is among the findings.
     3. Names, ports and identities fit together across the whole tree, and tests speak of what is in it.
 
-    Findings are sorted by place. Nothing is raised: an unreadable file is a finding.
+    Findings are sorted by place. Nothing is raised: an unreadable file is a finding. Files that were read into ``kept``
+    are not read again.
     """
-    policies, _, found = load_tested_tree(path)
+    policies, _, found = load_tested_tree(path, kept)
     return policies, found
 
 
 def load_tested_tree(
-    path: pathlib.Path | str,
+    path: pathlib.Path | str, kept: KeptFiles | None = None
 ) -> tuple[model.PolicySet, tuple[PolicyTest, ...], list[Diagnostic]]:
     """Read a policy tree as `load_tree` does, with the tests that stand beside the policies."""
-    return read_tree(pathlib.Path(path), *read_files(pathlib.Path(path)))
+    return read_tree(pathlib.Path(path), *read_files(pathlib.Path(path)), kept=kept)
 
 
 def read_tree(
-    root: pathlib.Path, files: Iterable[TreeFile], unread: Iterable[Diagnostic] = ()
+    root: pathlib.Path,
+    files: Iterable[TreeFile],
+    unread: Iterable[Diagnostic] = (),
+    *,
+    kept: KeptFiles | None = None,
 ) -> tuple[model.PolicySet, tuple[PolicyTest, ...], list[Diagnostic]]:
     """Read the files of a tree that are in memory already; ``unread`` are the findings of reading them from disk."""
     tree = _Tree()
+    kept = KeptFiles() if kept is None else kept
     tree.folder = root if root.is_dir() else None
     # (1), (2)
     tree.diagnostics.extend(unread)
@@ -94,7 +140,7 @@ def read_tree(
             if file.is_module:
                 tree.modules.append(model.RegoModule(file.inside, file.text))
                 continue
-            _add_text(file.text, str(file.path), tree)
+            _add_text(file.text, str(file.path), tree, kept)
         if not tree.count and not tree.diagnostics:
             tree.diagnostics.append(Diagnostic(code="LM2023", facts={"path": str(root)}))
         return _checked(tree)
@@ -103,7 +149,7 @@ def read_tree(
 def load_text(text: str, file: str) -> tuple[model.PolicySet, list[Diagnostic]]:
     """Read the documents of one file that is already in memory, as `load_tree` would."""
     tree = _Tree()
-    _add_text(text, file, tree)
+    _add_text(text, file, tree, KeptFiles())
     policies, _, findings = _checked(tree)
     return policies, findings
 
@@ -136,20 +182,35 @@ def _by_place(item: Diagnostic) -> tuple[str, int, int, str]:
     return (span.file, span.line, span.column, item.code) if span else ("", 0, 0, item.code)
 
 
-def _add_text(text: str, file: str, tree: _Tree) -> None:
+def _add_text(text: str, file: str, tree: _Tree, kept: KeptFiles) -> None:
     """Read the documents of a file into the tree.
 
     What stands between two separators and is empty is no document. A value that is refused as YAML is not refused for
     its meaning as well.
     """
+    known = kept.get(text, file)
+    if known is not None:
+        tree.count += len(known)
+        for kind, document, said in known:
+            tree.declared[kind].add(document.name)
+            tree.add(kind, document, said)
+        return
     nodes, found = compose_documents(text, file)
-    before = len(tree.diagnostics)
+    before, suppressed = len(tree.diagnostics), len(tree.suppressions)
+    begins = {kind: len(documents) for kind, documents in tree.documents.items()}
     for place, node in enumerate(nodes):
         if node.kind != "null":
             _add_document(node, tree, nodes[place + 1].span if place + 1 < len(nodes) else None)
     refused = {item.span for item in found}
     tree.diagnostics[before:] = [item for item in tree.diagnostics[before:] if item.span not in refused]
     tree.diagnostics.extend(found)
+    if (before, suppressed) == (len(tree.diagnostics), len(tree.suppressions)):
+        read = (
+            (kind, tree.documents[kind][place], tree.objects[kind][place])
+            for kind, begin in begins.items()
+            for place in range(begin, len(tree.documents[kind]))
+        )
+        kept.put(text, tuple(read))
 
 
 def _add_document(node: Node, tree: _Tree, following: Span | None) -> None:
@@ -174,9 +235,8 @@ def _add_document(node: Node, tree: _Tree, following: Span | None) -> None:
     if found is not None and name is not None:
         positions = tuple(reader.positions.get(name, ()))
         tree.suppressions.extend(_suppression(item, found, positions, node, following) for item in accepted)
-        document = _Document(node, name, positions)
-        tree.documents[kind].append(document)
-        tree.objects[kind].append(_with_places(found, document))
+        document = _Document(node.span.file, node, name, positions)
+        tree.add(kind, document, _with_places(found, document))
 
 
 def _kind(fields: object, reader: Reader) -> str | None:
@@ -211,16 +271,16 @@ _READERS: dict[str, Callable[[Reader, str, str, object], object]] = {
 
 def _with_places(found: object, document: _Document) -> object:
     """An object, and the rules in it, with their places."""
-    span = _span(document.node, ("metadata", "name"))
+    span = _span(document.node, ("metadata", "name"))._replace(file=document.file)
     if isinstance(found, model.Policy):
         rules = tuple(
-            dataclasses.replace(rule, span=_span(document.node, ("spec", "rules", place)))
+            dataclasses.replace(rule, span=_span(document.node, ("spec", "rules", place))._replace(file=document.file))
             for rule, place in zip(found.rules, document.positions, strict=True)
         )
         return dataclasses.replace(found, rules=rules, span=span)
     if isinstance(found, PolicyTest):
         cases = tuple(
-            dataclasses.replace(case, span=_span(document.node, ("spec", "cases", place)))
+            dataclasses.replace(case, span=_span(document.node, ("spec", "cases", place))._replace(file=document.file))
             for place, case in enumerate(found.cases)
         )
         return dataclasses.replace(found, cases=cases, span=span)
@@ -285,11 +345,12 @@ def _placed(finding: Finding, tree: _Tree) -> Diagnostic:
         span = Span(file=str((tree.folder or pathlib.Path()) / module.path), line=int(str(facts.pop("line"))), column=1)
         return Diagnostic(code=finding.code, span=span, facts=facts)
     document = tree.documents[kind][place]
-    if not rest:
-        return _finding(dataclasses.replace(finding, path=("metadata", "name")), document.node)
-    if rest[0] == "rules" and isinstance(rest[1], int):
+    if rest and rest[0] == "rules" and isinstance(rest[1], int):
         rest[1] = document.positions[rest[1]]
-    return _finding(dataclasses.replace(finding, path=("spec", *rest)), document.node)
+    path: Path = ("spec", *rest) if rest else ("metadata", "name")
+    placed = _finding(dataclasses.replace(finding, path=path), document.node)
+    assert placed.span is not None, "a document has a place"
+    return dataclasses.replace(placed, span=placed.span._replace(file=document.file))
 
 
 def _finding(finding: Finding, node: Node) -> Diagnostic:

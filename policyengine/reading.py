@@ -121,6 +121,8 @@ class Reader:
 
         The characters of a file are looked at before (LM5101); an escape, and the JSON of a proposal, come this far.
         """
+        if isinstance(value, str) and value.isascii() and value.isprintable():
+            return value  # nearly every text: nothing hides in it, and it has one script
         text = self.prose(value, path)
         hidden = hidden_character(text) if text is not None else None
         if hidden is not None:

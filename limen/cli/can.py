@@ -24,7 +24,7 @@ from policyengine.customrules import PATIENT_S, check_custom_rules, with_custom_
 from policyengine.decide import Index
 from policyengine.diagram import TooLarge
 from policyengine.explain import explain
-from policyengine.loader import load_tree
+from policyengine.loader import KeptFiles, load_tree
 from policyengine.reach import who_reaches
 from policyengine.reading import did_you_mean
 from policyengine.rows import Row
@@ -182,12 +182,12 @@ def _candidate(request: Request) -> Decision | None:
         return Index(evaluated, found[0]).decide(request)
 
 
-def usable_tree(tree: pathlib.Path) -> model.PolicySet:
-    """Load a policy tree, showing its errors.
+def usable_tree(tree: pathlib.Path, kept: KeptFiles | None = None) -> model.PolicySet:
+    """Load a policy tree, showing its errors; ``kept`` has the files that another tree has too.
 
     Raises Invalid (LM2203) when it has any, LM2602 for custom rules that may not run.
     """
-    found, diagnostics = load_tree(tree)
+    found, diagnostics = load_tree(tree, kept)
     usable(found, diagnostics, tree)
     return found
 

@@ -18,7 +18,7 @@ from mesh.flow import Flow
 from mesh.problems import Diagnostic, Invalid, NotFound, Severity, Span
 from policyengine.customrules import check_custom_rules
 from policyengine.lint import lint_tree
-from policyengine.loader import load_tree
+from policyengine.loader import KeptFiles, load_tree
 from policyengine.model import PolicySet
 from policyengine.suppression import Report
 from policyengine.usage import Known
@@ -73,7 +73,8 @@ def lint(
             known = Known(found.identities)
         if found is not None and flows is None and found.flows:
             recorded = found.flows
-    report = _compiled(tree, lint_tree(tree, now, known=known, flows=recorded))
+    kept = KeptFiles()
+    report = _compiled(tree, lint_tree(tree, now, known=known, flows=recorded, kept=kept), kept)
     _show(report, output)
     order = list(Severity)
     counted = [item for item in report.findings if order.index(item.severity) <= order.index(Severity(fail_on))]
@@ -82,11 +83,11 @@ def lint(
     ctx.exit(1 if counted else 0)
 
 
-def _compiled(tree: pathlib.Path, report: Report) -> Report:
+def _compiled(tree: pathlib.Path, report: Report, kept: KeptFiles) -> Report:
     """The report, and what compiling the custom rules of a tree without errors finds: it is refused later otherwise."""
     if any(item.severity is Severity.ERROR for item in report.findings):
         return report
-    policies, _ = load_tree(tree)
+    policies, _ = load_tree(tree, kept)
     try:
         check_custom_rules(policies)
     except Invalid as problem:

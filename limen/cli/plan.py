@@ -23,6 +23,7 @@ from mesh.flow import Flow, flow_from_json
 from mesh.problems import Conflict, Invalid
 from policyengine.analysis import Plan, broken_invariants
 from policyengine.analysis import plan as make_plan
+from policyengine.loader import KeptFiles
 from policyengine.model import PolicySet, policy_set_from_json
 from policyengine.rows import Row
 
@@ -40,8 +41,9 @@ def plan(ctx: click.Context, tree: pathlib.Path, against: str, flows: pathlib.Pa
 
     Exit status 1 when there is a difference or an invariant is broken.
     """
-    new = usable_tree(tree)
-    old = active_policies() if against == "active" else usable_tree(pathlib.Path(against))
+    kept = KeptFiles()
+    new = usable_tree(tree, kept)
+    old = active_policies() if against == "active" else usable_tree(pathlib.Path(against), kept)
     found = _plan_with(old, new, flows)
     show(found, output)
     ctx.exit(1 if found.has_findings else 0)

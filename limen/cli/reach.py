@@ -14,6 +14,7 @@ from limen.cli.plan import ACCESS_HEADERS, access_cells, active_policies
 from mesh.clock import SystemClock
 from mesh.problems import Invalid
 from policyengine.diagram import TooLarge
+from policyengine.loader import KeptFiles
 from policyengine.model import PolicySet, Principal, Principals
 from policyengine.reach import Chain, Reached, blast_radius, who_reaches
 from policyengine.reach import rollout as find_chains
@@ -72,8 +73,9 @@ def rollout(ctx: click.Context, tree: pathlib.Path, against: str, output: str) -
 
     Exit status 1 when there is such a way.
     """
-    new = usable_tree(tree)
-    old = active_policies() if against == "active" else usable_tree(pathlib.Path(against))
+    kept = KeptFiles()
+    new = usable_tree(tree, kept)
+    old = active_policies() if against == "active" else usable_tree(pathlib.Path(against), kept)
     try:
         chains = find_chains(PolicySet() if old is None else old, new, SystemClock().now())
     except TooLarge as err:

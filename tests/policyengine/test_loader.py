@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.problems import Diagnostic, Invalid, Severity
-from policyengine.loader import load_text, load_tree, require_tree
+from policyengine import loader
+from policyengine.loader import KeptFiles, load_text, load_tree, require_tree
 
 ROOT = pathlib.Path(__file__).parents[2]
 HEAD = "apiVersion: limen.dev/v1\n"
@@ -204,3 +205,75 @@ def test_messages_of_all_findings_have_their_facts() -> None:
     for item in found:
         for text in (item.message, item.help):
             assert re.search(r"(?<!did you mean `effect`)\?[a-z]", text) is None
+
+
+ALLOW = "{id: a, effect: allow, from: [any]}"
+
+
+def _write(folder: pathlib.Path, **texts: str) -> pathlib.Path:
+    folder.mkdir()
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def test_a_tree_with_kept_files_says_what_it_says_without(tmp_path: pathlib.Path) -> None:
+    old = _write(tmp_path / "old", db=rule(ALLOW), web=DB.replace("db", "web"))
+    new = _write(tmp_path / "new", db=rule(ALLOW), web=DB.replace("db", "web").replace("5432", "5433"))
+    kept = KeptFiles()
+    load_tree(old, kept)
+    found, findings = load_tree(new, kept)
+    assert (found, findings) == load_tree(new)
+    spans = [item.span for item in (*found.services, *found.policies, *found.policies[0].rules)]
+    assert spans == [
+        item.span for part in [load_tree(new)[0]] for item in (*part.services, *part.policies, *part.policies[0].rules)
+    ]
+    assert str(spans[-1]).startswith(str(new / "db.yaml"))
+
+
+def test_a_file_that_did_not_change_is_read_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = _write(tmp_path / "tree", db=rule(ALLOW), web=DB.replace("db", "web"))
+    kept, read = KeptFiles(), []
+    compose = loader.compose_documents
+    monkeypatch.setattr(loader, "compose_documents", lambda text, file: (read.append(file), compose(text, file))[1])
+    first, _ = load_tree(tree, kept)
+    (tree / "web.yaml").write_text(DB.replace("db", "site"))
+    second, _ = load_tree(tree, kept)
+    assert [pathlib.Path(file).name for file in read] == ["db.yaml", "web.yaml", "web.yaml"]
+    assert second.policies[0] is first.policies[0]
+
+
+def test_findings_between_files_stand_in_the_file_that_is_read(tmp_path: pathlib.Path) -> None:
+    alone = rule(ALLOW).removeprefix(DB)
+    kept = KeptFiles()
+    good = _write(tmp_path / "good", db=DB, policy=alone)
+    bad = _write(tmp_path / "bad", policy=alone)
+    assert not load_tree(good, kept)[1]
+    found = load_tree(bad, kept)[1]
+    assert found == load_tree(bad)[1]
+    assert [item.code for item in found] == ["LM2032"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [rule("{id: a, effect: allow, from: [nobody]}"), rule(ALLOW).replace("owner: t}\nspec:\n  service", "owner: t, suppress: [{code: LM2101, reason: known, until: 2099-01-01T00:00:00Z}]}\nspec:\n  service")],
+    ids=["finding", "suppression"],
+)  # fmt: skip
+def test_a_file_that_has_to_be_looked_at_is_not_kept(tmp_path: pathlib.Path, text: str) -> None:
+    tree = _write(tmp_path / "tree", db=text)
+    kept = KeptFiles()
+    first, second = load_tree(tree, kept), load_tree(tree, kept)
+    assert first == second == load_tree(tree)
+    assert first[1] or first[0].suppressions
+    assert second[0].suppressions == first[0].suppressions
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "MAX_TREE_BYTES", 10)
+    kept = KeptFiles()
+    kept.put("a: 1", ())
+    kept.put("b: 2", ())
+    assert kept.get("a: 1", "f") == ()
+    kept.put("c: 3", ())
+    assert kept.get("a: 1", "f") is None
+    assert kept.get("c: 3", "f") == ()
