@@ -214,7 +214,7 @@ class TlsApp(App):
 
 
 def read_request(sock: socket.socket, buffer: bytes) -> tuple[bytes, bytes]:
-    """One request with a body of a known length or in chunks, as bytes, and what came after it."""
+    """One request with a body of a known length or in chunks, as bytes, and what came after it; nothing, cut short."""
     while b"\r\n\r\n" not in buffer:
         data = sock.recv(65536)
         if not data:
@@ -222,15 +222,15 @@ def read_request(sock: socket.socket, buffer: bytes) -> tuple[bytes, bytes]:
         buffer += data
     head, _, rest = buffer.partition(b"\r\n\r\n")
     lowered = head.lower()
-    if b"transfer-encoding: chunked" in lowered:
-        while b"0\r\n\r\n" not in rest:
-            rest += sock.recv(65536)
-        end = rest.index(b"0\r\n\r\n") + 5
-    else:
-        _, _, tail = lowered.partition(b"content-length: ")
-        end = int(tail.split(b"\r\n")[0]) if tail else 0
-        while len(rest) < end:
-            rest += sock.recv(65536)
+    chunked = b"transfer-encoding: chunked" in lowered
+    _, _, tail = lowered.partition(b"content-length: ")
+    length = int(tail.split(b"\r\n")[0]) if tail else 0
+    while b"0\r\n\r\n" not in rest if chunked else len(rest) < length:
+        data = sock.recv(65536)
+        if not data:
+            return b"", b""
+        rest += data
+    end = rest.index(b"0\r\n\r\n") + 5 if chunked else length
     return head + b"\r\n\r\n" + rest[:end], rest[end:]
 
 
@@ -369,7 +369,10 @@ def read_response(sock: socket.socket) -> tuple[int, bytes]:
     head, _, body = data.partition(b"\r\n\r\n")
     length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
     while len(body) < length:
-        body += sock.recv(65536)
+        part = sock.recv(65536)
+        if not part:
+            return 0, data
+        body += part
     return int(head.split()[1]), body
 
 

@@ -119,7 +119,9 @@ def test_much_data_arrives_whole_in_both_directions(tcp: tuple[Pair, App]) -> No
         for _ in range(4):
             sock.sendall(block)
             while len(got) < len(block):
-                got += sock.recv(1 << 16)
+                part = sock.recv(1 << 16)
+                assert part
+                got += part
             assert got == block
             got = b""
 
