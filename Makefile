@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := mesh ca policyengine audit enforcer learner limen
 
+# what a test or the demo starts in a process of its own shall not compile the project anew each time
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test fmt lint types contracts system bench soak fuzz demo-ten proto constraints clean
 
 .venv/run.stamp: constraints.txt pyproject.toml

@@ -149,7 +149,7 @@ def alive() -> Callable[[int], bool]:
 
 
 def wait_for(claim: Callable[[], object], seconds: float = 20) -> object:
-    """Ask until a claim holds and return what it gave; the processor is given away in between."""
+    """Ask until a claim holds and return what it gave; in between the processor is whose that is waited for."""
     import time
 
     end = time.monotonic() + seconds
@@ -157,7 +157,7 @@ def wait_for(claim: Callable[[], object], seconds: float = 20) -> object:
         found = claim()
         if found:
             return found
-        os.sched_yield()
+        time.sleep(0.01)
     raise AssertionError("waited in vain")
 
 
