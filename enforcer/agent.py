@@ -421,7 +421,12 @@ class Agent:
 
     def _standing(self, newer_trust: bytes = b"") -> pb.StatusRequest:
         """What is applied here: what every sidecar applies is what this agent applies."""
-        epochs = [found.applied[0] for found in self._workloads.values() if found.identity is not None]
+        epochs = [
+            found.applied[0]
+            for found in self._workloads.values()
+            # a program that enforces by itself decides nothing before one of its processes is here
+            if found.identity is not None and (found.is_told or not found.ports.sdk)
+        ]
         active = self._releases.active
         return pb.StatusRequest(
             epoch=min([self._releases.epoch, *epochs]),

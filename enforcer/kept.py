@@ -86,6 +86,7 @@ def _read(row: dict[str, object]) -> Kept | None:
     if not isinstance(launch, dict) or not isinstance(ports, dict) or not isinstance(sidecar, list | None):
         raise TypeError("a record has a launch, ports and a sidecar")
     facts = tuple((str(name), str(value)) for name, value in launch.pop("facts"))
+    sdk = ports.pop("sdk", False) is True
     intercept, egress = ports.pop("intercept", False) is True, tuple(str(text) for text in ports.pop("egress", ()))
     layout = tuple(int(word) for word in launch.pop("layout"))
     return Kept(
@@ -94,6 +95,7 @@ def _read(row: dict[str, object]) -> Kept | None:
             **{name: tuple(tuple(item) for item in items) for name, items in ports.items()},
             intercept=intercept,
             egress=egress,
+            sdk=sdk,
         ),
         sidecar=(int(sidecar[0]), int(sidecar[1])) if sidecar is not None else None,
         **row,  # type: ignore[arg-type]  # names and kinds were checked where they are used; a wrong one raises there

@@ -35,6 +35,7 @@ class Asked:
 def read_order(talk: Conversation, message: Mapping[str, object]) -> Asked:
     """Read a launch order.
 
+    A program that enforces by itself has no sidecar that could redirect it or call for it.
     Raises Invalid LM3002 for an order that breaks the form of control.sock, LM3704 for an unreadable exemption.
     """
     name = message.get("name")
@@ -49,6 +50,9 @@ def read_order(talk: Conversation, message: Mapping[str, object]) -> Asked:
         (_port(row, "local_port"), _text(row, "service"), None if row.get("port") is None else _port(row, "port"))
         for row in _rows(message, "outbound")
     )
+    is_sdk = message.get("sdk") is True
+    if is_sdk and (outbound or message.get("intercept") is True):
+        raise Invalid("LM3002", reason="a launch with `sdk` has no sidecar, and no outbound ports or redirection")
     return Asked(
         name=name,
         ports=Ports(
@@ -56,10 +60,11 @@ def read_order(talk: Conversation, message: Mapping[str, object]) -> Asked:
             outbound=outbound,
             intercept=message.get("intercept") is True,
             egress=_egress(message.get("egress", [])),
+            sdk=is_sdk,
         ),
         executable=talk.handles[0],
         script=talk.handles[1] if len(talk.handles) == 2 else None,
-        is_direct=message.get("direct") is True,
+        is_direct=is_sdk or message.get("direct") is True,
         kept=_names(message.get("keep_env", [])),
     )
 

@@ -46,13 +46,15 @@ Message = dict[str, object]
 class Ports:
     """What a workload asked for: (address, port, app port) inbound, (local port, service, port or None) outbound.
 
-    With ``intercept`` all it sends is redirected, and ``egress`` says what that may reach (`enforcer.egress`).
+    With ``intercept`` all it sends is redirected, and ``egress`` says what that may reach (`enforcer.egress`). With
+    ``sdk`` there is no sidecar, and the program itself listens at the ports (`enforcer.inprocess`).
     """
 
     inbound: tuple[tuple[str, int, int], ...] = ()
     outbound: tuple[tuple[int, str, int | None], ...] = ()
     intercept: bool = False
     egress: tuple[str, ...] = ()
+    sdk: bool = False
 
     def message(self) -> Message:
         """The `listeners` message, but for the port to redirect to."""

@@ -21,6 +21,7 @@ import structlog
 from enforcer import guard, redirect
 from enforcer.attest import check_member
 from enforcer.control import Conversation
+from enforcer.inprocess import InProcess, refuse
 from enforcer.kept import Kept, KeptWorkloads
 from enforcer.launch import hash_opened, record
 from enforcer.native import wire
@@ -28,6 +29,7 @@ from enforcer.orders import check_environment, read_begun, read_order
 from enforcer.process import read_stat
 from enforcer.sight import Sight
 from enforcer.workload import Feed, Ports, Workload
+from enforcer.workloadfront import read_caller
 from mesh.peercred import peer_credentials
 from mesh.problems import Forbidden, NotFound, Problem, Unavailable, first_problem
 from mesh.settings import check_socket_path
@@ -144,7 +146,7 @@ class Workloads:
         self._last += 1
         number = self._last
         uid = guard.FIRST_UID + number % (guard.LAST_UID - guard.FIRST_UID) if os.geteuid() == 0 else None
-        workload = Workload(asked.name, asked.ports, self._feed(), self._sight, uid)
+        workload = self._made(asked.name, asked.ports, uid)
 
         async def begin() -> None:
             # (2)
@@ -191,7 +193,7 @@ class Workloads:
         if kept is None or check_member(kept.launch, pid) is not None:
             raise NotFound("LM3462", pid=pid)
         # (3)
-        workload = Workload(kept.name, kept.ports, self._feed(), self._sight, kept.sidecar_uid)
+        workload = self._made(kept.name, kept.ports, kept.sidecar_uid)
         workload.group, workload.redirect_port = kept.group, kept.redirect_port
         if kept.sidecar is not None:
             with contextlib.suppress(NotFound):
@@ -208,6 +210,11 @@ class Workloads:
                 await self._house.reissue([workload])
 
         await self._stay(kept.number, workload, begin, talk)
+
+    def _made(self, name: str, ports: Ports, uid: int | None) -> Workload:
+        if ports.sdk:
+            return InProcess(name, ports, self._feed(), self._sight)
+        return Workload(name, ports, self._feed(), self._sight, uid)
 
     async def _stay(
         self, number: int, workload: Workload, begin: Callable[[], Awaitable[None]], talk: Conversation
@@ -281,7 +288,27 @@ class Workloads:
         elif process is not None and waiting is not None and waiting.number not in self._returned:
             self._returned[waiting.number] = connection
         else:
-            _dismiss(connection)
+            self._take_in(connection)
+
+    def _take_in(self, connection: socket.socket) -> None:
+        """A process that is no sidecar: one of a workload that enforces by itself, or nobody's.
+
+        One that was not resumed yet is hung up on without a word: it asks again.
+        """
+        try:
+            caller = read_caller(connection, self._sight.diag)
+        except (OSError, Problem):
+            connection.close()
+            return
+        for found in self._running.values():
+            if isinstance(found, InProcess) and found.admits(caller):
+                found.take_in(connection, caller)
+                return
+        os.close(caller.pidfd)
+        if any(kept.ports.sdk and _is_of(kept, caller.pid) for kept in self._predecessors.values()):
+            connection.close()
+        else:
+            refuse(connection, "LM3463")
 
     async def forget_predecessors(self) -> None:
         """After a while, forget the workloads that nobody came back for, and their rules; dismiss their sidecars."""
@@ -300,6 +327,13 @@ class Workloads:
         returned, self._returned = self._returned, {}
         for connection in returned.values():
             _dismiss(connection)
+
+
+def _is_of(kept: Kept, pid: int) -> bool:
+    try:
+        return check_member(kept.launch, pid) is None
+    except Problem:
+        return False
 
 
 def _dismiss(connection: socket.socket) -> None:

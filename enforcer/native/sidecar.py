@@ -48,12 +48,15 @@ MAX_IN_FLIGHT = 16
 class Sidecar(asyncio.Protocol):
     """The sidecar's end of the conversation with its agent, and everything that hangs on it."""
 
+    # what its records say that it is
+    kind = "sidecar"
+
     def __init__(self, clock: Clock, tasks: asyncio.TaskGroup, back: str = "") -> None:
         self._comeback = Comeback(back)
         self._ready: wire.Message | None = None
         self._is_stopping = False
         self._trust = 0
-        self._recorder = Recorder("sidecar", os.urandom)
+        self._recorder = Recorder(self.kind, os.urandom)
         self._workload = Workload(clock, self._recorder, tasks)
         self._decoder = wire.Decoder()
         self._endpoints = Endpoints()
@@ -258,7 +261,7 @@ class Sidecar(asyncio.Protocol):
         renamed = self._workload.name != str(spiffe_id)
         before, self._workload.identity = self._workload.identity, identity
         if renamed:
-            self._recorder.rename(f"sidecar:{spiffe_id}")
+            self._recorder.rename(f"{self.kind}:{spiffe_id}")
             self._judge_anew()
         for way in self._ways_out():
             way.renew()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import grp
 import os
 import pathlib
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _AGAIN_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _STOP_WITHIN_S = 5.0
 _NOT_HERE = "LM3462"
+SDK_SOCKET = "LIMEN_SDK_SOCKET"  # `enforcer.sdk` finds its agent by it
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 Row = dict[str, object]
 
@@ -43,6 +45,7 @@ Row = dict[str, object]
 @click.option("--inbound", multiple=True, metavar="[ADDR:]PORT=APPPORT", help="Serve APPPORT at PORT, with mutual TLS.")
 @click.option("--outbound", multiple=True, metavar="LOCALPORT=SERVICE[:PORT]", help="A way to SERVICE at LOCALPORT.")
 @click.option("--direct", is_flag=True, help="The program asks agent.sock itself; its rule must say `direct: true`.")
+@click.option("--sdk", is_flag=True, help="No sidecar: the program enforces by itself, with `enforcer.sdk`.")
 @click.option("--user", default=None, help="Run the program as this user, with the user's groups. Root may say this.")
 @click.option("--group", default=None, help="Its primary group, instead of the user's own.")
 @click.option(
@@ -73,15 +76,19 @@ def run(
     *,
     direct: bool,
     intercept: bool,
+    sdk: bool,
 ) -> int:
     """Launch COMMAND as a workload with its sidecar beside it."""
     lifecycle.die_with_parent()
+    if sdk and (outbound or intercept):
+        raise Invalid("LM5247")
     message: Row = {
         "type": "launch",
         "name": name or pathlib.PurePath(command[0]).name,
-        "inbound": [_inbound(text) for text in inbound],
+        "inbound": [(_listening if sdk else _inbound)(text) for text in inbound],
         "outbound": [_outbound(text) for text in outbound],
         "direct": direct,
+        "sdk": sdk,
         "keep_env": list(keep_env),
         "intercept": intercept,
         "egress": _egress(egress, is_used=intercept),
@@ -90,6 +97,9 @@ def run(
     if left_out:
         render.say(f"LM3436 the program does without what has it load code nobody hashed: {', '.join(left_out)}")
     path = context.state() / "control.sock"
+    if sdk:
+        socket_path = (path.parent / "sidecars.sock").absolute()
+        order = dataclasses.replace(order, env={**order.env, SDK_SOCKET: str(socket_path)})
     code = _launch(path, message, order)
     tries = 0
     while code is None:
@@ -318,6 +328,13 @@ def _inbound(text: str) -> Row:
         "port": _port(port, text, "[ADDR:]PORT=APPPORT"),
         "app_port": _port(app, text, "[ADDR:]PORT=APPPORT"),
     }
+
+
+def _listening(text: str) -> Row:
+    """Read ``[ADDR:]PORT``: where a program that enforces by itself listens."""
+    address, colon, port = text.rpartition(":")
+    number = _port(port, text, "[ADDR:]PORT")
+    return {"address": address.strip("[]") if colon else "127.0.0.1", "port": number, "app_port": number}
 
 
 def _outbound(text: str) -> Row:

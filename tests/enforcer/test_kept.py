@@ -29,6 +29,12 @@ def test_what_is_written_is_read_again(tmp_path: pathlib.Path) -> None:
     assert KeptWorkloads(tmp_path / "w").load() == [dataclasses.replace(KEPT, sidecar=(50, 60))]
 
 
+def test_a_program_that_enforces_by_itself_is_known_as_one_again(tmp_path: pathlib.Path) -> None:
+    store = KeptWorkloads(tmp_path)
+    store.save(dataclasses.replace(KEPT, ports=dataclasses.replace(PORTS, sdk=True), sidecar=None))
+    assert store.load()[0].ports.sdk
+
+
 def test_nobody_else_reads_it(tmp_path: pathlib.Path) -> None:
     KeptWorkloads(tmp_path / "w").save(KEPT)
     assert [path.stat().st_mode & 0o777 for path in (tmp_path / "w", tmp_path / "w" / "3.json")] == [0o700, 0o600]

@@ -54,6 +54,15 @@ def child() -> Iterator[Callable[[bool], int]]:
         os.waitpid(pid, 0)
 
 
+def test_a_program_that_enforces_by_itself_holds_its_own_key_and_has_no_sidecar(talk: Conversation) -> None:
+    asked = read_order(talk, {**GOOD, "sdk": True, "outbound": []})
+    assert asked.is_direct
+    assert asked.ports.sdk
+    for refused in ({**GOOD, "sdk": True}, {**GOOD, "sdk": True, "outbound": [], "intercept": True}):
+        with pytest.raises(Invalid, match="LM3002"):
+            read_order(talk, refused)
+
+
 def test_an_order_is_ports_and_open_files(talk: Conversation) -> None:
     asked = read_order(talk, GOOD)
     assert (asked.name, asked.executable, asked.script, asked.is_direct) == ("true", *talk.handles, False)

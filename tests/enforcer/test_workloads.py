@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -133,11 +134,11 @@ def test_what_is_not_what_was_recorded_is_refused(
     assert raised.group_contains(NotFound, match="LM3462")
 
 
-def ask(path: pathlib.Path) -> object:
+def ask(path: pathlib.Path) -> list[object]:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(30)
         sock.connect(str(path))
-        return wire.receive(sock)
+        return [wire.receive(sock), wire.receive(sock)]
 
 
 def test_a_stranger_at_the_sidecars_door_is_told_to_stop_and_nothing_else(
@@ -150,8 +151,25 @@ def test_a_stranger_at_the_sidecars_door_is_told_to_stop_and_nothing_else(
         async with successor(folder):
             return await asyncio.to_thread(ask, folder / "s")
 
-    assert asyncio.run(main()) == {"type": "stop"}
+    assert asyncio.run(main()) == [{"type": "failed", "code": "LM3463", "facts": {}}, {"type": "stop"}]
     assert (folder / "s").stat().st_mode & 0o777 == 0o666
+
+
+def test_a_program_that_was_not_resumed_yet_is_hung_up_on_and_asks_again(folder: pathlib.Path) -> None:
+    asks = "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); raise SystemExit(len(s.recv(9)))"
+    waits = f"import signal, socket, sys; signal.sigwait([signal.SIGUSR1]); {asks}"
+
+    async def main() -> int:
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        child, found = launch(order(sys.executable, "-c", waits, str(folder / "s")))
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        kept = Kept(number=4, name="w", ports=Ports(sdk=True), launch=found)
+        KeptWorkloads(folder).save(kept)
+        async with successor(folder):
+            child.send_signal(signal.SIGUSR1)
+            return await asyncio.to_thread(child.wait)
+
+    assert asyncio.run(main()) == 0
 
 
 def test_a_sidecar_whose_workload_nobody_comes_back_for_is_dismissed(

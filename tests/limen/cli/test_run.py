@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from limen.cli.run import _inbound, _launch, _order, _outbound
+from limen.cli.run import _inbound, _launch, _listening, _order, _outbound
 from mesh.problems import Forbidden, Invalid, Problem
 
 
@@ -49,6 +49,38 @@ def test_mappings_that_cannot_be_read(text: str) -> None:
 def test_outbound_mappings_that_cannot_be_read(text: str) -> None:
     with pytest.raises(Invalid, match="LM5240"):
         _outbound(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("8443", {"address": "127.0.0.1", "port": 8443, "app_port": 8443}),
+        ("10.0.0.1:1", {"address": "10.0.0.1", "port": 1, "app_port": 1}),
+        ("[::1]:1", {"address": "::1", "port": 1, "app_port": 1}),
+    ],
+)
+def test_where_a_program_that_enforces_by_itself_listens(text: str, row: dict[str, object]) -> None:
+    assert _listening(text) == row
+
+
+@pytest.mark.parametrize("text", ["", "x", "1=2", "0", "65536"])
+def test_listening_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(Invalid, match="LM5240"):
+        _listening(text)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("more", [("--intercept",), ("--outbound", "1=db")], ids=["intercept", "outbound"])
+def test_a_program_that_enforces_by_itself_has_no_sidecar(tmp_path: pathlib.Path, more: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "limen", "--state", str(tmp_path), "run", "--sdk", *more, "--", "true"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "LM5247" in done.stderr
 
 
 @pytest.mark.system

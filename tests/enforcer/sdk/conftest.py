@@ -1,0 +1,143 @@
+"""An agent for programs that enforce by themselves: the test speaks for it, at a socket of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from enforcer.native import wire
+from enforcer.sdk import Limen, connect
+from mesh.bundle import TrustBundle
+from mesh.clock import SystemClock
+from mesh.x509svid import X509Svid
+from tests.enforcer.native.harness import DB, WEB, Agent, Realm, identity_message, policies
+
+
+class Teller:
+    """Tells every program that connects the same, and hears what they say."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        self.told: list[wire.Message] = []
+        self.programs: list[Agent] = []
+        self._listener: socket.socket | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.path))
+        self._listener.listen()
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            nobody: Any = None
+            agent = Agent(nobody, sock, lambda _: {})
+            self.programs.append(agent)
+            threading.Thread(target=agent.listen, daemon=True).start()
+            for message in [*self.told]:
+                agent.send(message)
+
+    def say(self, message: wire.Message) -> None:
+        """Say something to all, and to those that come later."""
+        self.told.append(message)
+        for program in self.programs:
+            program.send(message)
+
+    def identify(self, svid: X509Svid, *bundles: TrustBundle, trust: int = 1) -> None:
+        """Another SVID, or other bundles; returns when every program goes by them."""
+        self.say({**identity_message(svid, *bundles), "trust": trust})
+        for program in self.programs:
+            program.wait("trusts", lambda found: found["trust"] == trust)
+
+    def policy(self, found: dict[str, object] | None, epoch: int) -> None:
+        """Other policies; returns when every program decides by them."""
+        active = None if found is None else {"hash": f"sha256:{epoch}", "policies": found}
+        self.say({"type": "policy", "epoch": epoch, "active": active, "candidate": None})
+        for program in self.programs:
+            program.wait("applied", lambda said: said["epoch"] == epoch)
+
+    def end(self) -> None:
+        """Be gone, as a killed agent is."""
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+        for program in self.programs:
+            with contextlib.suppress(OSError):
+                program.sock.shutdown(socket.SHUT_RDWR)
+            program.sock.close()
+
+
+@pytest.fixture(scope="session")
+def corp() -> Realm:
+    return Realm("corp.test", SystemClock().now())
+
+
+@pytest.fixture(scope="session")
+def evil() -> Realm:
+    return Realm("evil.test", SystemClock().now())
+
+
+@pytest.fixture
+def tellers() -> Iterator[Callable[[], Teller]]:
+    made: list[Teller] = []
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="limen-s-"))
+
+    def make() -> Teller:
+        made.append(Teller(folder / f"{len(made)}.sock"))
+        return made[-1]
+
+    yield make
+    for teller in made:
+        teller.end()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def limens(tellers: Callable[[], Teller], corp: Realm) -> Iterator[Callable[..., tuple[Limen, Teller]]]:
+    """Programs' own enforcers, each with an agent of its own: who it is, and its policies."""
+    made: list[Limen] = []
+
+    def make(
+        spiffe_id: str = DB, found: dict[str, object] | None = None, endpoints: tuple[tuple[str, int], ...] = ()
+    ) -> tuple[Limen, Teller]:
+        teller = tellers()
+        rows = [{"spiffe_id": name, "address": "127.0.0.1", "port": port} for name, port in endpoints]
+        serves = [{"address": "127.0.0.1", "port": 8080}]
+        teller.say(
+            {"type": "listeners", "inbound": [], "outbound": [], "egress": [], "intercept": None, "serves": serves}
+        )
+        teller.say(
+            {
+                "type": "policy",
+                "epoch": 1,
+                "active": {"hash": "sha256:1", "policies": found or policies()},
+                "candidate": None,
+            }
+        )
+        teller.say({"type": "endpoints", "is_partial": False, "endpoints": rows})
+        teller.say(identity_message(corp.svid(spiffe_id), corp.bundle))
+        limen = connect(path=str(teller.path))
+        made.append(limen)
+        return limen, teller
+
+    yield make
+    for limen in made:
+        limen.close()
+
+
+__all__ = ["DB", "WEB", "Teller"]
