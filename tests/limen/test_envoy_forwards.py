@@ -78,7 +78,6 @@ def test_of_the_catalogue_only_what_limen_allows_reaches_the_application(
 
 
 # INVARIANT: what an application behind Envoy hears is what Limen allows, whatever was sent.
-@pytest.mark.timeout(600)
 @settings(max_examples=examples(120), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(BYPASSES),

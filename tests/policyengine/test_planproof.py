@@ -29,7 +29,6 @@ def test_z3_finds_no_request_about_which_a_plan_is_wrong(old: model.PolicySet, n
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @settings(max_examples=examples(60), **ONCE)
 @given(strategies.policy_sets, strategies.policy_sets)
 def test_z3_finds_none_among_many_pairs(old: model.PolicySet, new: model.PolicySet) -> None:

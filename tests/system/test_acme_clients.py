@@ -20,7 +20,7 @@ from cryptography import x509
 from tests.acmepeers import Names, TlsPair, tls, web
 from tests.ca.upstream.stepca import binary, free_port
 
-pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.system]
 HOOK = """#!/bin/sh
 # certbot, lego and dehydrated each call it in their own words; dehydrated calls it for much else too
 case "$1" in

@@ -123,7 +123,6 @@ def launched(installation: Any, *command: str) -> Iterator[subprocess.Popen[str]
             stream.close()
 
 
-@pytest.mark.timeout(180)
 def test_a_token_opens_what_its_claims_open_and_nothing_else(
     make_installation: Callable[..., Any], until: Callable[..., Any], tmp_path: pathlib.Path, idp: Idp
 ) -> None:

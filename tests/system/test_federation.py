@@ -14,7 +14,7 @@ import trustme
 from tests.enforcer.test_agent import APP, free_port
 from tests.system.test_up import ask_with_py_spiffe
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.system
 CA = trustme.CA()
 # one connection, kept: a peer that ends it must be noticed, not papered over
 CLIENT = """

@@ -21,7 +21,7 @@ from tests.conformance.test_federation import LIFE, Peer
 from tests.enforcer.test_agent import APP, free_port
 from tests.pki import Made
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.system
 
 
 class Caller:

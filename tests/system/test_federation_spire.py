@@ -10,7 +10,7 @@ import pytest
 
 from tests.ca.upstream.stepca import binary, free_port
 
-pytestmark = [pytest.mark.system, pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system, pytest.mark.peer, pytest.mark.slow]
 CONFIG = """
 server {{
   bind_address = "127.0.0.1"

@@ -82,7 +82,6 @@ class Host:
         shutil.rmtree(self.state)
 
 
-@pytest.mark.timeout(180)
 def test_a_workload_calls_a_service_on_another_host(
     hosts: dict[str, str], tmp_path: pathlib.Path, until: Callable[..., Any]
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.system, pytest.mark.peer, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system, pytest.mark.peer]
 
 PY_SPIFFE = """
 import json, sys

@@ -33,7 +33,7 @@ from tests.doors import Doors, at_present
 from tests.tools import require
 from tests.world import World, make_world
 
-pytestmark = [pytest.mark.system, pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.system, pytest.mark.peer, pytest.mark.slow]
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 
 

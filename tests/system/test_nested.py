@@ -14,7 +14,7 @@ import pytest
 from tests.enforcer.test_agent import APP, free_port
 from tests.system.test_rotation_soak import CLIENT, named, run
 
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 TREE = """
 apiVersion: limen.dev/v1
 kind: Service

@@ -23,7 +23,7 @@ import pytest
 from tests.enforcer.test_agent import free_port
 from tests.tools import require
 
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 REQUESTS, AT_ONCE, RELOADS = 200, 6, 3
 SESSIONS = 30
 is_root = os.geteuid() == 0

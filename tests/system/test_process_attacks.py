@@ -19,7 +19,7 @@ import pytest
 
 from tests.enforcer.test_agent import free_port
 
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 PYTHON = os.path.realpath(sys.executable)
 SEIZE, INTERRUPT, CONT, DETACH, WALL = 0x4206, 0x4207, 7, 17, 0x40000000
 

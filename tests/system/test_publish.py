@@ -56,7 +56,6 @@ def active(installation: Any) -> str | None:
     return rows[0]["paths"][0] if rows else "/base"
 
 
-@pytest.mark.timeout(300)
 def test_a_bad_file_replaces_nothing_and_a_kill_at_any_step_leaves_the_old_or_the_new(
     make_installation: Callable[..., Any], until: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:

@@ -1,12 +1,13 @@
 """Authorities rotated every few seconds under mutual TLS load, with kills of server and agent: no handshake fails.
 
-Two minutes in every run; `make soak` (LIMEN_SOAK) runs ten minutes and writes what it counted.
+Each kind and each kill at least twice in every run, however long that takes; `make soak` (LIMEN_SOAK) goes on for ten
+minutes and writes what it counted.
 """
 
+import itertools
 import json
 import os
 import pathlib
-import random
 import signal
 import subprocess
 import sys
@@ -19,8 +20,9 @@ import pytest
 from mesh.clock import SystemClock
 from tests.enforcer.test_agent import APP, free_port
 
-SECONDS = 600 if os.environ.get("LIMEN_SOAK") else 120
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(SECONDS + 200)]
+SECONDS = 600 if os.environ.get("LIMEN_SOAK") else 0
+LEAST = 2
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(SECONDS + 900)]
 
 CLIENT = """
 import http.client, json, select, sys
@@ -80,19 +82,21 @@ def test_authorities_rotate_under_load_and_no_request_fails(
     db = run(installation, "--inbound", f"{inbound}={app}", "--", python, str(tmp_path / "db"), str(app))
     until(lambda: "db" in named(installation), 60)
     cart = run(installation, "--outbound", f"{outbound}=db", "--", python, str(tmp_path / "cart"), str(outbound))
-    dice, rotations = random.Random(3), {"issuing": 0, "root": 0, "jwt": 0}
-    kills = {"server": 0, "agent": 0}
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        kind = dice.choices(["issuing", "root", "jwt"], [5, 2, 1])[0]
+    rotations, kills = {"issuing": 0, "root": 0, "jwt": 0}, {"server": 0, "agent": 0}
+    kinds = itertools.cycle(["issuing", "root", "issuing", "jwt", "issuing"])
+    victims = itertools.cycle(["", "server", "", "agent"])
+    begin = time.monotonic()
+    while time.monotonic() < begin + SECONDS or min(*rotations.values(), *kills.values()) < LEAST:
+        kind, name = next(kinds), next(victims)
         if installation.limen("identity", "rotate", kind).returncode == 0:
             rotations[kind] += 1
             # every workload's next SVID is of the new one
             installation.limen("identity", "rotate", "--svids")
-        if dice.random() < 0.3:
-            name = dice.choice(["server", "agent"])
-            os.kill(installation.pid(name), signal.SIGKILL)
+        if name:
+            killed = installation.pid(name)
+            os.kill(killed, signal.SIGKILL)
             kills[name] += 1
+            until(lambda name=name, killed=killed: installation.pid(name) != killed, 100)
             until(lambda: installation.limen("status").returncode == 0, 60)
             until(lambda: installation.json("status")["agents"][:1] != [], 60)
     assert cart.stdin is not None
@@ -103,7 +107,7 @@ def test_authorities_rotate_under_load_and_no_request_fails(
     for process in (cart, db):
         process.terminate()
         process.communicate(timeout=40)
-    found = {"seconds": SECONDS, "rotations": rotations, "kills": kills, **counted}
+    found = {"seconds": round(time.monotonic() - begin), "rotations": rotations, "kills": kills, **counted}
     if os.environ.get("LIMEN_SOAK"):
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
@@ -113,6 +117,5 @@ def test_authorities_rotate_under_load_and_no_request_fails(
         row = {"commit": commit, "date": date, "command": command, "is_part_of": "make soak", **found}
         pathlib.Path("benchmarks/results/rotation-soak.json").write_text(json.dumps(row, indent=1) + "\n")
     assert counted["failed"] == 0, json.dumps(found, indent=1)
-    assert counted["good"] > 10 * SECONDS
-    assert min(rotations.values()) > 0
-    assert min(kills.values()) > 0
+    # it was under load all the while: many requests for each thing that was done
+    assert counted["good"] > 5 * sum((*rotations.values(), *kills.values()))

@@ -99,7 +99,6 @@ def kill_part(installation: Any, name: str, until: Callable[..., Any]) -> None:
 
 
 @pytest.mark.peer
-@pytest.mark.timeout(120)
 def test_a_strange_program_gets_the_identity_that_a_rule_gives_it_without_a_restart(
     make_installation: Callable[..., Any], until: Callable[..., Any]
 ) -> None:
@@ -143,7 +142,6 @@ def test_run_hands_a_signal_on_to_the_program(installation: Any) -> None:
         assert process.wait(timeout=40) == 3
 
 
-@pytest.mark.timeout(180)
 def test_what_is_killed_comes_back_as_who_it_was(
     make_installation: Callable[..., Any],
     until: Callable[..., Any],
@@ -180,7 +178,6 @@ def test_what_is_killed_comes_back_as_who_it_was(
         until(lambda: status(installation).get("epoch") == 3, 60)
 
 
-@pytest.mark.timeout(120)
 def test_a_stop_takes_programs_sidecars_and_every_socket_with_it(
     make_installation: Callable[..., Any],
     alive: Callable[[int], bool],
@@ -200,7 +197,6 @@ def test_a_stop_takes_programs_sidecars_and_every_socket_with_it(
     assert [path for path in installation.state.rglob("*") if path.is_socket()] == []
 
 
-@pytest.mark.timeout(120)
 def test_a_stop_takes_what_a_program_started_with_it(
     make_installation: Callable[..., Any], alive: Callable[[int], bool]
 ) -> None:
@@ -218,7 +214,6 @@ def test_a_stop_takes_what_a_program_started_with_it(
     assert not is_left
 
 
-@pytest.mark.timeout(120)
 def test_killing_the_whole_of_it_leaves_no_part_running(
     make_installation: Callable[..., Any],
     alive: Callable[[int], bool],
@@ -252,7 +247,6 @@ def own_tables() -> set[str]:
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("nft") is None, reason="packet filters take root and nft")
-@pytest.mark.timeout(180)
 def test_an_agent_that_was_killed_leaves_no_guard_behind_that_its_successor_does_not_own(
     make_installation: Callable[..., Any], until: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from limen.client import Client
 
-pytestmark = [pytest.mark.peer, pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.peer, pytest.mark.system, pytest.mark.slow]
 RULES = """\
 rules:
 - id: programs

@@ -31,7 +31,6 @@ def test_a_summary_is_good_only_when_everything_is() -> None:
 
 @pytest.mark.system
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_the_whole_loop_holds() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "limen", "demo", "--seconds", "6", "-o", "json"],
@@ -72,7 +71,6 @@ def of_session(pids: set[int]) -> set[int]:
 
 @pytest.mark.system
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("step", ["   trust domain", "2 ", "3 "], ids=["starting", "launching", "traffic"])
 def test_ctrl_c_leaves_no_process_and_no_file(step: str, tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-m", "limen", "demo"]

@@ -57,7 +57,6 @@ def test_program_agrees_on_corner(engine: Engine, corner: Corner) -> None:
 
 # INVARIANT: the reference evaluator, the index and the Rego program decide every request alike, and what a candidate
 # decides beside them is its own. Rounds of generated cases, until every kind of rule decided, and failed to, so often.
-@pytest.mark.timeout(300)
 def test_reference_index_and_program_decide_alike(engine: Engine) -> None:
     tally, rounds = Tally(), 0
 

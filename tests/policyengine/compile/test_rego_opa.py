@@ -69,7 +69,7 @@ def test_opa_equals_decide_on_generated_cases(opa: Opa) -> None:
     tally = Tally()
 
     @settings(
-        max_examples=SETS, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=False
+        max_examples=SETS, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=not SOAK
     )
     @given(
         policies=policy_sets,
