@@ -171,11 +171,10 @@ class SpiffePattern:
 
     def matches(self, candidate: SpiffeId) -> bool:
         """Whether the ID is in the set."""
-        if candidate.trust_domain != self.id.trust_domain:
-            return False
-        if not self.subtree:
-            return candidate.path == self.id.path
-        return candidate.path.startswith(self.id.path + "/")
+        # paths first: they differ more often, and are compared in less time
+        path = self.id.path
+        is_within = candidate.path.startswith(path + "/") if self.subtree else candidate.path == path
+        return is_within and candidate.trust_domain == self.id.trust_domain
 
     def overlaps(self, other: SpiffePattern) -> bool:
         """Whether some ID is in both sets."""

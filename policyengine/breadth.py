@@ -29,6 +29,8 @@ NOTHING = -math.inf
 def together(parts: Iterable[float]) -> float:
     """The breadth of several things side by side."""
     found = list(parts)
+    if len(found) == 1:
+        return found[0]
     widest = max(found, default=NOTHING)
     if math.isinf(widest):
         return widest

@@ -78,8 +78,9 @@ def rule_differences(
     found, gap = collector(policy, rule)
     spoken = policies.expand(rule.from_)
     width = callers_breadth(spoken)
-    if is_among(policies, rule.from_, facts) is not True:
-        caller = model.Principal.parse(str(facts.source))
+    assert facts.source is not None, "the caller has an identity"
+    if not spoken.contains(facts.source):
+        caller = _principal(str(facts.source))
         gap(
             "from",
             f"add `{caller}` to `from`",
@@ -93,6 +94,12 @@ def rule_differences(
         _exempt_gap(policies, rule, facts, gap)
     for entry in _operation_gaps(policy, rule, facts, width):
         yield [*found[:before], *entry, *found[before:]]
+
+
+@functools.lru_cache(maxsize=64)
+def _principal(text: str) -> model.Principal:
+    """A caller as rules name it, of one request for every rule that is looked at."""
+    return model.Principal.parse(text)
 
 
 def collector(policy: str, rule: model.Rule) -> tuple[list[Difference], Gap]:

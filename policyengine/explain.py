@@ -13,7 +13,7 @@ from mesh.problems import Span
 from mesh.request import Decision, Effect, NearestMiss, Request
 from policyengine import model, reference
 from policyengine.attributes import Facts
-from policyengine.fixes import Fix, facts_of, smallest_fix, with_opening
+from policyengine.fixes import Fix, about, facts_of, smallest_fix, with_opening
 
 _SHOWN = 100
 """How many matching rules of a tier are listed."""
@@ -66,12 +66,13 @@ class Explanation:
 
 def explain(policies: model.PolicySet, request: Request, *, snapshot: str) -> Explanation:
     """Decide a request with the reference evaluator and say how it came about."""
-    decision = reference.decide(policies, request, snapshot=snapshot)
     facts = facts_of(policies, request)
+    mine = policies if facts is None else about(policies, facts)
+    decision = reference.decide(mine, request, snapshot=snapshot)
     fix = smallest_fix(policies, request)
     return Explanation(
         decision=decision,
-        steps=tuple(_steps(policies, request, facts)),
+        steps=tuple(_steps(mine, request, facts)),
         ambiguous=tuple(sorted(facts.ambiguous.items())) if facts is not None else (),
         fix=None if fix is None else with_opening(policies, request, fix),
         span=span_of(policies, decision.policy, decision.rule) if decision.rule else None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from mesh.problems import Span
 from mesh.request import Effect, NearestMiss, Request
@@ -17,7 +17,7 @@ from mesh.uncollected import uncollected
 from policyengine import model, reference
 from policyengine.attributes import Facts, read
 from policyengine.breadth import NOTHING, operations_breadth
-from policyengine.differences import Difference, literal_path, rule_differences
+from policyengine.differences import Difference, is_named, literal_path, rule_differences
 from policyengine.exemptions import exemptions
 from policyengine.opening import Opening, opened
 from policyengine.reading import did_you_mean
@@ -38,7 +38,7 @@ class Fix:
     """What would allow a request. ``changes`` is empty for what no existing rule is part of; ``miss`` says it all.
 
     ``addition`` is a rule that nobody wrote yet, with its tier. ``opening`` is what all that newly allows, where
-    somebody asked for it.
+    somebody asked for it or it was compared with another.
     """
 
     miss: NearestMiss
@@ -105,30 +105,35 @@ def smallest_fix(policies: model.PolicySet, request: Request) -> Fix | None:
         hint = did_you_mean(request.service, (found.name for found in policies.services))
         return _outside(("service",), f"add a Service `{request.service}`{hint}")
     part = _part(policies, service)
-    if reference.decide(part, request, snapshot="").policy_effect is Effect.ALLOW:
+    mine = about(part, facts)
+    if reference.decide(mine, request, snapshot="").policy_effect is Effect.ALLOW:
         return None
     if (outside := _unruled(service, facts)) is not None:
         return outside
     # (2), (3)
     with uncollected():
-        nearest = heapq.nsmallest(_TRIED, _candidates(part, service, facts), key=_order)
-    working = _working(part, request, nearest)
+        nearest = heapq.nsmallest(_TRIED, _candidates(part, mine, service, facts), key=_order)
+    working = _working(part, mine, request, nearest)
     # (4)
     if not working:
-        return _new_rule(part, service, facts, request)
+        return _new_rule(mine, service, facts, request)
     least = _least(part, request, working)
     if sum(change.is_edit for change in least.changes) > 1:
-        new = _new_rule(part, service, facts, request)
-        if new is not None and _opens_less(part, request, new, least):
-            near = _fix(least.changes)
-            return dataclasses.replace(new, miss=dataclasses.replace(near.miss, fix=new.miss.fix), near=near.span)
+        new = _new_rule(mine, service, facts, request)
+        if new is not None:
+            near, opens = _fix(least.changes), opening_of(part, request, least.changes)
+            new_opens = _opening(part, changed_by(part, request, new), request)
+            if new_opens.is_complete and opens.is_complete and new_opens.breadth < opens.breadth:
+                miss = dataclasses.replace(near.miss, fix=new.miss.fix)
+                return dataclasses.replace(new, miss=miss, near=near.span, opening=new_opens)
+            return dataclasses.replace(near, opening=opens)
     return _fix(least.changes)
 
 
 def with_opening(policies: model.PolicySet, request: Request, fix: Fix) -> Fix:
     """The fix with what it newly allows."""
     service = policies.service_for(request.service)
-    if service is None or (not fix.changes and fix.addition is None):
+    if service is None or fix.opening is not None or (not fix.changes and fix.addition is None):
         return fix
     part = _part(policies, service)
     return dataclasses.replace(fix, opening=_opening(part, changed_by(part, request, fix), request))
@@ -145,13 +150,16 @@ def _order(candidate: _Candidate) -> tuple[int, float, int, str, str]:
     return candidate.order
 
 
-def _working(policies: model.PolicySet, request: Request, ordered: Sequence[_Candidate]) -> list[_Candidate]:
+def _working(
+    policies: model.PolicySet, mine: model.PolicySet, request: Request, ordered: Sequence[_Candidate]
+) -> list[_Candidate]:
     """The first candidates that work, all of equally many changes; one that opens nothing needs no others."""
     found: list[_Candidate] = []
     for candidate in ordered:
         if found and (candidate.count > found[0].count or found[0].opens == NOTHING or len(found) == _COMPARED):
             break
-        if _allows(policies, request, candidate.changes):
+        changed = {(change.policy, change.rule) for change in candidate.changes}
+        if _allows(_with_rules(mine, policies, changed), request, candidate.changes):
             found.append(candidate)
     return found
 
@@ -165,15 +173,6 @@ def _least(policies: model.PolicySet, request: Request, working: Sequence[_Candi
         return working[0]
     place = min(range(len(working)), key=lambda index: (opens[index].breadth, working[index].order))
     return working[place]
-
-
-def _opens_less(policies: model.PolicySet, request: Request, new: Fix, other: _Candidate) -> bool:
-    """Whether a new rule opens less than changes of a rule do."""
-    one, two = (
-        _opening(policies, changed_by(policies, request, new), request),
-        opening_of(policies, request, other.changes),
-    )
-    return one.is_complete and two.is_complete and one.breadth < two.breadth
 
 
 def opening_of(policies: model.PolicySet, request: Request, changes: Sequence[Difference]) -> Opening:
@@ -197,6 +196,51 @@ def _part(policies: model.PolicySet, service: model.Service) -> model.PolicySet:
     )
 
 
+def about(policies: model.PolicySet, facts: Facts) -> model.PolicySet:
+    """A policy set that decides a request of this caller alike: without the rules that name others alone.
+
+    What some rule reads of a request makes it ambiguous when it comes twice (design D3), whomever the rule is about:
+    the first rule that reads a header stays.
+    """
+    if facts.source is None:
+        return policies
+    read: set[str] = set()
+    kept = []
+    for policy in policies.policies:
+        rules = []
+        for rule in policy.rules:
+            names = frozenset[str]() if rule.when is None and rule.unless is None else _headers_of(rule)
+            if not names <= read or is_named(policies, rule.from_, facts):
+                read |= names
+                rules.append(rule)
+        if rules:
+            kept.append(dataclasses.replace(policy, rules=tuple(rules)))
+    return dataclasses.replace(policies, policies=tuple(kept))
+
+
+def _headers_of(rule: model.Rule) -> frozenset[str]:
+    """The headers that a rule reads, those of tokens among them."""
+    return frozenset(rule.headers()) | (model.TOKEN_HEADERS if rule.reads_claims else frozenset())
+
+
+def _with_rules(
+    mine: model.PolicySet, policies: model.PolicySet, names: Collection[tuple[str, str]]
+) -> model.PolicySet:
+    """``mine``, and of ``policies`` the rules of some names, each in its policy."""
+    had = {policy.name: policy for policy in mine.policies}
+    kept = []
+    for policy in policies.policies:
+        wanted = {rule for name, rule in names if name == policy.name}
+        held = had.get(policy.name)
+        if wanted:
+            known = frozenset() if held is None else frozenset(rule.id for rule in held.rules)
+            added = tuple(rule for rule in policy.rules if rule.id in wanted and rule.id not in known)
+            held = dataclasses.replace(policy, rules=(*(() if held is None else held.rules), *added))
+        if held is not None and held.rules:
+            kept.append(held)
+    return dataclasses.replace(mine, policies=tuple(kept))
+
+
 def _outside(differs: tuple[str, ...], fix: str) -> Fix:
     """A miss that no rule is part of."""
     return Fix(miss=NearestMiss(policy="", rule="", differs=differs, fix=fix))
@@ -216,9 +260,11 @@ def _unruled(service: model.Service, facts: Facts) -> Fix | None:
     return None
 
 
-def _candidates(policies: model.PolicySet, service: model.Service, facts: Facts) -> Iterator[_Candidate]:
+def _candidates(
+    policies: model.PolicySet, mine: model.PolicySet, service: model.Service, facts: Facts
+) -> Iterator[_Candidate]:
     """Step 2 of `smallest_fix`."""
-    rounds = _ways_round(policies, service, facts)
+    rounds = _ways_round(mine, service, facts)
     excepted = {exception.name for exception in policies.exceptions}
     for tier, policy, rule, renewal in _allowing(policies, facts):
         for lacks in rule_differences(policies, policy, rule, facts):

@@ -432,6 +432,8 @@ class Names:
 
     def expand(self, principals: tuple[Principal, ...]) -> Principals:
         """Resolve groups and services to patterns, as `PolicySet.expand` says."""
+        if len(principals) == 1 and (only := principals[0].pattern) is not None:
+            return Principals(is_any=False, patterns=(only,))  # most rules name one identity
         patterns: list[SpiffePattern] = []
         seen: set[str] = set()
         is_any = incomplete = False

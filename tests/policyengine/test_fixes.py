@@ -12,7 +12,7 @@ from mesh.request import Effect, Request
 from policyengine import model, reference
 from policyengine.analysis import plan
 from policyengine.canonical import PathPattern
-from policyengine.fixes import Fix, smallest_fix, with_opening
+from policyengine.fixes import Fix, about, facts_of, smallest_fix, with_opening
 from policyengine.model import Operation, PolicySet
 from tests.examples import examples
 from tests.policyengine.corners import (
@@ -99,6 +99,27 @@ def applied(policies: PolicySet, fix: Fix) -> PolicySet:
             rules += [found] if found is not None else []
         kept += [dataclasses.replace(policy, rules=tuple(rules))] if rules else []
     return dataclasses.replace(policies, policies=tuple(kept))
+
+
+# INVARIANT: rules that name others alone decide nothing of a request, unless by what they read of it.
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(policy_sets, requests)
+def test_what_is_about_a_caller_decides_its_requests(policies: PolicySet, request: Request) -> None:
+    facts = facts_of(policies, request)
+    if facts is None:
+        return
+    assert reference.decide(about(policies, facts), request, snapshot="s") == reference.decide(
+        policies, request, snapshot="s"
+    )
+
+
+def test_a_header_that_only_a_rule_about_others_reads_comes_once_all_the_same() -> None:
+    when = {"headers": {"x-tenant": ["a"]}}
+    policies = tree(app=[allow(id="mine", **by(CART)), allow(id="theirs", when=when, **by(WEB))])
+    twice = ask(headers=(("x-tenant", "a"), ("x-tenant", "b")))
+    facts = facts_of(policies, twice)
+    assert facts is not None
+    assert reference.decide(about(policies, facts), twice, snapshot="").code == "LM2304"
 
 
 # INVARIANT: with its changes made, the rules allow the request; nobody loses access by a change to an allow.

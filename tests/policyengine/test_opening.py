@@ -1,10 +1,17 @@
 """What a change opens are the rows of its plan, and how much they are orders changes."""
 
+import dataclasses
 from typing import Any
 
+from hypothesis import HealthCheck, given, settings
+
+from policyengine.analysis import plan
 from policyengine.breadth import NOTHING
+from policyengine.model import PolicySet
 from policyengine.opening import opened
+from tests.examples import examples
 from tests.policyengine.corners import CART, NOW, ROLE_ADMIN, TD, allow, tree
+from tests.policyengine.setedits import histories
 
 ORDERS: dict[str, Any] = {"to": [{"methods": ["GET"], "paths": ["/orders"]}]}
 
@@ -38,3 +45,14 @@ def test_many_callers_that_share_a_row_are_as_many_as_they_are() -> None:
 def test_what_opens_nothing_is_less_than_anything() -> None:
     same = tree(app=[allow(**ORDERS)])
     assert opened(same, same, NOW).breadth == NOTHING
+
+
+# INVARIANT: what rules about other callers say does not matter to what a change opens: its rows are those of the plan.
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(histories(most=2))
+def test_what_is_opened_is_what_the_whole_plan_newly_allows(history: list[PolicySet]) -> None:
+    before, after = history[0], history[-1]
+    found = opened(before, after, NOW)
+    whole = plan(dataclasses.replace(before, invariants=()), dataclasses.replace(after, invariants=()), (), NOW)
+    if found.is_complete and whole.is_complete:
+        assert [row.to_json() for row in found.rows] == [row.to_json() for row in whole.newly_allowed]
