@@ -6,6 +6,7 @@ Bodies are JSON and hold nothing that the caller does not know or may not know: 
 from __future__ import annotations
 
 import json
+from typing import NamedTuple
 
 from enforcer.native.sentences import sentence
 from mesh.request import Decision
@@ -35,14 +36,41 @@ def status_of(code: str) -> tuple[int, str]:
     return _STATUS.get(code, _BAD_REQUEST if code.startswith("LM31") else _FORBIDDEN)
 
 
+class Refusal(NamedTuple):
+    """A refusal before it is written: status and reason, fields, body."""
+
+    status: tuple[int, str]
+    fields: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+    def wire(self, *, with_body: bool) -> bytes:
+        """The answer as HTTP/1.1 has it."""
+        lines = [b"HTTP/1.1 %d %b\r\n" % (self.status[0], self.status[1].encode("ascii"))]
+        lines += [b"%b: %b\r\n" % field for field in self.fields]
+        lines.append(b"\r\n")
+        if with_body:
+            lines.append(self.body)
+        return b"".join(lines)
+
+
 def problem(code: str, facts: dict[str, object], *, record: str = "", with_body: bool = True) -> bytes:
     """The answer to something that is no request, or cannot be served; the connection ends with it."""
+    return problem_refusal(code, facts, record=record).wire(with_body=with_body)
+
+
+def problem_refusal(code: str, facts: dict[str, object], *, record: str = "") -> Refusal:
+    """What `problem` writes."""
     body = {"code": code, "message": sentence(code, "message", facts), "help": sentence(code, "help", facts)}
-    return _answer(status_of(code), body, record, close=True, with_body=with_body)
+    return _refusal(status_of(code), body, record, close=True)
 
 
 def denial(decision: Decision, *, record: str, close: bool, with_body: bool) -> bytes:
     """The answer to a request that the policies deny."""
+    return denial_refusal(decision, record=record, close=close).wire(with_body=with_body)
+
+
+def denial_refusal(decision: Decision, *, record: str, close: bool) -> Refusal:
+    """What `denial` writes."""
     facts: dict[str, object] = {"policy": decision.policy, "rule": decision.rule, "tier": decision.tier}
     body = {
         "code": decision.code,
@@ -53,27 +81,24 @@ def denial(decision: Decision, *, record: str, close: bool, with_body: bool) -> 
         "rule": decision.rule,
         "snapshot": decision.snapshot,
     }
-    return _answer(_FORBIDDEN, body, record, close=close, with_body=with_body)
+    return _refusal(_FORBIDDEN, body, record, close=close)
 
 
-def _answer(status: tuple[int, str], body: dict[str, str], record: str, *, close: bool, with_body: bool) -> bytes:
+def _refusal(status: tuple[int, str], body: dict[str, str], record: str, *, close: bool) -> Refusal:
     if record:
         body["decision"] = record
         body["why"] = f"limen audit show {record}"
     text = json.dumps(body, ensure_ascii=False).encode("utf-8") + b"\n"
-    lines = [
-        b"HTTP/1.1 %d %b\r\n" % (status[0], status[1].encode("ascii")),
-        b"content-type: application/json\r\ncache-control: no-store\r\n",
-        b"content-length: %d\r\n" % len(text),
-        b"x-limen-code: %b\r\n" % body["code"].encode("ascii"),
+    fields = [
+        (b"content-type", b"application/json"),
+        (b"cache-control", b"no-store"),
+        (b"content-length", b"%d" % len(text)),
+        (b"x-limen-code", body["code"].encode("ascii")),
     ]
     if status[0] == 426:
-        lines.append(b"upgrade: HTTP/1.1\r\nconnection: upgrade\r\n")  # RFC 9110 §15.5.22
+        fields += [(b"upgrade", b"HTTP/1.1"), (b"connection", b"upgrade")]  # RFC 9110 §15.5.22
     elif status[0] == 503:
-        lines.append(b"retry-after: 1\r\n")
+        fields.append((b"retry-after", b"1"))
     if close:
-        lines.append(b"connection: close\r\n")
-    lines.append(b"\r\n")
-    if with_body:
-        lines.append(text)
-    return b"".join(lines)
+        fields.append((b"connection", b"close"))
+    return Refusal(status, tuple(fields), text)

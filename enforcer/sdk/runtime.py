@@ -187,25 +187,20 @@ class Limen:
         """Decide about a request and record it; where no rule reads requests, about its connection."""
         workload, channel = self.workload, self._known()
         now = workload.now()
-        moment = workload.decision_time(now)
         with channel.lock:
-            judge = workload.judge
-            if judge.tier(contact.port) is PortTier.HTTP1:
-                judgement = judge.request(
-                    head,
-                    source=contact.caller or "",
-                    port=contact.port,
-                    peer_ip=contact.peer_ip,
-                    now=moment,
-                    certificate=contact.certificate,
-                )
-            else:
-                judgement = _connection(judge, contact, moment)
+            judgement = _request(workload.judge, contact, head, workload.decision_time(now))
             name = channel.recorder.decision(
                 contact, judgement, now=now, protocol="http", method=head.method, host=head.host_name
             )
         self._say(judgement, contact, name)
         return judgement, name
+
+    def still_allows_request(self, contact: Contact, head: RequestHead) -> bool:
+        """Whether a request that was let through would be now; recorded if not."""
+        workload, channel = self.workload, self._known()
+        with channel.lock:
+            judgement = _request(workload.judge, contact, head, workload.decision_time())
+        return judgement.decision.is_allowed or self.judge_request(contact, head)[0].decision.is_allowed
 
     def judge_connection(self, contact: Contact) -> tuple[Judgement, str]:
         """Decide about a connection and record it; a port whose requests are decided lets none through whole."""
@@ -323,6 +318,19 @@ class _Called:
 
 class _Decided(Invalid):
     """A denial that is recorded already."""
+
+
+def _request(judge: Judge, contact: Contact, head: RequestHead, now: dt.datetime | None) -> Judgement:
+    if judge.tier(contact.port) is not PortTier.HTTP1:
+        return _connection(judge, contact, now)
+    return judge.request(
+        head,
+        source=contact.caller or "",
+        port=contact.port,
+        peer_ip=contact.peer_ip,
+        now=now,
+        certificate=contact.certificate,
+    )
 
 
 def _connection(judge: Judge, contact: Contact, now: dt.datetime | None) -> Judgement:
