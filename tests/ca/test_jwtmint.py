@@ -4,7 +4,7 @@ import json
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,13 +13,14 @@ from ca.jwtmint import JwtKey, JwtSigner, jwt_signer, mint_jwt_svid, numbers
 from ca.keys import new_key
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, TrustDomain
+from tests.rsakeys import rsa_key
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, 0, 700_000, tzinfo=dt.UTC)
 SECOND = dt.timedelta(seconds=1)
 MINUTE = dt.timedelta(minutes=1)
 WEB = SpiffeId.parse("spiffe://corp.test/ns/shop/sa/web")
 KEY = new_key()
-RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+RSA = rsa_key()
 SIGNER = jwt_signer("k1", KEY)
 
 
@@ -163,7 +164,7 @@ def test_a_trust_domain_gets_no_token() -> None:
         ("k1", KEY, "RS256"),
         ("k1", RSA, "ES256"),
         ("k1", ec.generate_private_key(ec.SECP256K1()), "ES256"),
-        ("k1", rsa.generate_private_key(public_exponent=65537, key_size=1024), "RS256"),
+        ("k1", rsa_key(bits=1024), "RS256"),
         ("", KEY, "ES256"),
     ],
     ids=["another-curve", "ec-as-rsa", "rsa-as-ec", "a-curve-of-others", "a-weak-key", "no-id"],

@@ -24,6 +24,7 @@ from ca.keys import (
     spki_der,
 )
 from mesh.problems import Invalid
+from tests.rsakeys import rsa_key
 
 KEY = new_key()
 SPKI = spki_der(KEY.public_key())
@@ -59,7 +60,7 @@ def compressed() -> bytes:
         pytest.param(key_to_der(KEY), id="private-key"),
         pytest.param(der(ec.generate_private_key(ec.SECP384R1()).public_key()), id="P-384"),
         pytest.param(der(ec.generate_private_key(ec.SECP256K1()).public_key()), id="secp256k1"),
-        pytest.param(der(rsa.generate_private_key(65537, 2048).public_key()), id="RSA"),
+        pytest.param(der(rsa_key().public_key()), id="RSA"),
         pytest.param(der(ed25519.Ed25519PrivateKey.generate().public_key()), id="Ed25519"),
     ],
 )
@@ -159,7 +160,7 @@ def test_a_kind_is_read_by_its_name() -> None:
         pytest.param(ec.generate_private_key(ec.SECP256K1()).public_key(), id="secp256k1"),
         pytest.param(ed25519.Ed25519PrivateKey.generate().public_key(), id="Ed25519"),
         pytest.param(mldsa.MLDSA44PrivateKey.generate().public_key(), id="ML-DSA-44"),
-        pytest.param(rsa.generate_private_key(65537, 1024).public_key(), id="RSA-1024"),
+        pytest.param(rsa_key(bits=1024).public_key(), id="RSA-1024"),
     ],
 )
 def test_no_other_kind_signs(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey) -> None:

@@ -3,7 +3,7 @@ import copy
 import pytest
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,9 +12,10 @@ from ca.keys import SigningKey
 from ca.tokenkeys import EcTokenKey, RsaTokenKey
 from mesh.problems import Unavailable
 from tests.examples import examples
+from tests.rsakeys import rsa_key
 
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
-RSA_KEY = rsa.generate_private_key(65537, 2048)
+RSA_KEY = rsa_key()
 
 
 class Honest:

@@ -18,6 +18,7 @@ from mesh.clock import SystemClock
 from mesh.spiffe import SpiffeId, TrustDomain
 from tests.bundleendpoint import Endpoint, serving
 from tests.limen.api.test_wellknown import jwk
+from tests.rsakeys import rsa_key
 
 CA = trustme.CA()
 CLIENT = ssl.create_default_context(cadata=CA.cert_pem.bytes().decode())
@@ -107,7 +108,7 @@ def test_pyjwt_validates_a_jwt_svid_from_the_issuer_alone_while_the_key_rotates(
     [
         ec.generate_private_key(ec.SECP256R1()),
         ec.generate_private_key(ec.SECP384R1()),
-        rsa.generate_private_key(65537, 2048),
+        rsa_key(),
     ],
     ids=["ES256", "ES384", "RS256"],
 )

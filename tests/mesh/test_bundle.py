@@ -2,7 +2,7 @@ import base64
 import json
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +10,7 @@ from mesh.bundle import DEFAULT_REFRESH_HINT_S, TrustBundle, parse_bundle
 from mesh.problems import Invalid
 from mesh.spiffe import TrustDomain
 from tests.pki import Pki, make, usage
+from tests.rsakeys import rsa_key
 
 PKI = Pki()
 TD = PKI.domain
@@ -41,7 +42,7 @@ def test_a_bundle_round_trips_and_says_what_the_standard_asks() -> None:
     "key",
     [
         ec.generate_private_key(ec.SECP384R1()),
-        rsa.generate_private_key(65537, 2048),
+        rsa_key(),
         ed25519.Ed25519PrivateKey.generate(),
     ],
     ids=["P-384", "RSA", "Ed25519"],

@@ -2,13 +2,14 @@ import contextlib
 import json
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.jwks import format_jwks, parse_jwks, strict_json
 from mesh.problems import Invalid
 from tests.ca.attestation.issuers import EC_KEY, RSA_KEY, jwk, key_set
+from tests.rsakeys import rsa_key
 
 
 def test_keys_have_the_algorithms_that_fit_them() -> None:
@@ -28,7 +29,7 @@ def test_keys_have_the_algorithms_that_fit_them() -> None:
         jwk(RSA_KEY, "k", key_ops=["encrypt"]),
         {**jwk(RSA_KEY, "k"), "kid": 7},
         jwk(RSA_KEY, "k", d="AQAB"),
-        jwk(rsa.generate_private_key(65537, 1024), "k"),
+        jwk(rsa_key(bits=1024), "k"),
         jwk(ec.generate_private_key(ec.SECP256K1()), "k"),
         jwk(EC_KEY, "k", crv="P-384"),
         {"kty": "oct", "kid": "k", "k": "c2VjcmV0"},

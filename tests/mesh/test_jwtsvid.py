@@ -15,13 +15,14 @@ from mesh.bundle import TrustBundle
 from mesh.jwtsvid import ALGORITHMS, JwtSvidError, verify_jwt_svid
 from mesh.spiffe import TrustDomain
 from tests.pki import NOW
+from tests.rsakeys import rsa_key
 
 TD = TrustDomain.parse("corp.test")
 KEYS: dict[str, Any] = {
     "ES256": ec.generate_private_key(ec.SECP256R1()),
     "ES384": ec.generate_private_key(ec.SECP384R1()),
     "ES512": ec.generate_private_key(ec.SECP521R1()),
-    "RS": rsa.generate_private_key(65537, 2048),
+    "RS": rsa_key(),
 }
 CLAIMS: dict[str, Any] = {
     "sub": "spiffe://corp.test/a", "aud": ["me"], "exp": int(NOW.timestamp()) + 300, "jti": "1",
@@ -122,7 +123,7 @@ def test_a_key_that_cannot_be_read_or_may_not_verify_is_passed_over() -> None:
     assert refused(token(), {TD: TrustBundle(trust_domain=TD, jwt_authorities=unread)}) == "LM1031"
     assert refused(token(), bundle(alg="ES384")) == "LM1031"
     assert refused(token(), bundle(key_ops=["encrypt"])) == "LM1031"
-    small = rsa.generate_private_key(65537, 1024)
+    small = rsa_key(bits=1024)
     head = f"{b64({'alg': 'RS256', 'kid': 'k'})}.{BODY}"
     from cryptography.hazmat.primitives import hashes
 

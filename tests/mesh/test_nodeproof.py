@@ -4,11 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.nodeproof import is_signed, sign_statement, statement
+from tests.rsakeys import rsa_key
 
 KEYS = [
     ec.generate_private_key(ec.SECP256R1()),
     ec.generate_private_key(ec.SECP384R1()),
-    rsa.generate_private_key(65537, 2048),
+    rsa_key(),
     ed25519.Ed25519PrivateKey.generate(),
 ]
 
@@ -26,7 +27,7 @@ def test_a_signature_holds_for_its_statement_and_key_alone(key: ec.EllipticCurve
 @pytest.mark.parametrize(
     "key",
     [
-        rsa.generate_private_key(65537, 1024),
+        rsa_key(bits=1024),
         ec.generate_private_key(ec.SECP224R1()),
         x25519.X25519PrivateKey.generate(),
         7,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mesh.spiffe import TrustDomain
 from mesh.x509svid import MAX_CHAIN, SvidError, X509Svid, split_chain, verify_x509_svid
 from tests.pki import NOW, Made, Pki, make, usage
+from tests.rsakeys import rsa_key
 from tests.tools import needs
 
 PKI = Pki()
@@ -46,7 +47,7 @@ def bad_leaves() -> list[object]:
     def case(name: str, code: str, **details: object) -> object:
         return pytest.param(details, code, id=name)
 
-    rsa_small = rsa.generate_private_key(65537, 1024)
+    rsa_small = rsa_key(bits=1024)
     return [
         case("X-17-two-uris", "LM1011", uris=(FRONT, "spiffe://corp.test/ns/ops/sa/admin")),
         case("X-17-spiffe-and-https", "LM1011", uris=(FRONT, "https://corp.test/")),

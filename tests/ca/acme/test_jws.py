@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ca.acme import jws
 from mesh.problems import Invalid
 from tests.acmeclient import jwk_of, sign
+from tests.rsakeys import rsa_key
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 HEADER = {"alg": "ES256", "nonce": "bg", "url": "https://a/x", "jwk": jwk_of(KEY)}
@@ -93,7 +94,7 @@ def test_another_keys_signature_is_refused() -> None:
 
 
 def test_rsa_and_ed25519_keys_sign_too() -> None:
-    big = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    big = rsa_key()
     n = big.public_key().public_numbers().n
     jwk = {"kty": "RSA", "n": jws.encode(n.to_bytes(256)), "e": "AQAB"}
     for key, alg, found in (

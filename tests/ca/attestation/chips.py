@@ -11,8 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
+from tests.rsakeys import rsa_key
+
 EK_ATTRIBUTES, AK_ATTRIBUTES = 0x000300B2, 0x00050072
-EK_KEY = rsa.generate_private_key(65537, 2048)
+EK_KEY = rsa_key()
 
 
 def sized(data: bytes) -> bytes:

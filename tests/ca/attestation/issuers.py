@@ -8,8 +8,10 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from tests.rsakeys import rsa_key
+
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
-RSA_KEY = rsa.generate_private_key(65537, 2048)
+RSA_KEY = rsa_key()
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 ISSUER, AUDIENCE = "https://issuer.test", "limen"
 

@@ -10,9 +10,10 @@ from ca.attestation import tpm
 from mesh.problems import Forbidden
 from tests.ca.attestation.chips import AK_ATTRIBUTES, EK_ATTRIBUTES, EK_KEY, Chip, ak_public, ek_public
 from tests.pki import Made, make, usage
+from tests.rsakeys import rsa_key
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
-OTHER = rsa.generate_private_key(65537, 2048)
+OTHER = rsa_key(1)
 
 
 def hash_of(key: rsa.RSAPrivateKey) -> str:

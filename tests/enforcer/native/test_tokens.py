@@ -14,7 +14,6 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,13 +25,14 @@ from policyengine.issuer import Issuer
 from tests.ca.attestation.issuers import AUDIENCE, EC_KEY, ISSUER, NOW, RSA_KEY, claims, jwk, key_set, raw, token
 from tests.enforcer.native.harness import DB, OPS, ROOT, WEB, policies
 from tests.enforcer.native.test_judge import head
+from tests.rsakeys import rsa_key
 
 URI = "https://issuer.test/keys"
 IDP = Issuer(name="idp", owner="", issuer=ISSUER, audiences=(AUDIENCE,), jwks_uri=URI)
 DAY = dt.timedelta(days=1)
 AT = int(NOW.timestamp())
 CERTIFICATE, THEIRS = thumbprint(b"web's certificate"), thumbprint(b"somebody else's")
-OTHER_KEY = rsa.generate_private_key(65537, 2048)
+OTHER_KEY = rsa_key(1)
 PEM = RSA_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 

@@ -16,6 +16,7 @@ from mesh.bundle import TrustBundle, parse_bundle
 from mesh.problems import Problem
 from mesh.spiffe import TrustDomain
 from tests.pki import Pki
+from tests.rsakeys import rsa_key
 
 DOMAIN = TrustDomain.parse("corp.test")
 ISSUER = "https://oidc.corp.test"
@@ -34,7 +35,7 @@ def jwk(kid: str, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
 
 
 EC256, EC384 = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP384R1())
-RSA = rsa.generate_private_key(65537, 2048)
+RSA = rsa_key()
 BUNDLE = TrustBundle(
     trust_domain=DOMAIN,
     x509_authorities=(Pki().root.der,),
