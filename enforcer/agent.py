@@ -471,6 +471,8 @@ class Agent:
                     await self._workloads.launch(talk, message)
                 case "resume":
                     await self._workloads.resume(talk, message)
+                case "upgrade":
+                    await talk.send(await self._workloads.upgrade(message.get("name")))
                 case "explain":
                     await talk.send(await self._explain(message))
                 case "status":
@@ -506,6 +508,7 @@ class Agent:
                     "spiffe_id": str(found.identity.svid.spiffe_id) if found.identity is not None else None,
                     "not_after": format_time(found.identity.svid.not_after) if found.identity is not None else None,
                     "epoch": found.applied[0],
+                    "sidecars": found.sidecar_rows(),
                 }
                 for found in self._workloads.values()
             ],

@@ -20,7 +20,7 @@ from mesh.settings import check_socket_path
 MAX_HANDLES = 3
 
 
-def ask(path: pathlib.Path, message: Mapping[str, object], *, timeout_s: float = 15.0) -> wire.Message:
+def ask(path: pathlib.Path, message: Mapping[str, object], *, timeout_s: float | None = 15.0) -> wire.Message:
     """Send one message and return the answer.
 
     Raises Unavailable LM3450 when no agent answers.

@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from audit.record import check_record
 from enforcer.attest import check_member
 from enforcer.native import wire
+from enforcer.ports import Ports
 from enforcer.process import read_stat
 from enforcer.sight import Sight
-from enforcer.workload import STOP_WITHIN_S, Feed, Message, Ports, Workload
+from enforcer.workload import STOP_WITHIN_S, Feed, Message, Workload
 from enforcer.workloadfront import Caller
 from mesh.problems import Invalid, Problem
 
@@ -60,6 +61,21 @@ class InProcess(Workload):
         """Whether some process of it holds bundles."""
         return self.identity is not None and bool(self._sessions)
 
+    @property
+    def applied(self) -> tuple[int, str]:
+        """The release that every process of it applies."""
+        return min((found.applied for found in self._sessions), default=(0, ""))
+
+    @property
+    def trusts(self) -> int:
+        """The trust state that every process of it holds."""
+        return min((found.trusts for found in self._sessions), default=0)
+
+    @property
+    def handshakes(self) -> int:
+        """Mutual TLS handshakes of all its processes, those that ended included."""
+        return self._past + sum(found.handshakes for found in self._sessions)
+
     def admits(self, caller: Caller) -> bool:
         """Whether a caller is this workload's own process, now: the very one that connected, and a member still."""
         if self.launch is None or not caller.is_alive:
@@ -81,12 +97,20 @@ class InProcess(Workload):
 
     async def run_sidecar(self) -> None:
         """There is none: the workload is ready at once, and its conversations end with it."""
-        self._ready.set()
         await self._over.wait()
         if self._conversations:
             _, late = await asyncio.wait(self._conversations, timeout=STOP_WITHIN_S)
             for task in late:
                 task.cancel()
+
+    async def wait_ready(self) -> None:
+        """There is nothing to wait for."""
+
+    async def upgrade(self) -> None:
+        """There is nothing that another could take the place of: the program is upgraded by whoever runs it."""
+
+    async def _quieten(self) -> None:
+        """The program itself sees to its callers when it is told to end."""
 
     async def stop(self) -> None:
         """End the program, and what is said with it."""
@@ -130,7 +154,6 @@ class InProcess(Workload):
             if session in self._sessions:
                 self._sessions.remove(session)
             self._past += session.handshakes
-            self._settle()
             writer.close()
             os.close(caller.pidfd)
 
@@ -168,13 +191,6 @@ class InProcess(Workload):
                 pass
             case other:
                 raise Invalid("LM3002", reason=f"`{other}` is not spoken here")
-        self._settle()
-
-    def _settle(self) -> None:
-        """What every process has applied is what the workload has applied."""
-        self.applied = min((found.applied for found in self._sessions), default=(0, ""))
-        self.trusts = min((found.trusts for found in self._sessions), default=0)
-        self.handshakes = self._past + sum(found.handshakes for found in self._sessions)
 
 
 def stamped(rows: Sequence[Mapping[str, object]], spiffe_id: str) -> list[dict[str, object]]:

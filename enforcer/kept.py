@@ -13,17 +13,28 @@ import os
 import pathlib
 
 from enforcer.attest import Launch
-from enforcer.workload import Ports
+from enforcer.ports import Ports
 
+_VERSION = 2
 _BOOT = "/proc/sys/kernel/random/boot_id"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KeptSidecar:
+    """A sidecar process: pid and start time, which of its workload's places it has or had, and of what code it is."""
+
+    process: tuple[int, int]
+    place: int = 0
+    is_draining: bool = False
+    build: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
     """A workload as its agent last knew it.
 
-    ``spiffe_id`` is empty before it had one. ``sidecar`` is its pid and start time. ``group`` and ``redirect_port`` are
-    of one that is redirected (`enforcer.redirect`).
+    ``spiffe_id`` is empty before it had one. ``group`` and ``redirect_port`` are of one that is redirected
+    (`enforcer.redirect`).
     """
 
     number: int
@@ -31,7 +42,7 @@ class Kept:
     ports: Ports
     launch: Launch
     spiffe_id: str = ""
-    sidecar: tuple[int, int] | None = None
+    sidecars: tuple[KeptSidecar, ...] = ()
     sidecar_uid: int | None = None
     group: str = ""
     redirect_port: int = 0
@@ -47,7 +58,7 @@ class KeptWorkloads:
     def save(self, kept: Kept) -> None:
         """Write a workload's record, in the place of the one before."""
         draft = self._folder / f".{kept.number}"
-        row = {"version": 1, "boot": _boot(), **dataclasses.asdict(kept)}
+        row = {"version": _VERSION, "boot": _boot(), **dataclasses.asdict(kept)}
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(row, file)
@@ -80,14 +91,15 @@ def _boot() -> str:
 
 def _read(row: dict[str, object]) -> Kept | None:
     """Read a record; None for one of another boot or of an unknown version. Raises what a malformed one raises."""
-    if row.pop("version") != 1 or row.pop("boot") != _boot():
+    if row.pop("version") != _VERSION or row.pop("boot") != _boot():
         return None
-    launch, ports, sidecar = row.pop("launch"), row.pop("ports"), row.pop("sidecar")
-    if not isinstance(launch, dict) or not isinstance(ports, dict) or not isinstance(sidecar, list | None):
-        raise TypeError("a record has a launch, ports and a sidecar")
+    launch, ports, sidecars = row.pop("launch"), row.pop("ports"), row.pop("sidecars")
+    if not isinstance(launch, dict) or not isinstance(ports, dict) or not isinstance(sidecars, list):
+        raise TypeError("a record has a launch, ports and sidecars")
     facts = tuple((str(name), str(value)) for name, value in launch.pop("facts"))
     sdk = ports.pop("sdk", False) is True
     intercept, egress = ports.pop("intercept", False) is True, tuple(str(text) for text in ports.pop("egress", ()))
+    workers = int(ports.pop("workers", 1))
     layout = tuple(int(word) for word in launch.pop("layout"))
     return Kept(
         launch=Launch(**launch, layout=layout, facts=facts),
@@ -96,7 +108,19 @@ def _read(row: dict[str, object]) -> Kept | None:
             intercept=intercept,
             egress=egress,
             sdk=sdk,
+            workers=workers,
         ),
-        sidecar=(int(sidecar[0]), int(sidecar[1])) if sidecar is not None else None,
+        sidecars=tuple(_read_sidecar(found, workers) for found in sidecars),
         **row,  # type: ignore[arg-type]  # names and kinds were checked where they are used; a wrong one raises there
     )
+
+
+def _read_sidecar(row: object, workers: int) -> KeptSidecar:
+    process = row.pop("process") if isinstance(row, dict) else None
+    if not isinstance(row, dict) or not isinstance(process, list):
+        raise TypeError("a process is a pid and a start time")
+    pid, start = process
+    found = KeptSidecar(process=(int(pid), int(start)), **row)
+    if type(found.place) is not int or not 0 <= found.place < workers:
+        raise ValueError("a sidecar has one of its workload's places")
+    return found

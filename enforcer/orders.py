@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from enforcer.control import Conversation
 from enforcer.egress import MAX_EXEMPT, parse_exempt, write_exempt
 from enforcer.loading import loading
+from enforcer.native.comeback import MAX_HANDLES
+from enforcer.ports import MAX_WORKERS, Ports
 from enforcer.process import read_environment, read_stat
-from enforcer.workload import Ports
 from mesh.problems import Invalid, NotFound
 
 MAX_NAME = 256
@@ -53,6 +54,11 @@ def read_order(talk: Conversation, message: Mapping[str, object]) -> Asked:
     is_sdk = message.get("sdk") is True
     if is_sdk and (outbound or message.get("intercept") is True):
         raise Invalid("LM3002", reason="a launch with `sdk` has no sidecar, and no outbound ports or redirection")
+    workers = message.get("workers", 1)
+    if type(workers) is not int or not 0 < workers <= MAX_WORKERS:
+        raise Invalid("LM3002", reason=f"`workers` is a number from 1 to {MAX_WORKERS}")
+    if len(inbound) + len(outbound) + 2 > MAX_HANDLES:
+        raise Invalid("LM3002", reason=f"a workload has fewer than {MAX_HANDLES - 2} ports")
     return Asked(
         name=name,
         ports=Ports(
@@ -61,6 +67,7 @@ def read_order(talk: Conversation, message: Mapping[str, object]) -> Asked:
             intercept=message.get("intercept") is True,
             egress=_egress(message.get("egress", [])),
             sdk=is_sdk,
+            workers=workers,
         ),
         executable=talk.handles[0],
         script=talk.handles[1] if len(talk.handles) == 2 else None,

@@ -1,8 +1,9 @@
 """One launched workload with its sidecar: started in order, fed by the agent, ended together.
 
 The sidecar listens before the program runs, so that its first connection finds a way out; that connection is held
-until the workload is attested and has its SVID. A sidecar that falls is started again; the workload goes on. Both go
-on without an agent too, and the next one takes them over.
+until the workload is attested and has its SVID. A sidecar that falls is started again on the sockets that the agent
+holds (`enforcer.listening`), and one that is to be another takes over from it in the same way, while the old one ends
+what it has; the workload goes on. Both go on without an agent too, and the next one takes them over.
 """
 
 from __future__ import annotations
@@ -11,61 +12,38 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import select
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
 
 import structlog
 
 from enforcer import session
-from enforcer.adopted import AdoptedProcess
 from enforcer.attest import Attested, Launch, attest_connection
+from enforcer.beside import Beside
+from enforcer.build import build_of
 from enforcer.identity import Identity
+from enforcer.kept import KeptSidecar
+from enforcer.listening import Doors, open_doors
 from enforcer.native import wire
-from enforcer.process import read_stat
+from enforcer.ports import Ports
 from enforcer.sight import Sight
 from enforcer.trusted import for_sidecar
 from mesh.bundle import TrustBundle
 from mesh.clock import format_time
-from mesh.problems import Invalid, Problem, Unavailable
+from mesh.problems import Invalid, NotFound, Problem, Unavailable
 
 READY_WITHIN_S = 20.0
 IDENTITY_WITHIN_S = 15.0
 STOP_WITHIN_S = 5.0
-# a sidecar asks ten times a second for its agent's successor
-RETURN_WITHIN_S = 10.0
+# how long answers under way may take before their program is ended
+QUIET_WITHIN_S = 5.0
 SIDECAR_FALLS = 5
+# how long streams go on in a sidecar whose place another one has taken
+DRAIN_S = 600
 
 Message = dict[str, object]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
-    """What a workload asked for: (address, port, app port) inbound, (local port, service, port or None) outbound.
-
-    With ``intercept`` all it sends is redirected, and ``egress`` says what that may reach (`enforcer.egress`). With
-    ``sdk`` there is no sidecar, and the program itself listens at the ports (`enforcer.inprocess`).
-    """
-
-    inbound: tuple[tuple[str, int, int], ...] = ()
-    outbound: tuple[tuple[int, str, int | None], ...] = ()
-    intercept: bool = False
-    egress: tuple[str, ...] = ()
-    sdk: bool = False
-
-    def message(self) -> Message:
-        """The `listeners` message, but for the port to redirect to."""
-        return {
-            "type": "listeners",
-            "inbound": [{"address": host, "port": port, "app_port": app} for host, port, app in self.inbound],
-            "outbound": [
-                {"local_port": local, "service": service, "port": port} for local, service, port in self.outbound
-            ],
-            "egress": list(self.egress),
-        }
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,31 +67,30 @@ class Feed:
 
 
 class Workload:
-    """A program, its sidecar and its identity."""
+    """A program, its sidecars and its identity."""
 
     def __init__(self, name: str, ports: Ports, feed: Feed, sight: Sight, sidecar_uid: int | None) -> None:
         self.name, self.ports = name, ports
         self.sidecar_uid = sidecar_uid
         self.launch: Launch | None = None
         self.identity: Identity | None = None
-        self.applied: tuple[int, str] = (0, "")
-        self.handshakes = 0
-        self.trusts = 0
         # of a redirected one: its control group, and the port to which its sidecar has it redirected
         self.group = ""
         self.redirect_port = 0
         self._feed, self._sight = feed, sight
         self._identified = asyncio.Event()
-        self._ready = asyncio.Event()
-        self._failed: Problem | None = None
         self._program: int | None = None
-        # by what name its sidecar serves; empty before it has one
+        # by what name its sidecars serve; empty before it has one
         self.spiffe_id = ""
-        self.sidecar: tuple[int, int] | None = None
         self.changed: Callable[[], None] = lambda: None
-        self._sidecar: subprocess.Popen[bytes] | AdoptedProcess | None = None
-        self._returning: asyncio.Future[socket.socket] | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        # who serves in each place, all processes that there are, and the sockets of each place
+        self._places: list[Beside] = [Beside(self, place) for place in range(ports.workers)]
+        self._all: list[Beside] = list(self._places)
+        self._doors: dict[int, Doors] = {}
+        self._falls: dict[int, int] = {}
+        self._past_handshakes = 0
+        self._tasks: asyncio.TaskGroup | None = None
+        self._replacing = asyncio.Lock()
         self._is_stopping = False
         self._log = structlog.get_logger().bind(workload=name)
 
@@ -121,6 +98,21 @@ class Workload:
     def is_stopping(self) -> bool:
         """Whether `stop` was called."""
         return self._is_stopping
+
+    @property
+    def sidecars(self) -> tuple[Beside, ...]:
+        """All its sidecar processes, those that drain included."""
+        return tuple(found for found in self._all if found.process is not None)
+
+    @property
+    def back(self) -> str:
+        """The path through which sidecars come back."""
+        return self._feed.back
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """What a sidecar takes on, where that is not the default."""
+        return self._feed.limits
 
     # -- the program
 
@@ -130,21 +122,28 @@ class Workload:
         self.changed()
         self._tell_program()
 
-    def take_over(self, sidecar: tuple[int, int], spiffe_id: str) -> None:
-        """Expect the sidecar that a predecessor started, with the name by which it serves: it comes back by itself.
+    def take_over(self, sidecars: Sequence[KeptSidecar], spiffe_id: str) -> None:
+        """Expect the sidecars that a predecessor started, with the name by which they serve: they come back themselves.
 
-        Raises NotFound LM3401 when it is gone.
+        In a place whose sidecar is gone another one is started.
         """
-        self._sidecar, self.sidecar, self.spiffe_id = AdoptedProcess(*sidecar), sidecar, spiffe_id
-        self._returning = asyncio.get_running_loop().create_future()
-        self._ready.set()
+        for kept in sidecars:
+            found = Beside(self, kept.place)
+            with contextlib.suppress(NotFound):
+                found.expect(kept.process, is_draining=kept.is_draining, build=kept.build)
+                self.spiffe_id = spiffe_id
+                self._all.append(found)
+                if not kept.is_draining and kept.place < len(self._places):
+                    self._all.remove(self._places[kept.place])
+                    self._places[kept.place] = found
 
-    def take_back(self, sock: socket.socket) -> None:
-        """Take the connection of the sidecar that came back; there is one."""
-        if self._returning is None or self._returning.done():
-            sock.close()
-        else:
-            self._returning.set_result(sock)
+    def take_back(self, process: tuple[int, int], sock: socket.socket) -> None:
+        """Take the connection of a sidecar that came back; there is one."""
+        for found in self._all:
+            if found.process == process:
+                found.take_back(sock)
+                return
+        sock.close()
 
     def _tell_program(self) -> None:
         if self.launch is not None:
@@ -194,134 +193,192 @@ class Workload:
             "trust": self._feed.trust(),
         }
 
+    def introduction(self) -> list[Message]:
+        """Everything that a sidecar is told before it listens."""
+        told: list[Message] = []
+        if self.launch is not None:
+            told.append({"type": "program", "pid": self.launch.pid})
+        told += [self._feed.keys(), self._feed.policy(), self._feed.endpoints()]
+        if self.identity is not None:
+            told.append(self._identity_message())
+        return told
+
     @property
     def is_told(self) -> bool:
         """Whether there is a sidecar to tell: one that is being started again is told everything then."""
-        return self._writer is not None
+        return any(found.is_told for found in self._all)
 
     @property
     def is_serving(self) -> bool:
-        """Whether its sidecar holds bundles by which it serves: one that is started anew is told them first."""
-        if self._returning is not None:
-            return bool(self.spiffe_id)
-        return self.identity is not None and self.is_told
+        """Whether a sidecar holds bundles by which it serves: one that is started anew is told them first."""
+        return any(self._serves(found) for found in self._all)
 
-    # -- the sidecar
+    def _serves(self, found: Beside) -> bool:
+        if found.is_awaited:
+            return bool(self.spiffe_id)
+        return self.identity is not None and found.is_told
+
+    @property
+    def applied(self) -> tuple[int, str]:
+        """The release that every sidecar applies: epoch and hash of the one that is furthest behind."""
+        return min((found.applied for found in self._all if found.is_told or found.is_awaited), default=(0, ""))
+
+    @property
+    def trusts(self) -> int:
+        """The trust state that every sidecar holds which serves."""
+        return min((found.trusts for found in self._all if self._serves(found)), default=0)
+
+    @property
+    def handshakes(self) -> int:
+        """Mutual TLS handshakes of all its sidecars, those that ended included."""
+        return self._past_handshakes + sum(found.handshakes for found in self._all)
+
+    def sidecar_rows(self) -> list[Message]:
+        """What its sidecars are, for people."""
+        return [
+            {"pid": found.process[0], "place": found.place, "draining": found.is_draining}
+            for found in self._all
+            if found.process is not None
+        ]
+
+    # -- the sidecars
 
     async def run_sidecar(self) -> None:
-        """Keep a sidecar running until `stop`.
+        """Keep a sidecar running in each place until `stop`.
 
         The first start must succeed within 20 s; a sidecar that falls later is started again, five times in a row at
         most, and everything it needs is told anew.
         """
-        falls = 0
-        if self._returning is not None:
-            await self._run_returned_sidecar(self._returning)
-        while not self.is_stopping:
-            began = asyncio.get_running_loop().time()
-            await self._run_sidecar_once()
-            if not self._ready.is_set() or self.is_stopping:
-                return
-            falls = 1 if asyncio.get_running_loop().time() - began > READY_WITHIN_S else falls + 1
-            self._log.warning("sidecar fell", falls=falls)
-            if falls > SIDECAR_FALLS:
-                self.signal_program(signal.SIGTERM)
-                return
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                for found in list(self._all):
+                    self._tasks.create_task(self._supervise(found))
+                if any(found.is_awaited for found in self._all):
+                    self._tasks.create_task(self._renew_returned())
+        finally:
+            self._tasks = None
+            for doors in self._doors.values():
+                doors.close()
 
-    async def _run_returned_sidecar(self, returning: asyncio.Future[socket.socket]) -> None:
+    def _open(self, place: int) -> Doors:
+        """The sockets of a place, opened if it has none. Raises Unavailable LM3014."""
+        found = self._doors.get(place)
+        if found is None:
+            found = self._doors[place] = open_doors(self.ports, self.redirect_port)
+            if found.redirect_port != self.redirect_port:
+                self.redirect_port = found.redirect_port
+                self.changed()
+        return found
+
+    async def _supervise(self, found: Beside) -> None:
+        """Stay with a process to its end; put another one in its place if it fell there."""
+        began = asyncio.get_running_loop().time()
+        try:
+            if found.is_awaited:
+                await self._take_back(found)
+            else:
+                await found.run(self._open(found.place))
+        except Unavailable as problem:
+            # its ports cannot be had: at the first start whoever waits for it hears why
+            found.failed = problem
+            found.ready.set()
+        finally:
+            self._all.remove(found)
+            self._past_handshakes += found.handshakes
+        self.changed()
+        if self.is_stopping or self._places[found.place] is not found:
+            return
+        if self.launch is None and (found.failed is not None or not found.ready.is_set()):
+            return
+        lived = asyncio.get_running_loop().time() - began
+        falls = self._falls[found.place] = 1 if lived > READY_WITHIN_S else self._falls.get(found.place, 0) + 1
+        self._log.warning("sidecar fell", falls=falls)
+        if falls > SIDECAR_FALLS:
+            self.signal_program(signal.SIGTERM)
+            return
+        self._places[found.place] = self._begin(found.place)
+
+    def _begin(self, place: int) -> Beside:
+        found = Beside(self, place)
+        self._all.append(found)
+        assert self._tasks is not None
+        self._tasks.create_task(self._supervise(found))
+        return found
+
+    async def _take_back(self, found: Beside) -> None:
         """Speak with a predecessor's sidecar; one that does not come back is ended, and another one started."""
         try:
-            async with asyncio.timeout(RETURN_WITHIN_S):
-                ours = await returning
-        except TimeoutError:
-            self._log.warning("a sidecar did not come back")
-            self._returning = None
-            assert self._sidecar is not None
-            self._sidecar.kill()
-            await self._end_sidecar()
+            doors = await found.wait_returned()
+        except (TimeoutError, Problem, OSError):
             return
         if self.spiffe_id:
             # it has the SVID of before
             self._identified.set()
-        await self._converse(ours, is_new=False)
-        self._returning = None
+        if doors is not None and not found.is_draining and self._places[found.place] is found:
+            self._doors[found.place] = doors
+        elif doors is not None:
+            doors.close()
+        await found.stay_with_returned()
 
-    async def _run_sidecar_once(self) -> None:
-        ours, theirs = socket.socketpair()
-        arguments = [str(theirs.fileno()), self._feed.back]
-        arguments += [str(self.sidecar_uid)] if self.sidecar_uid is not None else []
-        with theirs:
-            self._sidecar = subprocess.Popen(  # noqa: S603, ASYNC220  our own module; vfork takes a millisecond
-                [sys.executable, "-P", "-m", "enforcer.native", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **_python_environment()},
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        if self.identity is None:
-            self._identified.clear()
-        self.sidecar = self._sidecar.pid, read_stat(self._sidecar.pid).start
+    async def _renew_returned(self) -> None:
+        """Once a predecessor's sidecars are back, put others in place of those of other code, or without sockets."""
+        places = list(self._places)
+        for found in places:
+            await found.spoken.wait()
+        build = await asyncio.to_thread(build_of)
+        for found in places:
+            is_other = found.build != build or found.place not in self._doors
+            if is_other and found.is_told and self._places[found.place] is found and not self.is_stopping:
+                self._log.info("a sidecar of other code is taken over from", place=found.place)
+                with contextlib.suppress(Problem):
+                    await self._replace(found.place)
+
+    async def upgrade(self) -> None:
+        """Put another process in the place of each sidecar, on the same sockets; the one before drains.
+
+        Raises Unavailable when one does not get to listen: then the one before goes on serving.
+        """
+        for place in range(len(self._places)):
+            await self._replace(place)
+
+    async def _replace(self, place: int) -> None:
+        """Put another process in a place.
+
+        1. It is told everything, listens, and takes from the same sockets.
+        2. Only then the one before takes nothing new, and ends what it has.
+
+        Raises Unavailable LM3461 or with what the sidecar says.
+        """
+        async with self._replacing:
+            if self._tasks is None or self.is_stopping:
+                raise Unavailable("LM3461", workload=self.name)
+            # (1)
+            found = self._begin(place)
+            try:
+                await self._wait_one(found)
+            except Unavailable:
+                found.kill()
+                raise
+            # (2)
+            before, self._places[place] = self._places[place], found
+            before.drain(DRAIN_S)
+
+    def retire(self, source: Beside) -> None:
+        """Put another process in the place of one that was asked to end."""
+        if self._tasks is not None and self._places[source.place] is source and not self.is_stopping:
+            self._tasks.create_task(self._retire(source.place))
+
+    async def _retire(self, place: int) -> None:
+        with contextlib.suppress(Problem):
+            await self._replace(place)
+
+    def sidecars_changed(self) -> None:
+        """Keep what is known of the sidecars."""
         self.changed()
-        await self._converse(ours, is_new=True)
 
-    async def _converse(self, ours: socket.socket, *, is_new: bool) -> None:
-        """Tell a sidecar everything, and listen to it until it ends; one that came back has its ports."""
-        reader, self._writer = await asyncio.open_connection(sock=ours)
-        try:
-            if is_new:
-                port = self.redirect_port if self.ports.intercept else None
-                self.tell({**self.ports.message(), "intercept": port, "limits": dict(self._feed.limits)})
-            self._tell_program()
-            self.tell(self._feed.keys())
-            self.tell(self._feed.policy())
-            self.tell(self._feed.endpoints())
-            if self.identity is not None:
-                self.tell(self._identity_message())
-            if self._is_stopping:
-                # the stop came while there was nobody to tell
-                self.tell({"type": "stop"})
-            async with asyncio.TaskGroup() as tasks:
-                while (message := await wire.read(reader)) is not None:
-                    await self._handle(message, tasks)
-        except* (Invalid, OSError) as group:
-            # a sidecar that was killed, or that speaks another tongue: it is ended, and another one started
-            self._log.warning("a sidecar's words could not be read", reason=str(group.exceptions[0]))
-        finally:
-            self._writer.close()
-            self._writer = None
-            await self._end_sidecar()
-
-    async def _end_sidecar(self) -> None:
-        sidecar = self._sidecar
-        if sidecar is None:
-            return
-        try:
-            await asyncio.to_thread(sidecar.wait, STOP_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            sidecar.kill()
-            await asyncio.to_thread(sidecar.wait)
-        self._sidecar = None
-
-    async def _handle(self, message: Message, tasks: asyncio.TaskGroup) -> None:
+    def take_brief(self, message: Message) -> bool:
+        """Take a word at once, in its order; False for one that `take` answers."""
         match message["type"]:
-            case "ready":
-                port = message.get("intercept")
-                if isinstance(port, int) and port != self.redirect_port:
-                    self.redirect_port = port
-                    self.changed()
-                self._ready.set()
-            case "failed":
-                facts = message.get("facts")
-                problem = Unavailable(str(message.get("code")), **_facts(facts))
-                self._log.warning("sidecar refuses", code=problem.code, reason=problem.message)
-                if not self._ready.is_set():
-                    self._failed = problem
-                    self._ready.set()
-            case "attest":
-                tasks.create_task(self._attest(message))
-            case "records":
-                tasks.create_task(self._take_records(message))
             case "flows":
                 rows = message.get("flows")
                 assert isinstance(rows, list)
@@ -329,22 +386,21 @@ class Workload:
             case "keys_missed":
                 sources = message.get("sources")
                 self._feed.missed(sources if isinstance(sources, list) else [])
-            case "counts" | "applied" | "trusts":
-                self._note(message)
+            case _:
+                return False
+        return True
+
+    async def take(self, message: Message, source: Beside) -> None:
+        """Answer a sidecar's word. Raises Invalid LM3002 for one that is not spoken here."""
+        match message["type"]:
+            case "attest":
+                await self._attest(message, source)
+            case "records":
+                await self._take_records(message, source)
             case other:
                 raise Invalid("LM3002", reason=f"`{other}` is not spoken here")
 
-    def _note(self, message: Message) -> None:
-        """Know how far the sidecar is."""
-        match message["type"]:
-            case "counts":
-                self.handshakes = int(str(message["handshakes"]))
-            case "applied":
-                self.applied = int(str(message["epoch"])), str(message["snapshot"])
-            case "trusts":
-                self.trusts = int(str(message["trust"]))
-
-    async def _attest(self, message: Message) -> None:
+    async def _attest(self, message: Message, sidecar: Beside) -> None:
         """Answer who is behind a held connection; it stays held until the workload has its SVID."""
         source, destination = _address(message.get("source")), _address(message.get("destination"))
         if self.launch is None:
@@ -357,7 +413,7 @@ class Workload:
                     await self._identified.wait()
             except TimeoutError:
                 answer = Attested(code="LM3460", facts={"workload": self.name})
-        self.tell(
+        sidecar.tell(
             {
                 "type": "attested",
                 "conn": message.get("conn"),
@@ -367,53 +423,78 @@ class Workload:
             }
         )
 
-    async def _take_records(self, message: Message) -> None:
+    async def _take_records(self, message: Message, sidecar: Beside) -> None:
         rows = message.get("records")
         assert isinstance(rows, list)
         await self._feed.records(rows)
         # only now: they are on the disk
-        self.tell({"type": "ack", "sequence": message.get("sequence")})
+        sidecar.tell({"type": "ack", "sequence": message.get("sequence")})
 
     async def wait_ready(self) -> None:
-        """Wait until the sidecar listens.
+        """Wait until every sidecar listens.
 
-        Raises Unavailable when it does not, with its reason.
+        Raises Unavailable when one does not, with its reason.
         """
+        for found in list(self._places):
+            await self._wait_one(found)
+
+    async def _wait_one(self, found: Beside) -> None:
         try:
             async with asyncio.timeout(READY_WITHIN_S):
-                await self._ready.wait()
+                await found.ready.wait()
         except TimeoutError as err:
             raise Unavailable("LM3461", workload=self.name) from err
-        if self._failed is not None:
-            raise self._failed
+        if found.failed is not None:
+            raise found.failed
 
     def tell(self, message: Mapping[str, object]) -> None:
-        """Tell the sidecar something; one that is starting is told everything anyway."""
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(wire.encode(message))
+        """Tell every sidecar something; one that is starting is told everything anyway."""
+        for found in self._all:
+            found.tell(message)
 
     async def stop(self) -> None:
-        """End the program with all of its session, and the sidecar.
+        """End the program with all of its session, and the sidecars.
 
-        The program was not reaped yet, unless whoever began it is gone: its number is the session's.
+        1. Sidecars take nothing new, and answers under way reach their callers while the program still runs.
+        2. The program was not reaped yet, unless whoever began it is gone: its number is the session's.
         """
         self._is_stopping = True
+        # (1)
+        if self._program is not None and not _has_ended(self._program):
+            await self._quieten()
+        # (2)
         if self._program is not None:
             assert self.launch is not None
             await session.end(self.launch.session, STOP_WITHIN_S)
             os.close(self._program)
             self._program = None
         self.tell({"type": "stop"})
-        self._ready.set()
+        for found in self._places:
+            found.ready.set()
+
+    async def _quieten(self) -> None:
+        told = [found for found in self._all if found.is_told]
+        self.tell({"type": "quiet"})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_WITHIN_S), asyncio.TaskGroup() as tasks:
+                for found in told:
+                    tasks.create_task(_either(found.quiet, found.over))
 
 
-def _python_environment() -> dict[str, str]:
-    """Where the sidecar's modules are, when they are not installed."""
-    return {name: os.environ[name] for name in ("PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
+async def _either(first: asyncio.Event, second: asyncio.Event) -> None:
+    """Wait for one of two events."""
+    waiting = [asyncio.ensure_future(found.wait()) for found in (first, second)]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for found in waiting:
+            found.cancel()
 
 
-def _facts(value: object) -> dict[str, Any]:
-    return {str(name): str(fact) for name, fact in value.items()} if isinstance(value, dict) else {}
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _address(value: object) -> tuple[str, int]:

@@ -20,15 +20,17 @@ import structlog
 
 from enforcer import guard, redirect
 from enforcer.attest import check_member
+from enforcer.beside import Beside
 from enforcer.control import Conversation
 from enforcer.inprocess import InProcess, refuse
-from enforcer.kept import Kept, KeptWorkloads
+from enforcer.kept import Kept, KeptSidecar, KeptWorkloads
 from enforcer.launch import hash_opened, record
 from enforcer.native import wire
 from enforcer.orders import check_environment, read_begun, read_order
+from enforcer.ports import Ports
 from enforcer.process import read_stat
 from enforcer.sight import Sight
-from enforcer.workload import Feed, Ports, Workload
+from enforcer.workload import Feed, Workload
 from enforcer.workloadfront import read_caller
 from mesh.peercred import peer_credentials
 from mesh.problems import Forbidden, NotFound, Problem, Unavailable, first_problem
@@ -71,7 +73,7 @@ class Workloads:
         self._running: dict[int, Workload] = {}
         self._predecessors = {(found.launch.pid, found.launch.start): found for found in self._left(kept)}
         # sidecars that came back before their workloads were resumed
-        self._returned: dict[int, socket.socket] = {}
+        self._returned: dict[tuple[int, int], socket.socket] = {}
         # numbers, and with them the sidecars' users, are not given twice
         self._last = max((found.number for found in self._predecessors.values()), default=0)
         self._change = asyncio.Condition()
@@ -195,13 +197,12 @@ class Workloads:
         # (3)
         workload = self._made(kept.name, kept.ports, kept.sidecar_uid)
         workload.group, workload.redirect_port = kept.group, kept.redirect_port
-        if kept.sidecar is not None:
-            with contextlib.suppress(NotFound):
-                workload.take_over(kept.sidecar, kept.spiffe_id)
+        workload.take_over(kept.sidecars, kept.spiffe_id)
         workload.adopt(os.dup(handle), kept.launch)
-        returned = self._returned.pop(kept.number, None)
-        if returned is not None:
-            workload.take_back(returned)
+        for found in kept.sidecars:
+            returned = self._returned.pop(found.process, None)
+            if returned is not None:
+                workload.take_back(found.process, returned)
         self._log.info("workload taken over", workload=kept.name, pid=pid)
 
         async def begin() -> None:
@@ -253,7 +254,13 @@ class Workloads:
                     ports=workload.ports,
                     launch=workload.launch,
                     spiffe_id=workload.spiffe_id,
-                    sidecar=workload.sidecar,
+                    sidecars=tuple(
+                        KeptSidecar(
+                            process=found.process, place=found.place, is_draining=found.is_draining, build=found.build
+                        )
+                        for found in workload.sidecars
+                        if found.process is not None
+                    ),
                     sidecar_uid=workload.sidecar_uid,
                     group=workload.group,
                     redirect_port=workload.redirect_port,
@@ -268,6 +275,24 @@ class Workloads:
         if reason:
             raise Unavailable("LM3703", reason=reason)
 
+    async def upgrade(self, name: object) -> wire.Message:
+        """Put other sidecars in the place of those of all workloads, or of those of one name, one after the other.
+
+        Raises NotFound LM3467 when there is no workload of that name; what fails is told, and the others go on.
+        """
+        found = [item for item in self._running.values() if name is None or item.name == name]
+        if name is not None and not found:
+            raise NotFound("LM3467", name=str(name))
+        rows: list[dict[str, object]] = []
+        for item in found:
+            problem = ""
+            try:
+                await item.upgrade()
+            except Unavailable as refused:
+                problem = str(refused)
+            rows.append({"name": item.name, "problem": problem, "sidecars": item.sidecar_rows()})
+        return {"type": "upgraded", "workloads": rows}
+
     # -- what a predecessor left
 
     async def accept_sidecars(self, sock: socket.socket) -> None:
@@ -281,12 +306,12 @@ class Workloads:
         process = None
         with contextlib.suppress(NotFound):
             process = (pid, read_stat(pid).start)
-        running = next((found for found in self._running.values() if found.sidecar == process), None)
-        waiting = next((found for found in self._predecessors.values() if found.sidecar == process), None)
+        running = next((found for found in self._running.values() if process in _processes(found.sidecars)), None)
+        is_waiting = any(process in _processes(found.sidecars) for found in self._predecessors.values())
         if process is not None and running is not None:
-            running.take_back(connection)
-        elif process is not None and waiting is not None and waiting.number not in self._returned:
-            self._returned[waiting.number] = connection
+            running.take_back(process, connection)
+        elif process is not None and is_waiting and process not in self._returned:
+            self._returned[process] = connection
         else:
             self._take_in(connection)
 
@@ -334,6 +359,10 @@ def _is_of(kept: Kept, pid: int) -> bool:
         return check_member(kept.launch, pid) is None
     except Problem:
         return False
+
+
+def _processes(sidecars: Sequence[Beside | KeptSidecar]) -> set[tuple[int, int] | None]:
+    return {found.process for found in sidecars}
 
 
 def _dismiss(connection: socket.socket) -> None:

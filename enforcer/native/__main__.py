@@ -34,6 +34,7 @@ async def run(sock: socket.socket, back: str) -> None:
     async with asyncio.TaskGroup() as tasks:
         sidecar = Sidecar(SystemClock(), tasks, back)
         await loop.create_connection(lambda: sidecar, sock=sock)
+        loop.add_signal_handler(signal.SIGTERM, sidecar.retire)
         ticks = tasks.create_task(sidecar.run_ticks())
         await sidecar.over
         sidecar.close()

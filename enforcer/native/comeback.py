@@ -10,9 +10,14 @@ import asyncio
 import contextlib
 import os
 import select
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
+
+from enforcer.native import wire
 
 AGAIN_S = 0.1
+# as many as go over a socket at once (SCM_MAX_FD is 253)
+MAX_HANDLES = 250
 
 
 class Comeback:
@@ -43,12 +48,24 @@ class Comeback:
         poll.register(self._program, select.POLLIN)
         return not poll.poll(0)
 
-    async def find_agent(self, protocol: asyncio.Protocol, is_of_use: Callable[[], bool]) -> bool:
-        """Connect to the next agent; False when the program ended first, or when it is of no use any more."""
+    async def find_agent(
+        self, protocol: asyncio.Protocol, is_of_use: Callable[[], bool], handles: Callable[[], Sequence[int]]
+    ) -> bool:
+        """Connect to the next agent; False when the program ended first, or when it is of no use any more.
+
+        The first message brings it the sockets that are listened on: from now on it holds them too.
+        """
         while self.is_running() and is_of_use():
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.setblocking(False)
             try:
-                await asyncio.get_running_loop().create_unix_connection(lambda: protocol, self._path)
+                # on this host: it takes the connection at once or refuses it
+                sock.connect(self._path)
+                told = handles()[:MAX_HANDLES]
+                socket.send_fds(sock, [wire.encode({"type": "handles", "count": len(told)})], list(told))
+                await asyncio.get_running_loop().create_unix_connection(lambda: protocol, sock=sock)
             except OSError:
+                sock.close()
                 await asyncio.sleep(AGAIN_S)
             else:
                 return True

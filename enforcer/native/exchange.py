@@ -22,6 +22,9 @@ from enforcer.native.stream import LINGER_SECONDS, MAX_PIPELINED_BYTES, PlainStr
 from mesh.problems import Invalid
 
 DENIALS_A_TURN = 16
+# how long a connection of a port that drains may wait for another request; longer than a calling side keeps one that
+# waits (`pool.MAX_IDLE_SECONDS`), so that it is the calling side which lets go
+DRAIN_IDLE_SECONDS = 30
 
 
 class State(enum.Enum):
@@ -84,6 +87,8 @@ class _Exchange:
     head: RequestHead
     judgement: Judgement
     sent: bool = False
+    # whether the caller was told that this answer is the last
+    closes: bool = False
     response: ResponseHead | None = None
 
 
@@ -113,8 +118,8 @@ class HttpConnection:
 
     __slots__ = (
         "_app", "_app_is_full", "_caller_ended", "_caller_is_full", "_clean", "_exchange", "_has_moved", "_head_ticks",
-        "_host", "_identity", "_is_held", "_limits", "_quiet_ticks", "_reader", "_response", "_state", "_stream",
-        "_switched", "_waits_for_turn", "_written", "_written_response",
+        "_host", "_identity", "_is_draining", "_is_held", "_limits", "_quiet_ticks", "_reader", "_response", "_state",
+        "_stream", "_switched", "_waits_for_turn", "_written", "_written_response",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, host: Host, identity: bytes, limits: Limits) -> None:
@@ -126,7 +131,7 @@ class HttpConnection:
         self._switched: tuple[Splice, RequestHead] | None = None
         self._state = State.WAITING
         self._caller_ended = self._app_is_full = self._is_held = self._has_moved = False
-        self._caller_is_full = self._waits_for_turn = False
+        self._caller_is_full = self._waits_for_turn = self._is_draining = False
         self._head_ticks = self._quiet_ticks = 0
         # what was made of the last head, for one with the very same fields: those without the identity fields, and what
         # the workload and the caller got
@@ -189,7 +194,7 @@ class HttpConnection:
             self._head_ticks = self._head_ticks + 1 if is_slow else 0
             if self._head_ticks > self._limits.head_s:
                 self._refuse(Invalid("LM3112", seconds=self._limits.head_s))
-            elif self._quiet_ticks > self._limits.idle_s or (is_ending and not self._reader.has_started):
+            elif self._quiet_ticks > self._idle_s or (is_ending and not self._reader.has_started):
                 self._finish()
         elif self._state is State.CLOSING:
             self._head_ticks += 1
@@ -197,6 +202,21 @@ class HttpConnection:
                 self._finish()
         elif self._state is not State.SWITCHED and self._quiet_ticks > self._limits.exchange_s:
             self.abort()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request was begun whose answer is not complete."""
+        return self._state in {State.DIALLING, State.RUNNING} or (
+            self._state is State.WAITING and self._reader.has_started
+        )
+
+    @property
+    def _idle_s(self) -> int:
+        return min(self._limits.idle_s, DRAIN_IDLE_SECONDS) if self._is_draining else self._limits.idle_s
+
+    def drain(self) -> None:
+        """Let the next answer be the last one: the caller is told so, and makes a new connection."""
+        self._is_draining = True
 
     def recheck(self) -> None:
         """End a WebSocket whose request would not be let through now."""
@@ -264,7 +284,7 @@ class HttpConnection:
         judgement, record = self._host.judge(head)
         # (2)
         if not judgement.decision.is_allowed:
-            close = not head.keep_alive or not self._reader.is_done
+            close = not head.keep_alive or not self._reader.is_done or self._ends_now
             reply = answer.denial(judgement.decision, record=record, close=close, with_body=head.method != "HEAD")
             self._host.exchanged(head, judgement, 403)
             self._stream.write(reply)
@@ -386,7 +406,8 @@ class HttpConnection:
                     return
                 if head.status >= 200:
                     exchange.response = head
-                out.append(self._response_head(head, close=self._closes_after(exchange.head, head)))
+                exchange.closes = self._closes_after(exchange.head, head)
+                out.append(self._response_head(head, close=exchange.closes))
             if exchange.response is not None:
                 out.append(self._response_body(exchange.response))
         except Invalid as err:
@@ -440,7 +461,13 @@ class HttpConnection:
         return serial.chunk(data) + end
 
     def _closes_after(self, request: RequestHead, response: ResponseHead) -> bool:
-        return not request.keep_alive or response.framing is Framing.CLOSE
+        is_final = response.status >= 200
+        return not request.keep_alive or response.framing is Framing.CLOSE or (is_final and self._ends_now)
+
+    @property
+    def _ends_now(self) -> bool:
+        """Whether the port drains, and nothing is here that would lose its answer."""
+        return self._is_draining and self._reader.is_done and not self._reader.has_started
 
     def _complete(self, exchange: _Exchange, response: ResponseHead) -> None:
         """An exchange is over: keep what can be used again.
@@ -450,7 +477,7 @@ class HttpConnection:
         self._count()
         if not response.keep_alive or not exchange.sent or not self._response.is_empty:
             self._drop_app(gently=exchange.sent)
-        if not exchange.sent or self._closes_after(exchange.head, response):
+        if not exchange.sent or exchange.closes:
             self._drop_app(gently=exchange.sent)
             self._linger()
             return

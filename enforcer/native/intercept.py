@@ -10,7 +10,6 @@ Every connection is held until the agent has said who is behind it, as everywher
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import os
 import socket
@@ -25,6 +24,7 @@ from enforcer.native.judge import Judgement, denied
 from enforcer.native.l4 import Splice
 from enforcer.native.limits import DEFAULT
 from enforcer.native.outbound import Held, Outbound
+from enforcer.native.ports import handles_of, has_ipv6, serve
 from enforcer.native.reach import CONNECT_SECONDS
 from enforcer.native.records import Contact
 from enforcer.native.stream import PlainStream
@@ -34,7 +34,6 @@ from mesh.request import Decision, Effect, Mode
 
 HELLO_SECONDS = 10
 _ORIGINAL_DESTINATION = 80
-_BACKLOG = 1024
 Address = tuple[str, int]
 
 
@@ -73,23 +72,21 @@ class Intercept:
         self._servers: list[asyncio.Server] = []
         self.direct: set[Direct] = set()
 
-    async def listen(self) -> int:
+    async def listen(self, handles: Sequence[int] = ()) -> int:
         """Open the port and return it; port 0 is any free one.
 
         Raises Invalid LM3014 when it cannot be had.
         """
-        loop = asyncio.get_running_loop()
-        for host in ("127.0.0.1", "::1"):
+        for number, host in enumerate(("127.0.0.1", "::1")):
+            handle = handles[number] if number < len(handles) else None
+            # a host without IPv6 has no ::1, and nothing to redirect there
+            if host == "::1" and handle is None and (handles or not has_ipv6()):
+                break
             try:
-                server = await loop.create_server(
-                    lambda: PlainStream(self._connected), host, self.port, backlog=_BACKLOG
-                )
-            except OSError as err:
-                # a host without IPv6 has no ::1, and nothing to redirect there
-                if host == "::1" and not _has_ipv6():
-                    break
+                server = await serve(lambda: PlainStream(self._connected), host, self.port, handle)
+            except Invalid:
                 self.close()
-                raise Invalid("LM3014", address=f"{host}:{self.port}", reason=err.strerror or "in use") from err
+                raise
             self._servers.append(server)
             self.port = int(server.sockets[0].getsockname()[1])
         return self.port
@@ -102,6 +99,24 @@ class Intercept:
             way.close()
         for direct in list(self.direct):
             direct.abort()
+
+    @property
+    def handles(self) -> list[int]:
+        """The sockets that it listens on."""
+        return handles_of(self._servers)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left of what came through the port."""
+        return not self.direct and all(way.is_idle for way in self._ways.values())
+
+    def drain(self) -> None:
+        """Take nothing new; what is there goes on, and kept-alive connections are told to end with an answer."""
+        for server in self._servers:
+            server.close()
+        self._servers = []
+        for way in self._ways.values():
+            way.drain()
 
     def tick(self) -> None:
         """Let a second pass."""
@@ -155,14 +170,6 @@ class Intercept:
                 if is_service and self._workload.judge.is_member(spiffe_id, item.what):
                     return item.what
         return None
-
-
-def _has_ipv6() -> bool:
-    """Whether this network namespace has an IPv6 loopback address."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as sock:
-        sock.bind(("::1", 0))
-        return True
-    return False
 
 
 class Direct:

@@ -17,6 +17,7 @@ from enforcer.native.http1 import RequestHead
 from enforcer.native.judge import Judgement, denied
 from enforcer.native.l4 import Splice
 from enforcer.native.limits import DEFAULT, Limits, Load
+from enforcer.native.ports import handles_of, serve
 from enforcer.native.records import Contact
 from enforcer.native.stream import PlainStream, SecureStream
 from enforcer.native.tokens import thumbprint
@@ -57,21 +58,19 @@ class Inbound:
         self._handshakes: dict[SecureStream, _Handshake] = {}
         self._live: dict[SecureStream, _Live] = {}
         self._server: asyncio.Server | None = None
+        self._is_draining = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turn: float | None = None
         self._now = workload.recent()
         self.handshakes = 0
 
-    async def listen(self, address: str) -> tuple[str, int]:
+    async def listen(self, address: str, handle: int | None = None) -> tuple[str, int]:
         """Open the port and return where it is; port 0 is any free one, and then is the port that policies name.
 
         Raises Invalid LM3014 when the address cannot be had.
         """
-        self._loop = loop = asyncio.get_running_loop()
-        try:
-            self._server = await loop.create_server(self._accept, address, self.port, backlog=1024)
-        except OSError as err:
-            raise Invalid("LM3014", address=f"{address}:{self.port}", reason=err.strerror or "in use") from err
+        self._loop = asyncio.get_running_loop()
+        self._server = await serve(self._accept, address, self.port, handle)
         found = self._server.sockets[0].getsockname()
         self.port = self.port or found[1]
         return str(found[0]), int(found[1])
@@ -82,6 +81,32 @@ class Inbound:
             self._server.close()
         for stream in (*self._handshakes, *self._live):
             stream.abort()
+
+    @property
+    def handles(self) -> list[int]:
+        """The socket that it listens on."""
+        return handles_of([self._server] if self._server is not None else [])
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left of what came through the port."""
+        return not self._handshakes and not self._live
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a caller waits for something: for its handshake, or for the answer to a request."""
+        served = [live.served for live in self._live.values()]
+        return bool(self._handshakes) or any(isinstance(one, HttpConnection) and one.is_busy for one in served)
+
+    def drain(self) -> None:
+        """Take nothing new; what is there goes on, and kept-alive connections are told to end with an answer."""
+        self._is_draining = True
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for live in self._live.values():
+            if isinstance(live.served, HttpConnection):
+                live.served.drain()
 
     def tick(self) -> None:
         """Let a second pass.
@@ -191,6 +216,8 @@ class Inbound:
             caller = _Caller(self, live, refusal)
             identity = serial.identity_fields(self._workload.name, str(peer.spiffe_id))
             live.served = HttpConnection(stream, caller, identity, self.load.limits)
+            if self._is_draining:
+                live.served.drain()
             return
         # (2)
         judgement = self._judge_connection(contact) if refusal is None else self._refusal(refusal.code)

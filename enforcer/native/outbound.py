@@ -18,6 +18,7 @@ from enforcer.native.judge import Judgement, denied
 from enforcer.native.l4 import Splice
 from enforcer.native.limits import DEFAULT, RESERVE, Limits
 from enforcer.native.pool import Connection
+from enforcer.native.ports import handles_of, serve
 from enforcer.native.reach import Reach
 from enforcer.native.records import Contact
 from enforcer.native.relay import Relay
@@ -56,18 +57,14 @@ class Outbound:
         self._joined: dict[Splice, Connection] = {}
         self._relays: set[Relay] = set()
         self._server: asyncio.Server | None = None
+        self._is_draining = False
 
-    async def listen(self) -> int:
+    async def listen(self, handle: int | None = None) -> int:
         """Open the port on loopback and return it; port 0 is any free one.
 
         Raises Invalid LM3014 when the port cannot be had.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            self._server = await loop.create_server(self._accept, "127.0.0.1", self.local_port, backlog=1024)
-        except OSError as err:
-            where = f"127.0.0.1:{self.local_port}"
-            raise Invalid("LM3014", address=where, reason=err.strerror or "in use") from err
+        self._server = await serve(self._accept, "127.0.0.1", self.local_port, handle)
         self.local_port = int(self._server.sockets[0].getsockname()[1])
         return self.local_port
 
@@ -82,6 +79,25 @@ class Outbound:
         for relay in list(self._relays):
             relay.abort()
         self._reach.close()
+
+    @property
+    def handles(self) -> list[int]:
+        """The socket that it listens on."""
+        return handles_of([self._server] if self._server is not None else [])
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left of what came through the port."""
+        return not (self._held or self._refused or self._joined or self._relays)
+
+    def drain(self) -> None:
+        """Take nothing new; what is there goes on, and kept-alive connections are told to end with an answer."""
+        self._is_draining = True
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for relay in self._relays:
+            relay.drain()
 
     def tick(self) -> None:
         """Let a second pass: a connection ends with the SVID that its other end proved itself with."""
@@ -135,6 +151,8 @@ class Outbound:
         held.is_over = True
         relay = Relay(held.stream, self)
         self._relays.add(relay)
+        if self._is_draining:
+            relay.drain()
         held.stream.resume()
 
     def forget(self, held: Held) -> None:

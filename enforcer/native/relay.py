@@ -27,6 +27,8 @@ RELEASE_SECONDS = 1
 HEAD_SECONDS = 10
 IDLE_SECONDS = 120
 EXCHANGE_SECONDS = 600
+# how long a connection of a port that drains may wait for another request
+DRAIN_IDLE_SECONDS = 30
 
 # where a head ends for those who take a bare line feed for the end of a line
 _OTHER_END = re.compile(rb"\n\r?\n")
@@ -75,6 +77,8 @@ class _Exchange:
     head: RequestHead
     sent: bool = False
     has_answered: bool = False
+    # whether the application was told that this answer is the last
+    closes: bool = False
     response: ResponseHead | None = None
 
 
@@ -103,8 +107,8 @@ class Relay:
     """One application's connection; a `Sink` for its stream."""
 
     __slots__ = (
-        "_app_ended", "_app_is_full", "_exchange", "_has_moved", "_is_held", "_quiet_ticks", "_reader", "_response",
-        "_route", "_served", "_service_is_full", "_state", "_ticks", "_written", "connection", "stream",
+        "_app_ended", "_app_is_full", "_exchange", "_has_moved", "_is_draining", "_is_held", "_quiet_ticks", "_reader",
+        "_response", "_route", "_served", "_service_is_full", "_state", "_ticks", "_written", "connection", "stream",
     )  # fmt: skip
 
     def __init__(self, stream: PlainStream, route: Route) -> None:
@@ -114,6 +118,7 @@ class Relay:
         self._exchange: _Exchange | None = None
         self._state = State.WAITING
         self._app_ended = self._app_is_full = self._service_is_full = self._is_held = self._has_moved = False
+        self._is_draining = False
         self._served = self._ticks = self._quiet_ticks = 0
         self._written: tuple[bytes | None, bytes] = None, b""
         stream.sink = self
@@ -174,7 +179,7 @@ class Relay:
             self._ticks = self._ticks + 1 if self._reader.has_started else 0
             if self._ticks > HEAD_SECONDS:
                 self._refuse(Invalid("LM3112", seconds=HEAD_SECONDS))
-            elif self._quiet_ticks > IDLE_SECONDS:
+            elif self._quiet_ticks > (DRAIN_IDLE_SECONDS if self._is_draining else IDLE_SECONDS):
                 self._finish()
             elif self._quiet_ticks > RELEASE_SECONDS:
                 self._release()
@@ -184,6 +189,10 @@ class Relay:
                 self._finish()
         elif self._quiet_ticks > EXCHANGE_SECONDS:
             self.abort()
+
+    def drain(self) -> None:
+        """Let the next answer be the last one: the application is told so, and makes a new connection."""
+        self._is_draining = True
 
     def abort(self) -> None:
         """Close both sides at once; what the application has got of an answer is not the whole."""
@@ -203,7 +212,7 @@ class Relay:
         while self._state is State.WAITING and self._reader.has_started:
             unread = self._reader.unread
             # (1)
-            if self._served >= JOIN_AFTER:
+            if self._served >= JOIN_AFTER and not self._is_draining:
                 self._reach(self._join)
                 return
             try:
@@ -362,7 +371,8 @@ class Relay:
                     break
                 if head.status >= 200:
                     exchange.response = head
-                out.append(serial.response_head(head, close=_closes_after(exchange.head, head), from_enforcer=True))
+                exchange.closes = self._closes_after(exchange, head)
+                out.append(serial.response_head(head, close=exchange.closes, from_enforcer=True))
             if exchange.response is not None:
                 out.append(self._answer_body(exchange.response))
         except Invalid as err:
@@ -379,6 +389,11 @@ class Relay:
             self.stream.write(out[0] if len(out) == 1 else b"".join(out))
         if exchange.response is not None and self._response.is_done:
             self._complete(exchange, exchange.response)
+
+    def _closes_after(self, exchange: _Exchange, response: ResponseHead) -> bool:
+        """Whether an answer is the last: one of these says so, or the port drains and nothing here would be lost."""
+        is_last = self._is_draining and response.status >= 200 and exchange.sent and not self._reader.has_started
+        return not exchange.head.keep_alive or response.framing is Framing.CLOSE or is_last
 
     def _pass_on(self, before: bytes, unread: bytes) -> None:
         """Join the streams in the middle of an answer."""
@@ -416,7 +431,7 @@ class Relay:
         self._served += 1
         if not finish.is_clean:
             self._drop()
-        if not exchange.sent or _closes_after(exchange.head, response):
+        if not exchange.sent or exchange.closes:
             self._release()
             self._end(was_read=exchange.sent and not self._reader.has_started)
             return
@@ -484,7 +499,3 @@ class Relay:
                 self.stream.pause()
             else:
                 self.stream.resume()
-
-
-def _closes_after(request: RequestHead, response: ResponseHead) -> bool:
-    return not request.keep_alive or response.framing is Framing.CLOSE

@@ -43,6 +43,8 @@ RECHECK_SECONDS = 2
 FAREWELL_SECONDS = 2
 MAX_UNSENT_BYTES = 8 * 1024 * 1024
 MAX_IN_FLIGHT = 16
+# how long a sidecar that is asked to end, and has no agent to name a bound, lets streams go on
+DRAIN_SECONDS = 600
 
 
 class Sidecar(asyncio.Protocol):
@@ -55,6 +57,9 @@ class Sidecar(asyncio.Protocol):
         self._comeback = Comeback(back)
         self._ready: wire.Message | None = None
         self._is_stopping = False
+        # until when what is there may go on, in the loop's seconds, once nothing new is taken
+        self._drains_until: float | None = None
+        self._is_quieting = False
         self._trust = 0
         self._recorder = Recorder(self.kind, os.urandom)
         self._workload = Workload(clock, self._recorder, tasks)
@@ -85,6 +90,8 @@ class Sidecar(asyncio.Protocol):
             "attested": self._take_attested,
             "ack": self._take_ack,
             "program": self._take_program,
+            "drain": self._take_drain,
+            "quiet": self._take_quiet,
             "stop": self._take_stop,
         }
 
@@ -139,7 +146,7 @@ class Sidecar(asyncio.Protocol):
             self._workload.start(self._come_back())
 
     async def _come_back(self) -> None:
-        if not await self._comeback.find_agent(self, self._is_of_use):
+        if not await self._comeback.find_agent(self, self._is_of_use, self._handles):
             self._finish()
 
     def _is_of_use(self) -> bool:
@@ -171,6 +178,13 @@ class Sidecar(asyncio.Protocol):
         self._custom.close()
         if self._transport is not None:
             self._transport.close()
+
+    def _handles(self) -> list[int]:
+        """The sockets that it listens on, in the order in which the agent names ports; none while it drains."""
+        return [handle for port in self._ports() for handle in port.handles]
+
+    def _ports(self) -> list[Inbound | Outbound | Intercept]:
+        return [*self._inbound, *self._ways_out()]
 
     def _close_ports(self) -> None:
         for inbound in self._inbound:
@@ -207,8 +221,7 @@ class Sidecar(asyncio.Protocol):
                 exempt=[parse_exempt(str(text)) for text in _list(message.get("egress"))],
                 outbound=self._way,
             )
-        addresses = [_text(row, "address") for row in _rows(message, "inbound")]
-        self._workload.start(self._listen(addresses))
+        self._workload.start(self._listen(message))
 
     def _way(self, service: str, port: int | None, local_port: int = 0, *, pools: bool = True) -> Outbound:
         return Outbound(
@@ -224,18 +237,26 @@ class Sidecar(asyncio.Protocol):
     def _ways_out(self) -> list[Outbound | Intercept]:
         return [*self._outbound, *([self._intercept] if self._intercept is not None else [])]
 
-    async def _listen(self, addresses: list[str]) -> None:
+    async def _listen(self, message: wire.Message) -> None:
+        """Open the ports, on the sockets that came with the process where the agent names them."""
         inbound: list[dict[str, object]] = []
+        outbound: list[dict[str, object]] = []
         try:
-            for port, address in zip(self._inbound, addresses, strict=True):
-                found = await port.listen(address)
+            for port, row in zip(self._inbound, _rows(message, "inbound"), strict=True):
+                found = await port.listen(_text(row, "address"), _handle(row))
                 inbound.append({"address": found[0], "port": found[1]})
-            outbound = [{"local_port": await local.listen()} for local in self._outbound]
-            intercept = None if self._intercept is None else await self._intercept.listen()
+            for local, row in zip(self._outbound, _rows(message, "outbound"), strict=True):
+                outbound.append({"local_port": await local.listen(_handle(row))})
+            handles = [found for found in _list(message.get("intercept_handles", [])) if isinstance(found, int)]
+            intercept = None if self._intercept is None else await self._intercept.listen(handles)
         except Invalid as err:
             self._fail(err)
             self._finish()
             return
+        if self._drains_until is not None:
+            # told before it listened
+            for open_port in self._ports():
+                open_port.drain()
         self._ready = {"type": "ready", "inbound": inbound, "outbound": outbound, "intercept": intercept}
         self.send(self._ready)
 
@@ -358,8 +379,44 @@ class Sidecar(asyncio.Protocol):
         """Know the program beside which it stands: without an agent the sidecar ends with it."""
         self._comeback.watch(_number(message, "pid"))
 
+    def _take_drain(self, message: wire.Message) -> None:
+        """Take nothing new, and end when nothing is left of what is there, or after so many seconds."""
+        self._drain(_number(message, "seconds"))
+
+    def _drain(self, seconds: int) -> None:
+        self._drains_until = asyncio.get_running_loop().time() + seconds
+        for port in self._ports():
+            port.drain()
+
+    def _take_quiet(self, _: wire.Message) -> None:
+        """Take no new callers, and say when none waits for an answer: the program is going to end."""
+        self._is_quieting = True
+        for inbound in self._inbound:
+            inbound.drain()
+        self._watch_drain()
+
+    def _watch_drain(self) -> None:
+        if self._is_quieting and not any(inbound.is_asked for inbound in self._inbound):
+            self._is_quieting = False
+            self.send({"type": "quiet"})
+        if self._drains_until is not None and not self._is_stopping:
+            is_over = asyncio.get_running_loop().time() >= self._drains_until
+            if is_over or all(port.is_idle for port in self._ports()):
+                self._take_stop({})
+
+    def retire(self) -> None:
+        """Somebody sent SIGTERM: ask the agent for a successor; without an agent, drain at once."""
+        if self._drains_until is not None or self._is_stopping:
+            return
+        if self._transport is not None and self._ready is not None:
+            self.send({"type": "retire"})
+        else:
+            self._drain(DRAIN_SECONDS)
+
     def _take_stop(self, _: wire.Message) -> None:
         """Close everything, hand over what is left to tell, and end."""
+        if self._is_stopping:
+            return
         self._is_stopping = True
         self._close_ports()
         self._workload.start(self._farewell())
@@ -397,6 +454,7 @@ class Sidecar(asyncio.Protocol):
         while not self.over.done():
             await asyncio.sleep(TICK_SECONDS)
             count += 1
+            self._watch_drain()
             self._report(flows=count % TICKS_PER_SECOND == 0)
             if count % TICKS_PER_SECOND == 0:
                 resident = resident_bytes()
@@ -461,6 +519,10 @@ def _number(row: Mapping[str, object], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise Invalid("LM3002", reason=f"`{name}` is a whole number")
     return value
+
+
+def _handle(row: Mapping[str, object]) -> int | None:
+    return None if row.get("handle") is None else _number(row, "handle")
 
 
 def _list(value: object) -> list[object]:

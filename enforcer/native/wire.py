@@ -20,6 +20,7 @@ from mesh.problems import Invalid
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
+LENGTH_BYTES = _LENGTH.size
 
 Message = dict[str, object]
 
@@ -168,6 +169,16 @@ def text_to_bytes(text: object) -> bytes:
         return base64.b64decode(text.encode("ascii"), validate=True)
     except (ValueError, binascii.Error) as err:
         raise Invalid("LM3002", reason="bytes travel as base64 text") from err
+
+
+def body_length(head: bytes) -> int:
+    """How long the body of a frame is that begins with these bytes.
+
+    Raises Invalid LM3001 for one that is longer than a frame may be, LM3003 for a beginning that is cut short.
+    """
+    if len(head) < _LENGTH.size:
+        raise Invalid("LM3003")
+    return _checked(head)
 
 
 def _checked(head: bytes | bytearray) -> int:

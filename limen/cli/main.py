@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "server": ("limen.cli.server", "server", "Run the server: authority, policies, reviews, audit."),
     "agent": ("limen.cli.agent", "agent", "Run this host's agent."),
     "run": ("limen.cli.run", "run", "Launch a program as a workload with its sidecar."),
+    "sidecar": ("limen.cli.sidecar", "sidecar", "Put new sidecars in the place of running ones."),
     "env": ("limen.cli.env", "env", "Print the environment that points programs at the Workload API."),
     "token": ("limen.cli.token", "token", "Make join tokens."),
     "node": ("limen.cli.node", "node", "List, ban and allow nodes."),

@@ -63,6 +63,13 @@ Row = dict[str, object]
     metavar="NAME",
     help="Let the program have this variable although it loads code, such as LD_PRELOAD or PYTHONPATH.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="How many sidecars share its ports; one uses one core at most.",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     name: str | None,
@@ -77,6 +84,7 @@ def run(
     direct: bool,
     intercept: bool,
     sdk: bool,
+    workers: int,
 ) -> int:
     """Launch COMMAND as a workload with its sidecar beside it."""
     lifecycle.die_with_parent()
@@ -92,6 +100,7 @@ def run(
         "keep_env": list(keep_env),
         "intercept": intercept,
         "egress": _egress(egress, is_used=intercept),
+        "workers": workers,
     }
     order, left_out = _order(command, user, group, keep_env)
     if left_out:

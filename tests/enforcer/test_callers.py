@@ -18,9 +18,10 @@ from enforcer.delivery import Delivery
 from enforcer.identity import Identity
 from enforcer.mappings import foreign_code
 from enforcer.order import Order
+from enforcer.ports import Ports
 from enforcer.process import Process, read_stat
 from enforcer.runtime.containers import Containers, Found
-from enforcer.workload import Feed, Ports, Workload
+from enforcer.workload import Feed, Workload
 from enforcer.workloadfront import Caller
 from mesh.clock import ManualClock
 from mesh.problems import NotFound, Problem, Unavailable

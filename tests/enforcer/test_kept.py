@@ -6,15 +6,18 @@ import pytest
 
 from enforcer import kept as module
 from enforcer.attest import Launch
-from enforcer.kept import Kept, KeptWorkloads
-from enforcer.workload import Ports
+from enforcer.kept import Kept, KeptSidecar, KeptWorkloads
+from enforcer.ports import Ports
 
 LAUNCH = Launch(
     pid=7, start=8, session=7, layout=(1, 2, 3, 4, 5, 6), device=9, inode=10, uid=11,
     facts=(("unix:uid", "11"), ("launch:path", "/bin/x")),
 )  # fmt: skip
-PORTS = Ports(inbound=(("127.0.0.1", 8443, 8080),), outbound=((9001, "db", None), (9002, "db", 1)))
-KEPT = Kept(number=3, name="w", ports=PORTS, launch=LAUNCH, spiffe_id="spiffe://t/w", sidecar=(5, 6), sidecar_uid=61234)
+PORTS = Ports(inbound=(("127.0.0.1", 8443, 8080),), outbound=((9001, "db", None), (9002, "db", 1)), workers=2)
+SIDECARS = (KeptSidecar(process=(5, 6), build="b"), KeptSidecar(process=(7, 8), place=1, is_draining=True))
+KEPT = Kept(
+    number=3, name="w", ports=PORTS, launch=LAUNCH, spiffe_id="spiffe://t/w", sidecars=SIDECARS, sidecar_uid=61234
+)
 
 
 def test_what_is_written_is_read_again(tmp_path: pathlib.Path) -> None:
@@ -23,15 +26,15 @@ def test_what_is_written_is_read_again(tmp_path: pathlib.Path) -> None:
     store.save(bare)
     store.save(KEPT)
     assert KeptWorkloads(tmp_path / "w").load() == [KEPT, bare]
-    store.save(dataclasses.replace(KEPT, sidecar=(50, 60)))
+    store.save(dataclasses.replace(KEPT, sidecars=()))
     store.forget(12)
     store.forget(13)
-    assert KeptWorkloads(tmp_path / "w").load() == [dataclasses.replace(KEPT, sidecar=(50, 60))]
+    assert KeptWorkloads(tmp_path / "w").load() == [dataclasses.replace(KEPT, sidecars=())]
 
 
 def test_a_program_that_enforces_by_itself_is_known_as_one_again(tmp_path: pathlib.Path) -> None:
     store = KeptWorkloads(tmp_path)
-    store.save(dataclasses.replace(KEPT, ports=dataclasses.replace(PORTS, sdk=True), sidecar=None))
+    store.save(dataclasses.replace(KEPT, ports=dataclasses.replace(PORTS, sdk=True), sidecars=()))
     assert store.load()[0].ports.sdk
 
 
@@ -52,13 +55,16 @@ def test_a_reboot_makes_it_void(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
+        {"version": 1},
         {"launch": None},
         {"launch": {"pid": 1}},
         {"ports": []},
         {"ports": {"inbound": 3}},
-        {"sidecar": "5"},
-        {"sidecar": [1]},
+        {"sidecars": "5"},
+        {"sidecars": [1]},
+        {"sidecars": [{"process": [1]}]},
+        {"sidecars": [{"process": [1, 2], "place": 2}]},
+        {"sidecars": [{"process": [1, 2], "strange": 2}]},
         {"number": 4},
         {"strange": 1},
         None,

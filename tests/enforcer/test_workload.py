@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from enforcer.launch import Order
+from enforcer.ports import Ports
 from enforcer.sight import Sight
 from enforcer.sockdiag import SockDiag
-from enforcer.workload import Feed, Ports, Workload
+from enforcer.workload import Feed, Workload
 from mesh.problems import Problem
 from tests.launching import launch
 
@@ -101,12 +102,15 @@ def test_a_sidecar_that_cannot_listen_says_why() -> None:
 def test_a_sidecar_that_falls_is_started_again() -> None:
     async def work(workload: Workload) -> None:
         await workload.wait_ready()
-        first = workload._sidecar
-        assert first is not None
+        (first,) = workload.sidecars
+        child = start(workload, "sleep", "60")
         first.kill()
-        while workload._sidecar is first or workload._sidecar is None:
+        while not workload.sidecars or workload.sidecars[0] is first:
             await asyncio.sleep(0)
-        assert workload._sidecar.pid != first.pid
+        await workload.wait_ready()
+        assert workload.sidecars[0].process != first.process
+        await workload.stop()
+        child.wait()
 
     run(work)
 

@@ -18,12 +18,13 @@ import pytest
 from enforcer import workloads as module
 from enforcer.attest import Launch
 from enforcer.control import Conversation
-from enforcer.kept import Kept, KeptWorkloads
+from enforcer.kept import Kept, KeptSidecar, KeptWorkloads
 from enforcer.native import wire
+from enforcer.ports import Ports
 from enforcer.process import read_stat
 from enforcer.sight import Sight
 from enforcer.sockdiag import SockDiag
-from enforcer.workload import Ports, Workload
+from enforcer.workload import Workload
 from enforcer.workloads import House, Workloads, listen_for_sidecars
 from mesh.problems import NotFound
 from tests.enforcer.test_workload import FEED, order
@@ -59,7 +60,8 @@ async def ended() -> None:
 
 
 def keep(folder: pathlib.Path, launched: Launch, sidecar: tuple[int, int] | None = None) -> None:
-    KeptWorkloads(folder).save(Kept(number=4, name="w", ports=Ports(), launch=launched, sidecar=sidecar))
+    sidecars = (KeptSidecar(process=sidecar),) if sidecar is not None else ()
+    KeptWorkloads(folder).save(Kept(number=4, name="w", ports=Ports(), launch=launched, sidecars=sidecars))
 
 
 @contextlib.asynccontextmanager
@@ -102,7 +104,7 @@ def test_a_recorded_workload_goes_on_and_ends_with_whoever_asked(folder: pathlib
             with coming_back(child.pid) as (talk, ours):
                 async with asyncio.TaskGroup() as tasks:
                     resuming = tasks.create_task(workloads.resume(talk, {"type": "resume"}))
-                    while not KeptWorkloads(folder).load()[0].sidecar:
+                    while not KeptWorkloads(folder).load()[0].sidecars:
                         await asyncio.sleep(0)
                     names = [item.name for item in workloads.values()]
                     ours.shutdown(socket.SHUT_WR)

@@ -176,5 +176,5 @@ def test_a_program_that_ended_before_it_was_named_is_none() -> None:
     found.watch(os.getpid())
     assert (found.has_program, found.is_running()) == (True, True)
     # of no use any more
-    assert not asyncio.run(found.find_agent(asyncio.Protocol(), lambda: False))
+    assert not asyncio.run(found.find_agent(asyncio.Protocol(), lambda: False, list))
     os.close(found._program)
