@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from enforcer import control
+from tests.ports import free_port
 from tests.tools import needs
 
 pytestmark = pytest.mark.system
@@ -31,15 +32,9 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), H).serve_foreve
 CLIENT = """
 import http.client, sys
 for line in sys.stdin:
-    c = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=20)
+    c = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=200)
     c.request("GET", line.strip(), headers={"host": "db"}); r = c.getresponse(); r.read(); print(r.status, flush=True)
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Shop:
@@ -94,7 +89,7 @@ class Shop:
     def close(self) -> None:
         for process in (self.cart, self.db):
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=100)
             for stream in (process.stdin, process.stdout):
                 assert stream is not None
                 stream.close()
@@ -136,7 +131,7 @@ def test_a_new_release_holds_from_the_next_request_and_a_rotation_loses_none(
 
 
 def test_other_programs_get_nothing_from_a_workloads_way_out(shop: Shop) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", shop.out, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", shop.out, timeout=200)
     connection.request("GET", "/ok", headers={"host": "db"})
     answer = connection.getresponse()
     assert answer.status == 403

@@ -3,7 +3,6 @@
 import asyncio
 import datetime as dt
 import pathlib
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -15,23 +14,11 @@ from enforcer.proof import Method, attest
 from enforcer.tpm import Tpm, _first_der, open_tpm
 from mesh.problems import Forbidden, Unavailable
 from tests.doors import Doors, at_present
+from tests.ports import free_ports
 from tests.tools import needs
 from tests.world import make_world
 
 needs_swtpm = needs("swtpm", "swtpm_setup", "swtpm_localca", "tpm2_createek")
-
-
-def free_ports() -> int:
-    """A port whose neighbour is free too: swtpm's control port stands behind its data port."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port = int(one.getsockname()[1])
-            try:
-                two.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
 
 
 class Chip:
@@ -53,9 +40,10 @@ class Chip:
         subprocess.run(
             ["swtpm_setup", "--tpm2", "--tpmstate", f"{folder}/state", "--create-ek-cert", "--config",
              f"{folder}/setup.conf"],
-            check=True, capture_output=True, timeout=60,
+            check=True, capture_output=True, timeout=300,
         )  # fmt: skip
-        port = free_ports()
+        # its control port stands behind its data port
+        port = free_ports(2)
         self.process = subprocess.Popen(
             ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}/state", "--ctrl",
              f"type=tcp,port={port + 1}", "--server", f"type=tcp,port={port}", "--flags",
@@ -70,7 +58,7 @@ class Chip:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=60)
 
 
 @pytest.fixture

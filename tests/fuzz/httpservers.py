@@ -15,8 +15,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from tests.ports import free_port
+
 PEERS = pathlib.Path(__file__).parent / "peers"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 SENTINEL = b"GET /sentinel HTTP/1.1\r\nhost: sentinel\r\nx-limen-source: sentinel\r\nconnection: close\r\n\r\n"
 _SEEN = re.compile(rb"HTTP/1\.1 200 (?:(?!\r\n\r\n).)*?x-seen: ([A-Za-z0-9+/=]+)\r\n", re.DOTALL | re.IGNORECASE)
 _NGINX = """
@@ -75,8 +77,7 @@ def servers(place: pathlib.Path) -> Iterator[list[Peer]]:
         found = [Peer("uvicorn", upstream)]
         if (node := tool("node")) is not None:
             found.append(Peer("node", _inherited(stack, [node, str(PEERS / "node.js")])))
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = int(free.getsockname()[1])
+        port = free_port()
         config = place / "nginx.conf"
         config.write_text(_NGINX.format(place=place, port=port, upstream=upstream))
         nginx = tool("nginx")

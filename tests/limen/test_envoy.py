@@ -29,6 +29,7 @@ from tests.bypasses import BYPASSES, OPS, WEB, Bypass, Service, case_id, cases, 
 from tests.examples import examples
 from tests.policyengine.strategies import policy_sets, requests
 from tests.policyengine.targets import trees
+from tests.ports import free_port
 from tests.tools import require_envoy
 
 pytestmark = pytest.mark.peer
@@ -289,11 +290,6 @@ def test_what_nobody_can_send_is_denied_without_asking(change: dict[str, Any]) -
 
 
 # ---------------------------------------------------------------------- the exported files
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def test_the_examples_and_every_kind_of_matcher_are_taken_by_envoy() -> None:

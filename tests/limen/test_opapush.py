@@ -16,6 +16,7 @@ from mesh.problems import Conflict, Invalid, Unavailable
 from policyengine.compile.rego import MODULE, compile_rego
 from policyengine.model import RegoModule
 from tests.policyengine.corners import NOW, allow, deny, tree
+from tests.ports import free_port
 from tests.tools import require_opa
 
 POLICIES = tree(app=[allow(), deny(to=[{"paths": ["/admin/**"]}])])
@@ -24,13 +25,11 @@ POLICIES = tree(app=[allow(), deny(to=[{"paths": ["/admin/**"]}])])
 @contextlib.contextmanager
 def opa_on_a_port(*arguments: str) -> Iterator[str]:
     require_opa()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [find_opa(), "run", "--server", "--disable-telemetry", "--log-level", "error", *arguments]
     with subprocess.Popen([*command, "--addr", f"127.0.0.1:{port}"], stderr=subprocess.DEVNULL) as process:
         try:
-            end = time.monotonic() + 20
+            end = time.monotonic() + 100
             while True:
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                     break

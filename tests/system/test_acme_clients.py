@@ -18,7 +18,8 @@ import pytest
 from cryptography import x509
 
 from tests.acmepeers import Names, TlsPair, tls, web
-from tests.ca.upstream.stepca import binary, free_port
+from tests.ca.upstream.stepca import binary
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.system]
 HOOK = """#!/bin/sh
@@ -56,7 +57,7 @@ class Place:
 
     def limen(self, *words: str) -> str:
         command = [sys.executable, "-m", "limen", "--state", str(self.state), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -86,7 +87,7 @@ class Place:
 
         context = ssl.create_default_context(cafile=str(self.root))
         url = self.directory.replace("/acme/directory", "/crl/acme.crl")
-        with urllib.request.urlopen(url, context=context, timeout=10) as answer:
+        with urllib.request.urlopen(url, context=context, timeout=60) as answer:
             found = x509.load_der_x509_crl(answer.read())
         from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -124,7 +125,7 @@ def place() -> Iterator[Place]:
     found.root.write_text(found.limen("acme", "root"))
     yield found
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=40) == 0
+    assert process.wait(timeout=100) == 0
     process.stdout.close()
     names.close()
     shutil.rmtree(folder)
@@ -137,7 +138,7 @@ def check(place: Place, name: str, chain: pathlib.Path, key: pathlib.Path) -> in
         done = subprocess.run(
             ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", name, "-CAfile", str(place.root),
              "-verify_return_error", "-verify_hostname", name, "-brief"],
-            input="", capture_output=True, text=True, timeout=30, check=False,
+            input="", capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Verification: OK" in done.stderr
@@ -153,7 +154,7 @@ def is_revoked(place: Place, chain: pathlib.Path) -> bool:
     done = subprocess.run(
         ["openssl", "verify", "-CAfile", str(place.root), "-untrusted", str(chain), "-crl_check",
          "-CRLfile", str(place.crl()), str(chain)],
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0 or "certificate revoked" in done.stderr, done.stderr
     return done.returncode != 0

@@ -57,4 +57,4 @@ def test_an_open_stream_has_the_new_svid_long_before_anybody_would_have_looked(
     p50, p99 = statistics.median(took) * 1000, sorted(took)[int(len(took) * 0.99)] * 1000
     sys.stdout.write(f"write to new SVID on an open stream: p50 {p50:.1f} ms, p99 {p99:.1f} ms, n {len(took)}\n")
     # each turn begins when the one before was seen: to whom looks once a second every turn takes a whole second
-    assert min(took[1:]) < 0.25, took
+    assert min(took[1:]) < 0.5, took

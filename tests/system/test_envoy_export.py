@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.test_envoy import ENVOY, NAME, RULES, Envoy, cluster, free_port, listener, secured
+from tests.ports import free_port
+from tests.system.test_envoy import ENVOY, NAME, RULES, Envoy, cluster, listener, secured
 
 pytestmark = [
     pytest.mark.peer,
@@ -63,7 +64,7 @@ def application(port: int) -> Iterator[None]:
 
 def get(port: int, path: str) -> tuple[int, str]:
     try:
-        with contextlib.closing(http.client.HTTPConnection(APP, port, timeout=10)) as connection:
+        with contextlib.closing(http.client.HTTPConnection(APP, port, timeout=60)) as connection:
             connection.request("GET", path)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
@@ -93,7 +94,7 @@ def test_an_exported_envoy_has_its_svid_from_the_agent_and_decides(
         agent = installation.state / "agent.sock"
         client = Envoy(tmp_path, agent, "client", listener(outer, {"route": {"cluster": "peer"}}), [peer])
         try:
-            until(lambda: get(outer, "/ok/1")[0] == 200, 30)
+            until(lambda: get(outer, "/ok/1")[0] == 200, 200)
             found = {
                 path: get(outer, path) for path in ("/ok/7?a=/x", "//ok/7", "/ok/x", "/ok/../ok/7", "/", "/ok/7;a")
             }

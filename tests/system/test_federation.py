@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.enforcer.test_agent import APP, free_port
+from tests.enforcer.test_agent import APP
+from tests.ports import free_port
 from tests.system.test_up import ask_with_py_spiffe
 
 pytestmark = pytest.mark.system
@@ -19,7 +20,7 @@ CA = trustme.CA()
 # one connection, kept: a peer that ends it must be noticed, not papered over
 CLIENT = """
 import http.client, sys
-c = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=20)
+c = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=60)
 for line in sys.stdin:
     word, path = line.split()
     try:
@@ -100,7 +101,7 @@ class Side:
     def close(self) -> None:
         for process in self.started:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=100)
             for stream in (process.stdin, process.stdout):
                 assert stream is not None
                 stream.close()
@@ -137,7 +138,7 @@ def test_a_workload_of_one_calls_a_service_of_the_other_until_that_is_ended(
     b.run("db", APP, "--inbound", f"{inbound}={app}", str(app))
     client = a.run("cart", CLIENT, "--outbound", f"{out}=bdb", str(out))
     stranger = a.run("other", CLIENT, "--outbound", f"{(out2 := free_port())}=bdb", str(out2))
-    until(lambda: ask(client, "new") == 200, 60)
+    until(lambda: ask(client, "new") == 200, 200)
     # under the policy of the called side, path and caller
     assert ask(client, "new", "/no") == 403
     assert ask(stranger, "new") != 200
@@ -149,13 +150,13 @@ def test_a_workload_of_one_calls_a_service_of_the_other_until_that_is_ended(
         assert ask(client, "same") == 200
 
     # a workload is given what its rule names, by a strange library too
-    until(lambda: '"bundles": 2' in ask_with_py_spiffe(a.installation)[1], 30)
+    until(lambda: '"bundles": 2' in ask_with_py_spiffe(a.installation)[1], 200)
 
     # the end: the live connection is closed, a new one is refused, and what hung on it is said
     hit = json.loads(b.limen("federation", "remove", "a.limen", "-o", "json"))
     assert hit["rules"] == ["u"]
     assert hit["policies"] == ["policy p, rule r"]
-    until(lambda: ask(client, "same") != 200, 10)
+    until(lambda: ask(client, "same") != 200, 200)
     assert ask(client, "new") != 200
     assert json.loads(b.limen("federation", "list", "-o", "json")) == []
     rows = [
@@ -169,4 +170,4 @@ def test_a_workload_of_one_calls_a_service_of_the_other_until_that_is_ended(
     assert "federation-bundle" in events
     # and again: it is as it was
     b.federate(a, "https_web")
-    until(lambda: ask(client, "new") == 200, 30)
+    until(lambda: ask(client, "new") == 200, 200)

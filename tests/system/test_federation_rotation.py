@@ -6,6 +6,7 @@ import re
 import ssl
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,8 +19,9 @@ from mesh.tls import client_context
 from mesh.x509svid import X509Svid
 from tests.bundleendpoint import Endpoint, context_of, serving
 from tests.conformance.test_federation import LIFE, Peer
-from tests.enforcer.test_agent import APP, free_port
+from tests.enforcer.test_agent import APP
 from tests.pki import Made
+from tests.ports import free_port
 
 pytestmark = pytest.mark.system
 
@@ -43,7 +45,7 @@ class Caller:
         import socket
 
         context = client_context(self.svid, {own.trust_domain: own})
-        self.tls = context.wrap_socket(socket.create_connection(("127.0.0.1", self.port), timeout=10))
+        self.tls = context.wrap_socket(socket.create_connection(("127.0.0.1", self.port), timeout=60))
 
     def ask(self) -> int:
         """The status of a request on the connection that is kept; 0 when it is not there any more."""
@@ -101,7 +103,7 @@ def db(make_installation: Callable[..., Any], tmp_path: pathlib.Path) -> Iterato
     process = subprocess.Popen([sys.executable, "-m", "limen", "--state", str(installation.state), *words])
     yield installation, inbound
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=100)
 
 
 def publish(endpoint: Endpoint, peer: Peer, *roots: Made) -> None:
@@ -116,7 +118,7 @@ def publish(endpoint: Endpoint, peer: Peer, *roots: Made) -> None:
 
 
 def metrics(installation: Any) -> str:
-    with urllib.request.urlopen(installation.address("server", "metrics"), timeout=10) as answer:
+    with urllib.request.urlopen(installation.address("server", "metrics"), timeout=60) as answer:
         return str(answer.read().decode())
 
 
@@ -139,7 +141,7 @@ def test_the_peers_root_rotates_and_nothing_fails(
 
         old = Caller(peer.pki.leaf("/cart", issuer=first, **LIFE), port)
         new = Caller(peer.pki.leaf("/cart", issuer=second, **LIFE), port)
-        until(lambda: old.once(own) == 200, 60)
+        until(lambda: old.once(own) == 200, 200)
         assert new.once(own) == 0
         kept = Caller(peer.pki.leaf("/cart", issuer=first, **LIFE), port)
         kept.connect(own)
@@ -147,19 +149,18 @@ def test_the_peers_root_rotates_and_nothing_fails(
 
         # published: the server polls by itself, at the hint of five seconds; no request fails meanwhile
         publish(endpoint, peer, first, second)
-        asked = 0
+        end = time.monotonic() + 200
         while new.once(own) != 200:
             assert kept.ask() == 200
             assert old.once(own) == 200
-            asked += 1
-            assert asked < 2_000
+            assert time.monotonic() < end
         assert kept.ask() == 200
 
         # the old root is taken out: its callers are refused, and the connection that one of them kept is closed
         publish(endpoint, peer, second)
-        until(lambda: old.once(own) == 0 or new.once(own) != 200, 60)
+        until(lambda: old.once(own) == 0 or new.once(own) != 200, 200)
         assert new.once(own) == 200
-        until(lambda: kept.ask() == 0, 10)
+        until(lambda: kept.ask() == 0, 200)
         assert 'limen_federation_failed_polls{trust_domain="b.test"}' in metrics(installation)
         assert 'limen_federation_bundle_age_seconds{trust_domain="b.test"}' in metrics(installation)
         # by now the endpoint's own SVID is of a root that is gone: it proves nothing more, and the bundle stays

@@ -20,7 +20,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="namespaces take root and iproute2"),
 ]
-ADDRESSES = {"limen-a": "10.199.7.1", "limen-b": "10.199.7.2"}
+# of this run alone
+NEAR, FAR = (f"limen{os.getpid()}{end}" for end in "ab")
+ADDRESSES = {NEAR: "10.199.7.1", FAR: "10.199.7.2"}
 
 
 def ip(*words: str) -> None:
@@ -32,7 +34,7 @@ def hosts() -> Iterator[dict[str, str]]:
     for name in ADDRESSES:
         subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
         ip("netns", "add", name)
-    ip("link", "add", "veth-la", "netns", "limen-a", "type", "veth", "peer", "name", "veth-lb", "netns", "limen-b")
+    ip("link", "add", "veth-la", "netns", NEAR, "type", "veth", "peer", "name", "veth-lb", "netns", FAR)
     for name, address in ADDRESSES.items():
         device = f"veth-l{name[-1]}"
         ip("-n", name, "addr", "add", f"{address}/24", "dev", device)
@@ -55,7 +57,7 @@ class Host:
         return ["ip", "netns", "exec", self.name, sys.executable, "-m", "limen", "--state", str(self.state), *arguments]
 
     def limen(self, *arguments: str) -> str:
-        done = subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -75,7 +77,7 @@ class Host:
     def close(self) -> None:
         for process in reversed(self.processes):
             process.terminate()
-            process.wait(timeout=40)
+            process.wait(timeout=100)
             for stream in (process.stdin, process.stdout):
                 assert stream is not None
                 stream.close()
@@ -87,13 +89,13 @@ def test_a_workload_calls_a_service_on_another_host(
 ) -> None:
     (tmp_path / "db").write_text(APP)
     (tmp_path / "cart").write_text(CLIENT)
-    near, far = Host("limen-a"), Host("limen-b")
+    near, far = Host(NEAR), Host(FAR)
     try:
-        near.start("server", "server", "--trust-domain", "hosts.test", "--listen", hosts["limen-a"])
+        near.start("server", "server", "--trust-domain", "hosts.test", "--listen", hosts[NEAR])
         rule = f'- id: s\n  match: {{"launch:script": "{tmp_path}/*"}}\n  spiffe_id: "/{{launch:script_basename}}"\n'
         (near.state / "identities.yaml").write_text("rules:\n" + rule)
         url = json.loads((near.state / "run" / "server.json").read_text("utf-8"))["addresses"]["tls"]
-        assert hosts["limen-a"] in url
+        assert hosts[NEAR] in url
         for host in (near, far):
             token = json.loads(near.limen("token", "create", "-o", "json"))["token"]
             host.start("agent", "agent", "--join", url, "--token", token, "--advertise", hosts[host.name])
@@ -116,12 +118,12 @@ def test_a_workload_calls_a_service_on_another_host(
             cart.stdin.flush()  # type: ignore[union-attr]
             return int(cart.stdout.readline() or 0)  # type: ignore[union-attr]
 
-        until(lambda: get("/ok") == 200, 60)
+        until(lambda: get("/ok") == 200, 200)
         assert get("/other") == 403
         # the application itself is not reachable from the other host
         refused = subprocess.run(
-            ["ip", "netns", "exec", "limen-a", sys.executable, "-c",
-             f"import socket; socket.create_connection(('{hosts['limen-b']}', 8080), timeout=2)"],
+            ["ip", "netns", "exec", NEAR, sys.executable, "-c",
+             f"import socket; socket.create_connection(('{hosts[FAR]}', 8080), timeout=2)"],
             check=False, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert refused.returncode != 0

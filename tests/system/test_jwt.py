@@ -37,7 +37,7 @@ def ask(installation: Any, *token: str) -> dict[str, Any]:
         [sys.executable, "-c", PY_SPIFFE, f"unix://{installation.state / 'agent.sock'}", *token],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     return dict(json.loads(done.stdout)) if done.returncode == 0 else {"error": done.stderr}
@@ -50,7 +50,7 @@ def test_py_spiffe_fetches_and_validates_tokens_through_a_rotation_and_without_t
     installation.rules(
         f'rules:\n- id: me\n  match: {{"unix:uid": "{os.geteuid()}"}}\n  spiffe_id: "/user/me"\n  direct: true\n'
     )
-    until(lambda: "id" in ask(installation), 60)
+    until(lambda: "id" in ask(installation), 200)
     first = ask(installation)
     assert first["id"] == first["said"] == f"spiffe://{installation.json('status')['trust_domain']}/user/me"
     assert installation.limen("identity", "rotate", "jwt").returncode == 0
@@ -77,5 +77,5 @@ def test_py_spiffe_fetches_and_validates_tokens_through_a_rotation_and_without_t
     finally:
         os.kill(server, signal.SIGCONT)
         keeper.stdin.close()
-        keeper.wait(timeout=20)
+        keeper.wait(timeout=100)
         keeper.stdout.close()

@@ -28,8 +28,8 @@ from enforcer.door import Door
 from enforcer.join import Admission
 from enforcer.proof import Method, attest
 from mesh.problems import Forbidden
-from tests.ca.upstream.stepca import free_port
 from tests.doors import Doors, at_present
+from tests.ports import free_port
 from tests.tools import require
 from tests.world import World, make_world
 
@@ -64,7 +64,7 @@ class Cluster:
             headers={"authorization": f"Bearer {token or self.admin}", "content-type": "application/json"},
         )
         context = ssl.create_default_context(cafile=str(self.ca))
-        with urllib.request.urlopen(request, timeout=20, context=context) as answer:
+        with urllib.request.urlopen(request, timeout=60, context=context) as answer:
             return json.loads(answer.read() or b"null")
 
     def is_ready(self) -> bool:
@@ -152,7 +152,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, until: Callable[..., objec
     finally:
         for process in (server, etcd):
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=200)
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def trusts(cluster: Cluster, world: World, until: Callable[..., object]) -> None
     (world.state / "cluster-ca.pem").write_bytes(cluster.ca.read_bytes())
     # who reads the keys shows the API server a token for itself
     token = cluster.token("limen", "reader", audience=None)
-    until(lambda: cluster.shows_keys(token), 60)
+    until(lambda: cluster.shows_keys(token), 200)
     (world.state / "cluster-token").write_text(token)
     (world.state / "attestors.yaml").write_text(
         f"""

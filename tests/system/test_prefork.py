@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.enforcer.test_agent import free_port
+from tests.ports import free_port
 from tests.tools import require
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
@@ -42,7 +42,7 @@ def app(environ, start_response):
 CALLER = """
 import os, urllib.request
 def app(environ, start_response):
-    with urllib.request.urlopen("http://127.0.0.1:" + os.environ["OUT"] + "/", timeout=30) as answer:
+    with urllib.request.urlopen("http://127.0.0.1:" + os.environ["OUT"] + "/", timeout=120) as answer:
         body = answer.read()
     start_response("200 OK", [("content-type", "text/plain"), ("x-worker", str(os.getpid()))])
     return [body]
@@ -97,7 +97,7 @@ class Place:
             [sys.executable, "-m", "limen", "--state", str(self.installation.state), "run", *words],
             env={**os.environ, **environment},
         )
-        self._stack.callback(process.wait, 60)
+        self._stack.callback(process.wait, 200)
         self._stack.callback(process.terminate)
 
     def publish(self, name: str, identity: str, port: int, protocol: str) -> None:
@@ -130,7 +130,7 @@ def place(make_installation: Callable[..., Any]) -> Iterator[Place]:
 
 
 def get(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=200) as answer:
         return str(answer.read().decode())
 
 
@@ -181,7 +181,7 @@ def test_gunicorn_calls_and_is_called_while_both_replace_their_workers(
     place.publish("web", "web", port, "http")
     web = gunicorn(place, "web", WEB, app, "--inbound", f"{port}={app}")
     caller = gunicorn(place, "caller", CALLER, front, "--outbound", f"{out}=web", OUT=str(out))
-    until(lambda: is_answered(front), 60)
+    until(lambda: is_answered(front), 200)
 
     def reload() -> None:
         hang_up(web)()
@@ -203,7 +203,7 @@ def test_nginx_calls_and_is_called_though_its_workers_are_another_user(
     place.run("--inbound", f"{served}={inner}", "--outbound", f"{out}=web", *program)
     second = free_port()
     gunicorn(place, "caller", CALLER, front, "--outbound", f"{second}=static", OUT=str(second))
-    until(lambda: is_answered(plain) and is_answered(front), 60)
+    until(lambda: is_answered(plain) and is_answered(front), 200)
     nginx = hang_up(place.folder / "nginx.pid")
     ask(plain, nginx, str.isdigit)
     ask(front, nginx, lambda answer: answer == "nginx")
@@ -246,11 +246,11 @@ def test_postgresql_calls_and_is_called_from_a_backend_for_each_session(
     def sql(text: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, text], capture_output=True, text=True, check=False, timeout=120)
 
-    until(lambda: sql("create extension if not exists dblink").returncode == 0, 60)
+    until(lambda: sql("create extension if not exists dblink").returncode == 0, 200)
     # each call of dblink is a connection of this backend's
     there = f"host=127.0.0.1 port={out} user=pg dbname=postgres"
     far = f"select * from dblink('{there}', 'select pg_backend_pid()') as t(x int)"
-    until(lambda: sql(far).returncode == 0, 60)
+    until(lambda: sql(far).returncode == 0, 200)
     many = f"select count(distinct x) from generate_series(1, 5), lateral ({far}) as answers"
     with ThreadPoolExecutor(AT_ONCE) as threads:
         answers = list(threads.map(lambda _: sql(many), range(SESSIONS)))

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.enforcer.test_agent import free_port
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 PYTHON = os.path.realpath(sys.executable)
@@ -76,7 +76,7 @@ class Scene:
         return self.victim.stdout.readline().encode().decode("unicode_escape")
 
     def run(self, *command: str) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
         return done.stdout.encode().decode("unicode_escape")
 
 
@@ -128,7 +128,7 @@ def the_genuine_program_with_other_modules(scene: Scene) -> str:
     (scene.folder / "sitecustomize.py").write_text(f"import sys\nsys.argv = ['x', '{scene.port}']\n" + STRANGER)
     environment = {**os.environ, "PYTHONPATH": str(scene.folder)}
     done = subprocess.run(
-        [sys.executable, "-c", ""], env=environment, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", ""], env=environment, capture_output=True, text=True, timeout=200, check=True
     )
     return done.stdout.encode().decode("unicode_escape")
 
@@ -198,7 +198,7 @@ def test_it_is_refused_and_the_decision_says_why(scene: Scene, name: str, until:
         done = scene.installation.limen("audit", "show", body["decision"])
         return done.stdout if done.returncode == 0 else ""
 
-    text = until(shown, 60)
+    text = until(shown, 200)
     assert code in text
     assert str(scene.port) in text
     # the genuine program goes on meanwhile

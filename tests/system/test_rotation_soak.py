@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from mesh.clock import SystemClock
-from tests.enforcer.test_agent import APP, free_port
+from tests.enforcer.test_agent import APP
+from tests.ports import free_port
 
 SECONDS = 600 if os.environ.get("LIMEN_SOAK") else 0
 LEAST = 2
@@ -29,7 +30,7 @@ import http.client, json, select, sys
 port, good, bad = int(sys.argv[1]), 0, []
 while not select.select([sys.stdin], [], [], 0)[0]:
     try:
-        call = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        call = http.client.HTTPConnection("127.0.0.1", port, timeout=200)
         call.request("GET", "/ok", headers={"host": "db"})
         answer = call.getresponse()
         text = answer.read(500).decode()
@@ -80,7 +81,7 @@ def test_authorities_rotate_under_load_and_no_request_fails(
     assert installation.limen("policy", "publish", "--policies", str(tree)).returncode == 0
     python = sys.executable
     db = run(installation, "--inbound", f"{inbound}={app}", "--", python, str(tmp_path / "db"), str(app))
-    until(lambda: "db" in named(installation), 60)
+    until(lambda: "db" in named(installation), 200)
     cart = run(installation, "--outbound", f"{outbound}=db", "--", python, str(tmp_path / "cart"), str(outbound))
     rotations, kills = {"issuing": 0, "root": 0, "jwt": 0}, {"server": 0, "agent": 0}
     kinds = itertools.cycle(["issuing", "root", "issuing", "jwt", "issuing"])

@@ -110,7 +110,7 @@ class Machine:
     def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         assert self.manager is not None
         enter = ["nsenter", "-t", str(self.manager), "-m", "-p", "-i", "-u"]
-        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=200, check=False)
 
     def systemctl(self, *words: str) -> str:
         return self.inside("systemctl", *words).stdout.strip()
@@ -126,7 +126,7 @@ class Machine:
     def close(self) -> None:
         if self.manager is not None:
             os.kill(self.manager, 9)
-        self._process.wait(timeout=60)
+        self._process.wait(timeout=200)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, until: Callable[..., Any])
     try:
         until(lambda: found.manager is not None and found.systemctl("is-system-running") in {"running", "degraded"})
         found.systemctl("start", "limen")
-        until(lambda: "ready up" in (folder / "limen.out").read_text(), 90)
+        until(lambda: "ready up" in (folder / "limen.out").read_text(), 200)
         (found.state / "identities.yaml").write_text(
             f'rules:\n- id: u\n  match: {{"systemd:unit": "*", "launch:script": "{folder}/app"}}\n'
             '  spiffe_id: "/unit/{systemd:unit}"\n'

@@ -70,7 +70,7 @@ CLIENT = (
 for line in sys.stdin:
     said = {"ok": False, "error": ""}
     try:
-        sock = socket.create_connection(("127.0.0.1", int(sys.argv[2])), timeout=20)
+        sock = socket.create_connection(("127.0.0.1", int(sys.argv[2])), timeout=60)
         with context(ssl.PROTOCOL_TLS_CLIENT).wrap_socket(sock) as tls:
             tls.sendall(line.encode())
             said["ok"] = tls.recv(100) == line.encode() and is_ours(tls)

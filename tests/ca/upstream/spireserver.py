@@ -8,7 +8,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from tests.ca.upstream.stepca import binary, free_port
+from tests.ca.upstream.stepca import binary
+from tests.ports import free_port
 
 SERVER = """
 server {{
@@ -60,7 +61,7 @@ class Spire:
 
     def server(self, *words: str) -> str:
         command = [binary("spire-server"), *words, "-socketPath", f"{self.folder}/server.sock"]
-        return subprocess.run(command, check=True, capture_output=True, timeout=30, text=True).stdout
+        return subprocess.run(command, check=True, capture_output=True, timeout=120, text=True).stdout
 
     def entry(self, path: str, *more: str) -> None:
         self.server(
@@ -70,8 +71,8 @@ class Spire:
 
 
 def _wait(process: subprocess.Popen[bytes], command: list[str], log: pathlib.Path) -> None:
-    for _ in range(150):
-        if subprocess.run(command, check=False, capture_output=True, timeout=30).returncode == 0:
+    for _ in range(600):
+        if subprocess.run(command, check=False, capture_output=True, timeout=120).returncode == 0:
             return
         assert process.poll() is None, log.read_text()[-3000:]
         time.sleep(0.2)
@@ -92,7 +93,7 @@ def running_spire(folder: pathlib.Path) -> Iterator[Spire]:
         def start(*command: str, log: str) -> subprocess.Popen[bytes]:
             out = stack.enter_context((folder / log).open("wb"))
             process = subprocess.Popen(command, stdout=out, stderr=out)
-            stack.callback(process.wait, 20)
+            stack.callback(process.wait, 100)
             stack.callback(process.terminate)
             return process
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ca.keys import SigningKey
 from ca.upstream.stepca import thumbprint
 from tests.ca.upstream.chains import Made
+from tests.ports import free_port
 
 TEMPLATE = """{
   "subject": {{ toJson .Subject }},
@@ -35,12 +36,6 @@ def binary(name: str) -> str:
     if found is None:
         pytest.skip(f"{name} is not installed: .ci/run builds it")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def private_pem(key: SigningKey | ec.EllipticCurvePrivateKey) -> bytes:
@@ -87,7 +82,7 @@ def running_step_ca(
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program, str(folder / "ca.json")], stdout=log, stderr=log)
     try:
-        for _ in range(100):
+        for _ in range(600):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
             assert process.poll() is None, (folder / "log").read_text()
@@ -95,7 +90,7 @@ def running_step_ca(
         yield f"https://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=100)
 
 
 def names(der: bytes) -> list[str]:

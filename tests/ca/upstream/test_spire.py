@@ -19,8 +19,9 @@ from mesh.problems import Forbidden, Invalid, Problem, Unavailable
 from mesh.proto import spire_pb2, spire_pb2_grpc, workload_pb2, workload_pb2_grpc
 from tests.ca.upstream.chains import DAY, DOMAIN, Made, Signs, make, root
 from tests.ca.upstream.spireserver import running_spire
-from tests.ca.upstream.stepca import free_port, private_pem
+from tests.ca.upstream.stepca import private_pem
 from tests.examples import examples
+from tests.ports import free_port
 
 NOW = SystemClock().now().replace(microsecond=0)
 KEY = generate(KeyAlgorithm.P256)

@@ -74,7 +74,7 @@ def spire(folder: pathlib.Path) -> Iterator[Upstream]:
 
 def prepare(maker: UpstreamRequests) -> Prepared:
     """Get an authority; SPIRE's agent hears of its entry within five seconds."""
-    for _ in range(60):
+    for _ in range(400):
         try:
             return maker.prepare(CLOCK.now())
         except Forbidden as err:
@@ -122,5 +122,5 @@ def test_an_svid_below_any_authority_is_accepted_by_everybody(
         ["openssl", "verify", "-purpose", "sslserver", "-CAfile", "roots", "-untrusted", "above.pem", "leaf"],
         [binary("spiffe-verify"), "chain", "roots", "corp.test"],
     ):
-        done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
