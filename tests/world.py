@@ -65,10 +65,11 @@ class World:
     def join(self) -> str:
         """Join a node and return its name."""
         token = self.app.create_token(ttl_s=60, actor="test")["token"]
+        before = {row["node"] for row in self.app.nodes.list()}
         answer = self.app.join(token, self.spki())
         assert answer["trust_domain"] == DOMAIN
-        before = {row["node"] for row in self.app.identities()}
-        return max(before)
+        (node,) = {row["node"] for row in self.app.nodes.list()} - before
+        return str(node)
 
     def rules(self, text: str) -> None:
         (self.state / "identities.yaml").write_text(text, "utf-8")

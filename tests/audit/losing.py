@@ -1,5 +1,6 @@
 """A disk that loses power: of what was written since it was last made durable, anything may be there, torn or gone."""
 
+import contextlib
 import os
 import pathlib
 import threading
@@ -38,6 +39,12 @@ class Disk:
 
         return sync
 
+    def _look(self) -> dict[pathlib.Path, bytes]:
+        """All files as they are: the log goes on writing meanwhile, and what it removes is looked for again."""
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                return {path: path.read_bytes() for path in self._directory.rglob("*") if path.is_file()}
+
     def lose_power(self, into: pathlib.Path, choose: Callable[[int], int]) -> None:
         """Write what may be left into another directory; ``choose(n)`` is a number below n."""
         with self._lock:
@@ -45,7 +52,7 @@ class Disk:
             durable = {
                 path: self._contents.get(ino, b"") for names in self._names.values() for path, ino in names.items()
             }
-            now = {path: path.read_bytes() for path in self._directory.rglob("*") if path.is_file()}
+            now = self._look()
         for path in sorted({*durable, *now}):
             found = list(_left(durable.get(path), now.get(path)))
             data = found[choose(len(found))]

@@ -1,11 +1,11 @@
 import datetime as dt
 import textwrap
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ca import ruletie
 from ca.registration import RuleSet
 from ca.rulefile import has_errors, load_rules
 from mesh.problems import Severity
@@ -142,14 +142,13 @@ def test_a_tie_is_an_error_at_load() -> None:
     assert errors(two) == ["LM1213"]
 
 
-def test_many_rules_are_compared_in_time_that_grows_with_them() -> None:
+def test_many_rules_take_comparisons_that_grow_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = "".join(
         f'- id: r{place}\n  match: {{"launch:path": "/opt/{place}/*"}}\n  spiffe_id: /x\n' for place in range(3000)
     )
-    begin = time.process_time()
+    # pair by pair it takes four and a half million
+    monkeypatch.setattr(ruletie, "MAX_COMPARISONS", 10 * 3000)
     assert errors(f"rules:\n{rules}") == []
-    # pair by pair it takes ten times as long
-    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize("match", ['{"unix:uid": 1001}', '{"launch:path": "*"}'], ids=["uid", "any-launch"])

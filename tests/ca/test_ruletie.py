@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from ca import ruletie
@@ -17,11 +15,11 @@ def rules(count: int, *names: str, value: str = "v{}") -> list[IdentityRule]:
     ]
 
 
-def test_many_kinds_of_rules_are_told_apart_by_the_fact_they_share() -> None:
+def test_many_kinds_of_rules_are_told_apart_by_the_fact_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [*rules(10_000, "unix:uid", "unix:path"), *rules(10_000, "unix:uid", "unix:sha256", value="w{}")]
-    begin = time.process_time()
+    # pair by pair it takes two hundred million
+    monkeypatch.setattr(ruletie, "MAX_COMPARISONS", 10 * len(found))
     assert list(ruletie.ties(found)) == []
-    assert time.process_time() - begin < 3
 
 
 def test_prefixes_inside_each_other_are_found_among_many() -> None:

@@ -68,7 +68,7 @@ def code_of(body: bytes) -> str:
 
 def at_doors(world: World, work: Callable[[Doors], Awaitable[None]]) -> None:
     async def run() -> None:
-        async with Doors(world) as doors, asyncio.timeout(100):
+        async with Doors(world) as doors, asyncio.timeout(400):
             await work(doors)
 
     asyncio.run(run())
@@ -128,7 +128,7 @@ def test_a_malformed_head_gets_an_answer_or_the_line_is_cut(world_now: World) ->
             # a head that does not end would be waited for
             sent = mutant([head], number) + b"\r\n\r\n\r\n\r\n" + b" " * 400
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     status, _ = await ask(doors, sent, f"127.0.0.{2 + number % 200}")
                 assert status in {100, 200, 400, 403, 404, 405, 413, 422, 503}, sent
             except (asyncio.IncompleteReadError, ConnectionError):
@@ -221,7 +221,7 @@ def test_no_message_to_the_node_api_is_a_bug_or_leaves_a_row(world_now: World) -
             call = node._channel.unary_unary(f"/limen.node.v1.Node/{name}")  # type: ignore[attr-defined]
             for body in mutants([seed], range(examples(15))):
                 try:
-                    await call(body, timeout=20)
+                    await call(body, timeout=60)
                 except grpc.aio.AioRpcError as err:
                     details = err.details() or ""
                     assert err.code() is not grpc.StatusCode.UNKNOWN, (name, body, details)
@@ -267,7 +267,7 @@ def test_no_bytes_at_agent_sock_are_a_bug_and_it_serves_on(tmp_path: pathlib.Pat
                 call = channel.unary_unary(method)
                 for number in range(examples(60)):
                     try:
-                        await call(mutant([seed.SerializeToString()], number), metadata=HEADER, timeout=20)
+                        await call(mutant([seed.SerializeToString()], number), metadata=HEADER, timeout=60)
                     except grpc.aio.AioRpcError as err:
                         assert err.code() is not grpc.StatusCode.UNKNOWN, (method, number, err.details())
                         assert any(code in str(err.details()) for code in catalogue()), (method, number, err.details())
@@ -278,7 +278,7 @@ def test_no_bytes_at_agent_sock_are_a_bug_and_it_serves_on(tmp_path: pathlib.Pat
             await reader.read()
             writer.close()
         async with grpc.aio.insecure_channel(f"unix:{found.path}") as channel:
-            answers = channel.unary_stream("/SpiffeWorkloadAPI/FetchX509SVID")(b"", metadata=HEADER, timeout=20)
+            answers = channel.unary_stream("/SpiffeWorkloadAPI/FetchX509SVID")(b"", metadata=HEADER, timeout=60)
             assert pb.X509SVIDResponse.FromString(await anext(aiter(answers))).svids
 
     run(tmp_path, work)

@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
 
 async def call(channel: grpc.aio.Channel, kind: str, *messages: bytes) -> list[int]:
     found = getattr(channel, kind)(f"/s/{kind}")
-    asked = found(iter(messages) if kind.startswith("stream") else messages[0], timeout=20)
+    asked = found(iter(messages) if kind.startswith("stream") else messages[0], timeout=60)
     answers = [answer async for answer in asked] if kind.endswith("stream") else [await asked]
     return [pb.RecordAck.FromString(answer).sequence for answer in answers]
 
@@ -67,7 +67,7 @@ def test_what_is_no_message_is_refused_with_a_code_and_all_else_goes_on(kind: st
                 with pytest.raises(grpc.aio.AioRpcError, match="LM5215"):
                     await call(channel, kind, WELL, BAD)
             with pytest.raises(grpc.aio.AioRpcError) as missing:
-                await channel.unary_unary("/s/none")(WELL, timeout=20)
+                await channel.unary_unary("/s/none")(WELL, timeout=60)
             assert missing.value.code() is grpc.StatusCode.UNIMPLEMENTED
             assert await call(channel, kind, WELL) == [3]
         await server.stop(None)

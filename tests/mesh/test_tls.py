@@ -97,4 +97,4 @@ def test_what_cannot_be_loaded_makes_no_context(realm: Realm, broken: str) -> No
 def test_no_descriptor_is_left_open(realm: Realm) -> None:
     before = len(list(pathlib.Path("/proc/self/fd").iterdir()))
     server_context(realm.svid(DB), {realm.trust_domain: realm.bundle})
-    assert len(list(pathlib.Path("/proc/self/fd").iterdir())) == before
+    assert len(list(pathlib.Path("/proc/self/fd").iterdir())) <= before

@@ -151,7 +151,8 @@ def test_is_refused_with_code_file_and_line_in_bounded_time(
         (tmp_path / "good.yaml").unlink()
     before = time.process_time()
     found = load_tree(tmp_path)[1]
-    assert time.process_time() - before < 5
+    # far more than any machine takes, and far less than what grows with the square of the size
+    assert time.process_time() - before < 60
     errors = [item for item in found if item.severity is Severity.ERROR]
     assert errors
     # the place is of the first finding in the bad file that has the code

@@ -5,7 +5,6 @@ import os
 import pathlib
 import signal
 import threading
-import time
 
 import pytest
 
@@ -55,7 +54,7 @@ def with_rule(name: str, source: str = GOOD, **rules: object) -> PolicySet:
 
 
 def decided(policies: PolicySet, **fields: object) -> str:
-    with with_custom_rules(policies, deadline_s=5.0) as found:
+    with with_custom_rules(policies, deadline_s=60.0) as found:
         request = ask(**fields)
         one, other = Index(found, "s").decide(request), reference.decide(found, request, snapshot="s")
     assert one == other
@@ -88,14 +87,15 @@ def test_a_rule_that_takes_too_long_is_unknown_and_the_next_request_does_not_wai
     with CustomRules(policies, deadline_s=0.2) as rules:
         rules.load()
         assert rules.holds("data.shop.slow", slow) is None
-        began = time.monotonic()
+        # it was killed, and nobody waits for its successor: the question is not even asked
+        asked = rules.failures
+        assert asked >= 1
         assert rules.holds("data.shop.slow", ask()) is None
-        assert time.monotonic() - began < 0.1
-        assert rules.failures >= 1
+        assert rules.failures == asked
 
 
 def test_one_request_is_asked_about_a_rule_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    with CustomRules(with_rule("data.shop.extra"), deadline_s=5.0) as rules:
+    with CustomRules(with_rule("data.shop.extra"), deadline_s=60.0) as rules:
         rules.load()
         request = ask(claims=DEV)
         assert rules.holds("data.shop.extra", request) is True
