@@ -90,7 +90,7 @@ def tls(pair: "TlsPair", port: int) -> Iterator[None]:
             except OSError:
                 return
             with raw, contextlib.suppress(OSError, ssl.SSLError):
-                raw.settimeout(10)
+                raw.settimeout(60)
                 with pair.context().wrap_socket(raw, server_side=True) as secured:
                     while secured.recv(1024):
                         pass

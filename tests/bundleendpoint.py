@@ -71,7 +71,7 @@ def serving(context: ssl.SSLContext, host: str = "127.0.0.1") -> Iterator[Endpoi
 
         def get_request(self) -> tuple[ssl.SSLSocket, object]:
             found, address = super().get_request()
-            found.settimeout(5)
+            found.settimeout(60)
             return context.wrap_socket(found, server_side=True, do_handshake_on_connect=False), address
 
         def handle_error(self, *arguments: object) -> None:

@@ -52,7 +52,7 @@ class Installation:
             [sys.executable, "-m", "limen", "--state", str(self.state), *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
             **options,  # type: ignore[call-overload]
         )
@@ -89,7 +89,7 @@ def start(state: pathlib.Path, *arguments: str) -> Installation:
 
 def stop(installation: Installation) -> None:
     installation.process.send_signal(signal.SIGTERM)
-    assert installation.process.wait(timeout=40) == 0
+    assert installation.process.wait(timeout=100) == 0
     assert installation.process.stdout is not None
     installation.process.stdout.close()
 
@@ -148,7 +148,7 @@ def alive() -> Callable[[int], bool]:
     return is_alive
 
 
-def wait_for(claim: Callable[[], object], seconds: float = 20) -> object:
+def wait_for(claim: Callable[[], object], seconds: float = 100) -> object:
     """Ask until a claim holds and return what it gave; in between the processor is whose that is waited for."""
     import time
 

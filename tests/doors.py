@@ -42,7 +42,7 @@ class Doors:
             public_api(self.world.app, self.worker), tlsport.context_of(*self.world.app.server_pem())
         )
         self.task = asyncio.ensure_future(self.tls.serve(sockets=[sock]))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not self.tls.started:
                 await asyncio.sleep(0)
         return self

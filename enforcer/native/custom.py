@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from policyengine.customrules import CustomRules, rules_of
+from policyengine.customrules import DEADLINE_S, CustomRules, rules_of
 from policyengine.model import PolicySet, RegoModule
 
 LOAD_DEADLINE_S = 5.0
@@ -19,7 +19,8 @@ _Key = tuple[tuple[RegoModule, ...], tuple[str, ...]]
 class CustomEngines:
     """The engines of the active and the candidate policies; equal rules share one, and keep it over releases."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, deadline_s: float = DEADLINE_S, load_deadline_s: float = LOAD_DEADLINE_S) -> None:
+        self._deadline_s, self._load_deadline_s = deadline_s, load_deadline_s
         self._engines: dict[_Key, CustomRules] = {}
         self._used: set[_Key] = set()
 
@@ -38,9 +39,9 @@ class CustomEngines:
         self._used.add(key)
         if key not in self._engines:
             mine = dataclasses.replace(policies, policies=policies.policies_for(service.name))
-            self._engines[key] = CustomRules(mine)
+            self._engines[key] = CustomRules(mine, deadline_s=self._deadline_s)
             # once for each change of the rules: whoever asks in the meantime had better wait than be denied
-            self._engines[key].load(LOAD_DEADLINE_S)
+            self._engines[key].load(self._load_deadline_s)
         return dataclasses.replace(policies, custom=self._engines[key].holds)
 
     def settle(self) -> None:

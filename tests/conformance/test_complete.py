@@ -43,7 +43,7 @@ def tests() -> dict[str, list[str]]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout[-2000:]
     return carried([line for line in done.stdout.splitlines() if "::" in line])

@@ -32,7 +32,7 @@ from tests.world import World, make_world
 B = TrustDomain.parse("b.test")
 CA = trustme.CA()
 _NOW = SystemClock().now()
-LIFE = {"begin": _NOW - dt.timedelta(hours=2), "end": _NOW + dt.timedelta(hours=2)}
+LIFE = {"begin": _NOW - dt.timedelta(hours=2), "end": _NOW + dt.timedelta(days=2)}
 
 
 class Peer:
@@ -77,7 +77,7 @@ class Ours:
 
         async def fetch(relationship: Any, verifier: Any, now: Any) -> TrustBundle:
             # certificates are valid by the real clock, polls are due by the world's
-            return await bundlefetch.fetch(relationship, verifier, SystemClock().now, 5)
+            return await bundlefetch.fetch(relationship, verifier, SystemClock().now, 60)
 
         with ThreadPoolExecutor(1) as worker:
             asyncio.run(poll_once(self.federations, worker, fetch))

@@ -57,7 +57,7 @@ class Served:
         )
 
     async def fetch(self, profile: str, verifier: TrustBundle | None = None) -> TrustBundle:
-        return await bundlefetch.fetch(self.relationship(profile), verifier, SystemClock().now, 10)
+        return await bundlefetch.fetch(self.relationship(profile), verifier, SystemClock().now, 60)
 
     def context(self, profile: str) -> ssl.SSLContext:
         found = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -70,7 +70,7 @@ class Served:
     def get(self, profile: str, context: ssl.SSLContext | None = None) -> tuple[int, dict[str, str], bytes]:
         """Ask as a stranger without any credential does."""
         connection = http.client.HTTPSConnection(
-            "127.0.0.1", self.ports[profile], timeout=10, context=context or self.context(profile)
+            "127.0.0.1", self.ports[profile], timeout=60, context=context or self.context(profile)
         )
         with contextlib.closing(connection):
             connection.request("GET", WELL_KNOWN)
@@ -79,7 +79,7 @@ class Served:
 
     async def newest(self, profile: str) -> TrustBundle:
         """What is served when it is as new as it has to be: a document is kept for a second at most."""
-        async with asyncio.timeout(10 * FRESH_S):
+        async with asyncio.timeout(60 * FRESH_S):
             while True:
                 _, _, data = await asyncio.to_thread(self.get, profile)
                 found = parse_bundle(self.bundle().trust_domain, data)
@@ -102,7 +102,7 @@ async def serving(world: World) -> AsyncIterator[Served]:
             servers.append((_uvicorn(api, context=context), sock))
         tasks = [asyncio.ensure_future(server.serve(sockets=[sock])) for server, sock in servers]
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not all(server.started for server, _ in servers):
                     await asyncio.sleep(0)
             yield Served(world, ports)
@@ -114,7 +114,7 @@ async def serving(world: World) -> AsyncIterator[Served]:
 
 def run(world: World, work: Callable[[Served], Any]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(60), serving(world) as found:
+        async with asyncio.timeout(250), serving(world) as found:
             await work(found)
 
     asyncio.run(main())
@@ -218,7 +218,7 @@ def test_who_holds_the_latest_bundle_follows_every_rotation_of_the_root(statemen
             served.world.app.svid.renew()
             # proven by what was fetched before the rotation
             held = await served.fetch("https_spiffe", held)
-            async with asyncio.timeout(10 * FRESH_S):
+            async with asyncio.timeout(60 * FRESH_S):
                 while held.digest != served.bundle().digest:
                     held = await served.fetch("https_spiffe", held)
                     await asyncio.sleep(0.05)

@@ -63,7 +63,7 @@ def provider() -> Iterator[Provider]:
 
 def discovered(provider: Provider) -> dict[str, object]:
     url = f"{provider.issuer}/.well-known/openid-configuration"
-    with urllib.request.urlopen(url, context=CLIENT, timeout=10) as answer:
+    with urllib.request.urlopen(url, context=CLIENT, timeout=60) as answer:
         import json
 
         return dict(json.loads(answer.read()))

@@ -43,7 +43,7 @@ head = b"".join(literal(name.encode(), value.encode()) for name, value in (
     (":method", "POST"), (":scheme", "http"), (":path", "/SpiffeWorkloadAPI/FetchX509SVID"), (":authority", "x"),
     ("te", "trailers"), ("content-type", "application/grpc"), ("workload.spiffe.io", "true")))
 sock = socket.socket(socket.AF_UNIX)
-sock.settimeout(20)
+sock.settimeout(60)
 sock.connect(sys.argv[1])
 begin = b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n"
 sock.sendall(begin + frame(4, 0, 0) + frame(1, 4, 1, head) + frame(0, 1, 1, b"\\0" * 5))

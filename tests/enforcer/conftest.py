@@ -33,24 +33,24 @@ for line in sys.stdin:
     elif word == "fork":
         pid = os.fork()
         if pid == 0:
-            connect(int(rest)); print(os.getpid(), flush=True); time.sleep(60); os._exit(0)
+            connect(int(rest)); print(os.getpid(), flush=True); time.sleep(600); os._exit(0)
         kept.append(pid)
     elif word == "setsid":
         pid = os.fork()
         if pid == 0:
-            os.setsid(); connect(int(rest)); print(os.getpid(), flush=True); time.sleep(60); os._exit(0)
+            os.setsid(); connect(int(rest)); print(os.getpid(), flush=True); time.sleep(600); os._exit(0)
     elif word == "orphan":
         if os.fork() == 0:
             os.setsid()
             if os.fork() == 0:
                 while os.getppid() == os.getsid(0): time.sleep(0.01)
-                connect(int(rest)); print(os.getpid(), flush=True); time.sleep(60)
+                connect(int(rest)); print(os.getpid(), flush=True); time.sleep(600)
             os._exit(0)
         os.wait()
     elif word == "setsid-exec":
         if os.fork() == 0:
             os.setsid(); connect(int(rest))
-            code = "import os; print(os.getpid(), flush=True); __import__('time').sleep(60)"
+            code = "import os; print(os.getpid(), flush=True); __import__('time').sleep(600)"
             os.execv(sys.executable, [sys.executable, "-c", code])
     elif word == "exec":
         connect(int(rest)); os.execv(sys.executable, [sys.executable, "-c", "print('ok', flush=True); input()"])
@@ -58,7 +58,7 @@ for line in sys.stdin:
         connect(int(rest)); os.execv(sys.executable, [sys.executable, os.readlink(sys.argv[0])])
     elif word == "child":
         import subprocess
-        c = connect(int(rest)); subprocess.Popen(["/bin/sleep", "60"], pass_fds=[c.fileno()]); print("ok", flush=True)
+        c = connect(int(rest)); subprocess.Popen(["/bin/sleep", "600"], pass_fds=[c.fileno()]); print("ok", flush=True)
     elif word == "run":
         import subprocess
         subprocess.Popen([sys.executable, *rest.split(" ")], stdin=subprocess.PIPE)
@@ -85,7 +85,7 @@ for line in sys.stdin:
         arguments[4] = 17; arguments[8] = ctypes.addressof(number); arguments[9] = 1
         pid = ctypes.CDLL(None).syscall(435, arguments, 88)
         if pid == 0:
-            time.sleep(60); os._exit(0)
+            time.sleep(600); os._exit(0)
         print(pid, flush=True)
     elif word == "receive":
         u = socket.socket(socket.AF_UNIX); u.connect(rest); kept.append(socket.recv_fds(u, 1, 1)[1]); u.send(b"x")
@@ -164,7 +164,7 @@ def make_launched(tmp_path: pathlib.Path, sight: Sight) -> Iterator[Callable[...
         os.close(inner)
         os.close(outer)
         server = socket.create_server(("127.0.0.1", 0))
-        server.settimeout(10)
+        server.settimeout(60)
         made.append(Launched(child, found, stdin, stdout, server, sight, script))
         return made[-1]
 

@@ -21,7 +21,7 @@ def test_it_is_waited_for_and_ended(child: "subprocess.Popen[bytes]") -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         found.wait(0)
     found.kill()
-    found.wait(30)
+    found.wait(60)
     child.wait()
     # one that is gone is left alone
     found.kill()

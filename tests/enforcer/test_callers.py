@@ -4,7 +4,6 @@ import os
 import pathlib
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,6 @@ from audit.spool import Spool
 from enforcer.callers import Callers
 from enforcer.delivery import Delivery
 from enforcer.identity import Identity
-from enforcer.mappings import foreign_code
 from enforcer.order import Order
 from enforcer.ports import Ports
 from enforcer.process import Process, read_stat
@@ -33,6 +31,13 @@ from tests.pki import NOW, Pki
 PTRACE_SEIZE = 0x4206
 PKI = Pki()
 NAME = "spiffe://corp.test/ns/web/sa/front"
+
+
+def settled(pid: int, command: bytes) -> None:
+    """Wait until a program itself sleeps: until then its exec is not over, and its image is still being built."""
+    path = pathlib.Path(f"/proc/{pid}/cmdline")
+    while path.read_bytes() != command or read_stat(pid).state != "S":
+        os.sched_yield()
 
 
 def caller(pid: int) -> Caller:
@@ -212,10 +217,7 @@ def test_another_program_in_the_workloads_session_is_not_the_workload(setting: S
     accepted, peer = launched.server.accept()
     inode = launched.sight.diag.find(peer, launched.server.getsockname()).inode
     other = next(pid for pid in holders(inode) if pid != launched.launch.pid)
-    # the exec is over when the program itself sleeps: until then its image is still being built
-    command = pathlib.Path(f"/proc/{other}/cmdline")
-    while command.read_bytes() != b"/bin/sleep\x0060\x00" or read_stat(other).state != "S":
-        os.sched_yield()
+    settled(other, b"/bin/sleep\x00600\x00")
     assert setting.refused(caller(other)) == "LM1210"
     accepted.close()
 
@@ -237,7 +239,7 @@ def test_a_change_wakes_whoever_saw_the_version_before(setting: Setting) -> None
         await asyncio.sleep(0)
         assert not waiting.done()
         await setting.callers.announce()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await waiting
             await setting.callers.changed(seen)
 
@@ -255,7 +257,7 @@ def test_an_answer_without_an_identity_in_it_is_a_problem_and_another_one_is_ask
 
 def test_a_process_that_executed_something_since_it_connected_is_refused(setting: Setting) -> None:
     process = subprocess.Popen(
-        ["sh", "-c", "echo; read x; exec sleep 60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ["sh", "-c", "echo; read x; exec sleep 600"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
         assert process.stdout is not None
@@ -265,8 +267,7 @@ def test_a_process_that_executed_something_since_it_connected_is_refused(setting
         assert process.stdin is not None
         process.stdin.write(b"go\n")
         process.stdin.close()
-        while read_stat(process.pid).layout == connected.layout:
-            time.sleep(0.01)
+        settled(process.pid, b"sleep\x00600\x00")
         assert setting.refused(connected) == "LM3404"
         # one that connects as what it is now is attested
         assert setting.identities(caller(process.pid))
@@ -281,7 +282,8 @@ def test_a_process_that_executed_something_since_it_connected_is_refused(setting
 def traced() -> Iterator[int]:
     """A program that this process traces, as a debugger does."""
     libc = ctypes.CDLL(None, use_errno=True)
-    with subprocess.Popen(["/bin/sleep", "60"]) as process:
+    with subprocess.Popen(["/bin/sleep", "600"]) as process:
+        settled(process.pid, b"/bin/sleep\x00600\x00")
         assert libc.ptrace(PTRACE_SEIZE, process.pid, None, None) == 0
         yield process.pid
         process.kill()
@@ -318,9 +320,8 @@ def test_code_that_was_slipped_under_a_program_takes_its_digest_away_and_the_rec
     if os.geteuid() == 0:
         os.chown(library, 61000, 61000)
     setting.code = "LM1210"
-    with subprocess.Popen(["/bin/sleep", "60"], env={"LD_PRELOAD": str(library)}) as process:
-        while not foreign_code(process.pid, 0):
-            os.sched_yield()
+    with subprocess.Popen(["/bin/sleep", "600"], env={"LD_PRELOAD": str(library)}) as process:
+        settled(process.pid, b"/bin/sleep\x00600\x00")
         assert setting.refused(caller(process.pid)) == "LM1210"
         process.kill()
     assert "unix:sha256" not in [fact.key for fact in setting.asked[0].facts]

@@ -215,6 +215,6 @@ def test_an_issuer_that_is_declared_later_is_asked_at_once(server: Server) -> No
         async with running(keys):
             await asyncio.sleep(0)
             keys.want([PolicySet(issuers=(server.issuer(),))])
-            await asyncio.wait_for(told.wait(), 20)
+            await asyncio.wait_for(told.wait(), 60)
 
     asyncio.run(main())

@@ -22,7 +22,7 @@ def start() -> Iterator[Start]:
     begun: list[subprocess.Popen[bytes]] = []
 
     def run(**environment: str) -> int:
-        process = subprocess.Popen(["/bin/sleep", "60"], env=environment)
+        process = subprocess.Popen(["/bin/sleep", "600"], env=environment)
         begun.append(process)
         # it sleeps when everything is loaded
         while "nanosleep" not in pathlib.Path(f"/proc/{process.pid}/wchan").read_text() and not _sleeps(process.pid):

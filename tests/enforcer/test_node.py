@@ -1,5 +1,4 @@
 import asyncio
-import time
 
 import pytest
 
@@ -43,9 +42,8 @@ def test_a_stop_cuts_the_pause_short() -> None:
     async def run() -> None:
         stop = asyncio.Event()
         stop.set()
-        before = time.monotonic()
-        await pause(99, stop)
-        assert time.monotonic() - before < 5
+        async with asyncio.timeout(60):
+            await pause(99, stop)
         await pause(0, asyncio.Event())
 
     asyncio.run(run())

@@ -52,13 +52,13 @@ def test_a_thread_with_descriptors_of_its_own_is_seen(sockets: OpenSockets) -> N
     def keep() -> None:
         assert ctypes.CDLL(None).unshare(CLONE_FILES) == 0
         kept.set()
-        go.wait(20)
+        go.wait(100)
         os.close(number)
 
     number = theirs.fileno()
     thread = threading.Thread(target=keep)
     thread.start()
-    kept.wait(20)
+    assert kept.wait(100)
     theirs.close()
     found.append(sockets.holders(inode))
     # /proc/PID/fd is the first thread's

@@ -81,7 +81,7 @@ def door(tmp_path: pathlib.Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as found:
         found.bind(str(tmp_path / "s"))
         found.listen()
-        found.settimeout(10)
+        found.settimeout(60)
         yield found
 
 

@@ -154,7 +154,7 @@ def test_what_is_kept_is_a_list_of_names(talk: Conversation, kept: object) -> No
 
 
 def test_a_program_that_began_with_what_loads_code_is_refused_but_for_what_is_kept() -> None:
-    with subprocess.Popen(["/bin/sleep", "60"], env={"LD_AUDIT": "/none", "PYTHONPATH": "/none", "X": "1"}) as program:
+    with subprocess.Popen(["/bin/sleep", "600"], env={"LD_AUDIT": "/none", "PYTHONPATH": "/none", "X": "1"}) as program:
         while b"PYTHONPATH" not in pathlib.Path(f"/proc/{program.pid}/environ").read_bytes():
             os.sched_yield()
         with pytest.raises(Invalid, match=r"LM3436.*LD_AUDIT, PYTHONPATH"):

@@ -21,7 +21,7 @@ def test_hands_on_all_that_comes_and_then_the_end() -> None:
     async def run() -> None:
         (here, there), (back, far) = socket.socketpair(), socket.socketpair()
         async with (
-            asyncio.timeout(10),
+            asyncio.timeout(100),
             stream(here) as (_, sender),
             stream(there) as (source, _),
             stream(back) as (_, sink),
@@ -42,7 +42,7 @@ def test_a_taker_that_is_gone_ends_it() -> None:
         (here, there), (back, far) = socket.socketpair(), socket.socketpair()
         far.close()
         async with (
-            asyncio.timeout(10),
+            asyncio.timeout(100),
             stream(here) as (_, sender),
             stream(there) as (source, _),
             stream(back) as (_, sink),

@@ -38,7 +38,7 @@ def test_networks_of_either_family_are_named_as_such() -> None:
 
 @pytest.fixture
 def sleeper() -> Iterator[int]:
-    with subprocess.Popen(["/bin/sleep", "60"]) as process:
+    with subprocess.Popen(["/bin/sleep", "600"]) as process:
         yield process.pid
         process.kill()
 
@@ -46,9 +46,9 @@ def sleeper() -> Iterator[int]:
 @pytest.mark.root
 @root_alone
 def test_a_process_gets_a_group_of_its_own_below_the_one_it_is_in(sleeper: int) -> None:
-    group = redirect.enclose(sleeper, "limen-test-enclose")
+    group = redirect.enclose(sleeper, f"limen-test-enclose-{os.getpid()}")
     own = pathlib.Path("/proc/self/cgroup").read_text().split("0::/", 1)[1].splitlines()[0]
-    assert group == f"{own}/limen-test-enclose".strip("/")
+    assert group == f"{own}/limen-test-enclose-{os.getpid()}".strip("/")
     assert f"0::/{group}" in pathlib.Path(f"/proc/{sleeper}/cgroup").read_text().splitlines()
     redirect.release(group)
     assert redirect.is_there(group)
@@ -66,7 +66,7 @@ def test_a_process_gets_a_group_of_its_own_below_the_one_it_is_in(sleeper: int) 
 @root_alone
 def test_a_process_that_is_gone_is_in_no_group() -> None:
     with pytest.raises(Unavailable, match=r"LM3703.*errno 2"):
-        redirect.enclose(2**22 - 1, "limen-test-gone")
+        redirect.enclose(2**22 - 1, f"limen-test-gone-{os.getpid()}")
 
 
 def listed(*words: str) -> str:
@@ -79,7 +79,7 @@ def listed(*words: str) -> str:
 @needs("nft")
 @pytest.mark.usefixtures("netns")
 def test_the_kernel_takes_the_table_with_both_and_gives_it_up_whole(sleeper: int) -> None:
-    group = redirect.enclose(sleeper, "limen-test-table")
+    group = redirect.enclose(sleeper, f"limen-test-table-{os.getpid()}")
     item = Redirected(group=group, port=15001, exempt=ITEM.exempt)
     guarded = [guard.Guarded(app_port=18980, sidecar_uid=61184, listener=("::1", 18980))]
     try:

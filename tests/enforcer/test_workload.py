@@ -54,7 +54,7 @@ def run(work: Any, ports: Ports | None = None) -> None:
     async def main() -> None:
         diag = SockDiag()
         workload = Workload("w", ports or Ports(), FEED, Sight(diag=diag), None)
-        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(100), asyncio.TaskGroup() as tasks:
             tasks.create_task(workload.run_sidecar())
             try:
                 await work(workload)
@@ -79,7 +79,7 @@ def test_the_program_ends_and_the_sidecar_with_it() -> None:
 def test_a_signal_reaches_the_program() -> None:
     async def work(workload: Workload) -> None:
         await workload.wait_ready()
-        child = start(workload, "sleep", "60")
+        child = start(workload, "sleep", "600")
         workload.signal_program(signal.SIGKILL)
         await workload.wait_program()
         await workload.stop()

@@ -121,7 +121,7 @@ async def client(path: pathlib.Path) -> AsyncIterator[workload_pb2_grpc.SpiffeWo
 
 def run(folder: pathlib.Path, work: Callable[[Served, object], object], provider: Provider | None = None) -> None:
     async def main() -> None:
-        async with asyncio.timeout(30), served(folder, provider) as found, client(found.path) as stub:
+        async with asyncio.timeout(100), served(folder, provider) as found, client(found.path) as stub:
             await work(found, stub)  # type: ignore[misc]
 
     asyncio.run(main())
@@ -264,7 +264,7 @@ def test_a_state_directory_may_have_any_name(name: str, tmp_path: pathlib.Path) 
     folder.mkdir()
 
     async def main() -> None:
-        async with asyncio.timeout(30), served(folder) as found:
+        async with asyncio.timeout(100), served(folder) as found:
             plain = tmp_path / "s"
             plain.symlink_to(found.path)
             async with client(plain) as stub:

@@ -58,12 +58,12 @@ def test_the_kernel_says_who_connected(kind: type[socket.socket], diag: SockDiag
 
 
 def test_a_process_that_the_kernel_says_is_gone_is_never_looked_up_by_its_number(diag: SockDiag) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = set(os.listdir("/proc/self/fd"))
     # the number is in use: it is this process's own
     ours, theirs = pair(Gone)
     with ours, theirs, pytest.raises(ProcessLookupError):
         read_caller(ours, diag)
-    assert os.listdir("/proc/self/fd") == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_on_an_old_kernel_another_process_with_the_number_is_refused(
@@ -79,11 +79,11 @@ def test_on_an_old_kernel_another_process_with_the_number_is_refused(
         return real(pid) if len(calls) == 1 else Later
 
     monkeypatch.setattr(workloadfront, "read_stat", read)
-    before = os.listdir("/proc/self/fd")
+    before = set(os.listdir("/proc/self/fd"))
     ours, theirs = pair(OldKernel)
     with ours, theirs, pytest.raises(Forbidden):
         read_caller(ours, diag)
-    assert os.listdir("/proc/self/fd") == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_path_that_is_too_long_is_refused(tmp_path: pathlib.Path) -> None:
@@ -131,7 +131,7 @@ def test_a_hasty_program_has_to_connect_again_and_then_is_served(tmp_path: pathl
         # the loop does not run, and so hears of nothing, until the program has connected
         found = select.poll()
         found.register(front._listener, select.POLLIN)
-        assert found.poll(10_000)
+        assert found.poll(60_000)
         out, _ = await asyncio.to_thread(process.communicate)
         front.close()
         server.close()

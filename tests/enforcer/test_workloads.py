@@ -71,7 +71,7 @@ async def successor(folder: pathlib.Path) -> AsyncIterator[Workloads]:
     house = House(reissue=reissue, write_guard=lambda: None, ended=ended)
     found = Workloads(KeptWorkloads(folder), lambda: FEED, Sight(diag=diag), house)
     door = listen_for_sidecars(folder / "s")
-    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(100), asyncio.TaskGroup() as tasks:
         accepting = tasks.create_task(found.accept_sidecars(door))
         try:
             yield found
@@ -113,7 +113,7 @@ def test_a_recorded_workload_goes_on_and_ends_with_whoever_asked(folder: pathlib
         return [names, said]
 
     assert asyncio.run(main()) == [["w"], {"type": "ended"}]
-    assert child.wait(30) == -15
+    assert child.wait(60) == -15
     assert KeptWorkloads(folder).load() == []
 
 
@@ -138,7 +138,7 @@ def test_what_is_not_what_was_recorded_is_refused(
 
 def ask(path: pathlib.Path) -> list[object]:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(30)
+        sock.settimeout(60)
         sock.connect(str(path))
         return [wire.receive(sock), wire.receive(sock)]
 
@@ -183,7 +183,7 @@ def test_a_sidecar_whose_workload_nobody_comes_back_for_is_dismissed(
     async def main() -> object:
         async with successor(folder) as workloads:
             with socket.socket(socket.AF_UNIX) as sock:
-                sock.settimeout(30)
+                sock.settimeout(60)
                 sock.connect(str(folder / "s"))
                 while not workloads._returned:
                     await asyncio.sleep(0)

@@ -38,10 +38,10 @@ def test_a_server_below_asks_nothing_that_is_an_agents(
             async with grpc.aio.secure_channel(state.node_api, credentials_of(state), options=OPTIONS) as channel:
                 stub = node_pb2_grpc.NodeStub(channel)  # type: ignore[no-untyped-call]
                 with pytest.raises(grpc.aio.AioRpcError, match="LM1629") as caught:
-                    await getattr(stub, name)(request_, timeout=10)
+                    await getattr(stub, name)(request_, timeout=60)
                 assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
                 # its own SVID it renews like any node
-                assert (await stub.Renew(pb.RenewRequest(spki=world_now.spki()), timeout=10)).chain
+                assert (await stub.Renew(pb.RenewRequest(spki=world_now.spki()), timeout=60)).chain
 
     asyncio.run(run())
 

@@ -32,6 +32,8 @@ KEY = generate(KeyAlgorithm.P256)
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[SignerPool]:
     monkeypatch.setattr(signers, "START_AGAIN_AFTER_S", 0.0)
+    monkeypatch.setattr(signers, "ANSWER_WITHIN_S", 60.0)
+    monkeypatch.setattr(signers, "_EXITS_WITHIN_S", 60.0)
     found = SignerPool(2)
     found.use(KEY)
     yield found

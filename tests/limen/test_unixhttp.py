@@ -21,10 +21,10 @@ def test_asks_whoever_listens_at_the_path(tmp_path: pathlib.Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-        listener.settimeout(30)
+        listener.settimeout(60)
         server = threading.Thread(target=serve, args=(listener,))
         server.start()
-        with contextlib.closing(UnixConnection(path, timeout=30)) as connection:
+        with contextlib.closing(UnixConnection(path, timeout=60)) as connection:
             connection.request("GET", "/ready")
             assert connection.getresponse().read() == b"ok"
         server.join()

@@ -28,7 +28,7 @@ from mesh.tls import client_context, server_context
 from mesh.x509svid import X509Svid
 
 ROOT = pathlib.Path(__file__).parents[3]
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 WEB = "spiffe://corp.test/ns/shop/sa/web"
 DB = "spiffe://corp.test/ns/shop/sa/db"
 OPS = "spiffe://corp.test/ns/ops/sa/admin"
@@ -83,7 +83,7 @@ class Realm:
         )
 
     def svid(
-        self, spiffe_id: str, *more: x509.GeneralName, ttl: dt.timedelta = dt.timedelta(hours=1), ca: bool = False
+        self, spiffe_id: str, *more: x509.GeneralName, ttl: dt.timedelta = dt.timedelta(days=1), ca: bool = False
     ) -> X509Svid:
         """An SVID, or something that only looks like one: more names, expired, an authority."""
         key = ec.generate_private_key(ec.SECP256R1())
@@ -132,7 +132,7 @@ class Realm:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(begin)
-            .not_valid_after(begin + dt.timedelta(hours=1))
+            .not_valid_after(begin + dt.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(ca=False, signs=signs), critical=True)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
@@ -148,7 +148,7 @@ class Realm:
             spiffe_id=SpiffeId.parse(WEB),
             chain_der=(_der(builder.sign(self._key, hashes.SHA256())), _der(self._issuing)),
             key_pkcs8_der=pkcs8,
-            not_after=begin + dt.timedelta(hours=1),
+            not_after=begin + dt.timedelta(days=1),
         )
 
 
@@ -350,11 +350,15 @@ def connect(port: int, svid: X509Svid, *bundles: TrustBundle) -> ssl.SSLSocket:
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """Everything until the other side ends or cuts the connection."""
+    """Everything until the other side ends or cuts the connection; silence is neither."""
     data = b""
-    with contextlib.suppress(OSError):
+    try:
         while part := sock.recv(65536):
             data += part
+    except TimeoutError:
+        raise
+    except OSError:
+        pass
     return data
 
 
@@ -459,7 +463,7 @@ class Pair:
         self.client.send({"type": "endpoints", "endpoints": rows})
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.local), 10)
+        return socket.create_connection(("127.0.0.1", self.local), PATIENCE_S)
 
     def ask(self, raw: bytes = REQUEST) -> tuple[int, bytes]:
         with self.connect() as sock:

@@ -13,7 +13,6 @@ import os
 import pathlib
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +27,7 @@ from tests.enforcer.native.harness import (
     DB,
     HOST,
     OPS,
+    PATIENCE_S,
     WEB,
     Agent,
     App,
@@ -137,7 +137,7 @@ def test_other_tls_is_refused(place: Place, kind: str) -> None:
     before = len(place.app.requests)
     with (
         pytest.raises(ssl.SSLError) as caught,
-        socket.create_connection(("127.0.0.1", place.port), 5) as raw,
+        socket.create_connection(("127.0.0.1", place.port), PATIENCE_S) as raw,
         context.wrap_socket(raw) as sock,
     ):
         sock.sendall(REQUEST)
@@ -151,7 +151,7 @@ def _strangers(corp: Realm, evil: Realm) -> dict[str, X509Svid]:
     return {
         "another-authority": evil.forged(uri(WEB)),
         "expired": corp.svid(WEB, ttl=-dt.timedelta(minutes=1)),
-        "not-yet-valid": corp.forged(uri(WEB), begins_in=dt.timedelta(minutes=30)),
+        "not-yet-valid": corp.forged(uri(WEB), begins_in=dt.timedelta(hours=12)),
         "dns-name-alone": corp.forged(x509.DNSName("web.corp.test")),
         "dns-name-like-an-id": corp.forged(x509.DNSName(WEB)),
         "common-name-alone": corp.forged(common_name=WEB),
@@ -228,7 +228,7 @@ def test_a_server_that_is_not_the_called_service_gets_no_byte(sidecars: Make, co
     before = len(app.requests)
 
     def answer() -> tuple[int, bytes]:
-        with socket.create_connection(("127.0.0.1", outbound_port(client)), 10) as sock:
+        with socket.create_connection(("127.0.0.1", outbound_port(client)), PATIENCE_S) as sock:
             sock.sendall(REQUEST)
             return read_response(sock)
 
@@ -289,7 +289,7 @@ def test_a_bundle_without_the_callers_authority_ends_what_there_was_and_what_wou
     try:
         usable = session if session is not None and session.has_ticket else None
         with (
-            socket.create_connection(("127.0.0.1", place.port), 5) as raw,
+            socket.create_connection(("127.0.0.1", place.port), PATIENCE_S) as raw,
             context.wrap_socket(raw, session=usable) as sock,
         ):
             sock.sendall(REQUEST)
@@ -482,8 +482,6 @@ def test_a_caller_that_floods_leaves_others_served(place: Place, count: int) -> 
         flood.setblocking(False)
         with contextlib.suppress(ssl.SSLWantWriteError):
             flood.send(b"GET /no HTTP/1.1\r\n" + HOST + b"\r\n" + (b"GET /no HTTP/1.1\r\n" + HOST + b"\r\n") * count)
-        begin = time.monotonic()
         for _ in range(5):
             other.sendall(REQUEST)
             assert read_response(other)[0] == 200
-        assert time.monotonic() - begin < 10

@@ -21,6 +21,7 @@ from tests.enforcer.native.harness import (
     DB,
     HOST,
     OPS,
+    PATIENCE_S,
     WEB,
     Agent,
     App,
@@ -209,7 +210,6 @@ def test_a_revoked_caller_loses_the_next_request_and_its_streams(http: Place, tc
             sock.sendall(b"x")
             assert sock.recv(1) == b"x"
             place.rules(rule, deny(WEB))
-            sock.settimeout(5)
             assert read_all(sock) == b""
     assert eventually(lambda: bool(place.agent.records(caller=WEB, decision="deny")))
 
@@ -218,14 +218,14 @@ def test_a_revoked_caller_loses_the_next_request_and_its_streams(http: Place, tc
 def test_a_session_of_before_opens_nothing(http: Place, corp: Realm, who: str) -> None:
     http.rules(allow(who))
     context = client_context(corp.svid(who), {corp.trust_domain: corp.bundle})
-    with socket.create_connection(("127.0.0.1", http.port), 10) as raw, context.wrap_socket(raw) as sock:
+    with socket.create_connection(("127.0.0.1", http.port), PATIENCE_S) as raw, context.wrap_socket(raw) as sock:
         sock.sendall(REQUEST)
         assert read_response(sock)[0] == 200
         session = sock.session
     http.rules(allow(OPS))
     usable = session if session is not None and session.has_ticket else None
     with (
-        socket.create_connection(("127.0.0.1", http.port), 10) as raw,
+        socket.create_connection(("127.0.0.1", http.port), PATIENCE_S) as raw,
         context.wrap_socket(raw, session=usable) as sock,
     ):
         sock.sendall(REQUEST)

@@ -22,6 +22,7 @@ from tests.enforcer.native.harness import (
     DB,
     HOST,
     OPS,
+    PATIENCE_S,
     WEB,
     Agent,
     App,
@@ -101,19 +102,30 @@ def test_a_head_that_trickles_is_refused_and_said_why(place: Place) -> None:
 
 @placed("S-34-slow-handshake", limits={"handshake_s": 1})
 def test_a_handshake_that_is_not_made_ends(place: Place) -> None:
-    with socket.create_connection(("127.0.0.1", place.port), 10) as silent:
+    with socket.create_connection(("127.0.0.1", place.port), PATIENCE_S) as silent:
         silent.sendall(b"\x16\x03\x01")
         assert read_all(silent) == b""
     assert place.agent.record(code="LM3020")["caller"] is None
-    assert place.answers()
+    assert eventually(place.answers)
 
 
 @placed("S-35-idle", limits={"idle_s": 1})
 def test_a_connection_that_says_nothing_is_closed(place: Place) -> None:
-    with place.open() as idle:
-        assert place.get(idle) == (200, "")
+    def begins() -> ssl.SSLSocket | None:
+        """A connection that was served; on a machine that is busy one may be idle for too long before it asks."""
+        with contextlib.ExitStack() as stack:
+            sock = stack.enter_context(place.open())
+            with contextlib.suppress(OSError):
+                if place.get(sock) == (200, ""):
+                    stack.pop_all()
+                    return sock
+        return None
+
+    served: list[ssl.SSLSocket] = []
+    assert eventually(lambda: bool(served.extend(filter(None, [begins()])) or served))
+    with served[0] as idle:
         assert read_all(idle) == b""
-    assert place.answers()
+    assert eventually(place.answers)
 
 
 @placed("S-35-exchange", limits={"exchange_s": 1})
@@ -121,7 +133,7 @@ def test_an_exchange_in_which_nothing_moves_is_cut(place: Place) -> None:
     with place.open() as stuck:
         stuck.sendall(b"POST /orders HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\n\r\nabc")
         assert read_all(stuck) == b""
-    assert place.answers()
+    assert eventually(place.answers)
 
 
 @placed("S-36-connections", limits={"connections": 3})
@@ -177,9 +189,9 @@ def test_a_program_with_too_many_connections_is_told_so(
         sock.sendall(REQUEST)
         return read_response(sock)[0]
 
-    with socket.create_connection(("127.0.0.1", outbound_port(client)), 10) as served:
+    with socket.create_connection(("127.0.0.1", outbound_port(client)), PATIENCE_S) as served:
         assert ask(served) == 200
-        with socket.create_connection(("127.0.0.1", outbound_port(client)), 10) as over:
+        with socket.create_connection(("127.0.0.1", outbound_port(client)), PATIENCE_S) as over:
             assert ask(over) == 503
         assert ask(served) == 200
     assert client.record(code="LM3303")["direction"] == "outbound"
@@ -188,7 +200,9 @@ def test_a_program_with_too_many_connections_is_told_so(
 @placed("S-36-handshake-flood", limits={"handshakes": 8})
 def test_of_too_many_handshakes_the_oldest_give_way_and_callers_get_in(place: Place) -> None:
     with contextlib.ExitStack() as stack:
-        flood = [stack.enter_context(socket.create_connection(("127.0.0.1", place.port), 10)) for _ in range(50)]
+        flood = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", place.port), PATIENCE_S)) for _ in range(50)
+        ]
         assert place.answers()
         # all but the last few are closed
         assert eventually(lambda: sum(_is_closed(sock) for sock in flood) >= 42)
@@ -202,7 +216,9 @@ def test_far_too_many_connections_are_closed_before_a_handshake(place: Place) ->
     with contextlib.ExitStack() as stack:
         live = stack.enter_context(place.open())
         assert place.get(live) == (200, "")
-        flood = [stack.enter_context(socket.create_connection(("127.0.0.1", place.port), 10)) for _ in range(100)]
+        flood = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", place.port), PATIENCE_S)) for _ in range(100)
+        ]
         assert eventually(lambda: sum(_is_closed(sock) for sock in flood) >= 36)
         assert place.get(live) == (200, "")
         assert place.agent.record(code="LM3303")["facts"]["connections"] >= 1
@@ -224,7 +240,7 @@ def test_a_sidecar_that_runs_out_of_descriptors_serves_those_that_it_has_and_com
         live = stack.enter_context(place.open())
         assert place.get(live) == (200, "")
         for _ in range(400):
-            stack.enter_context(socket.create_connection(("127.0.0.1", place.port), 10))
+            stack.enter_context(socket.create_connection(("127.0.0.1", place.port), PATIENCE_S))
         for _ in range(5):
             assert place.get(live) == (200, "")
     assert eventually(place.answers)
@@ -369,7 +385,7 @@ def test_who_is_not_attested_reaches_nothing(
     )
     client.policy(policies(ALLOW_WEB, port=server.port))
     client.send({"type": "endpoints", "endpoints": [{"spiffe_id": DB, "address": "127.0.0.1", "port": server.port}]})
-    with socket.create_connection(("127.0.0.1", outbound_port(client)), 10) as sock:
+    with socket.create_connection(("127.0.0.1", outbound_port(client)), PATIENCE_S) as sock:
         sock.sendall(REQUEST)
         status, body = read_response(sock)
     assert (status, json.loads(body)["code"]) == (403, code)
@@ -389,7 +405,7 @@ def test_an_agent_that_says_nothing_lets_nobody_out(
         corp.svid(WEB), corp.bundle, outbound=({"local_port": 0, "service": DB, "port": None},), attest=never
     )
     begin = time.monotonic()
-    with socket.create_connection(("127.0.0.1", outbound_port(client)), 30) as sock:
+    with socket.create_connection(("127.0.0.1", outbound_port(client)), PATIENCE_S) as sock:
         sock.sendall(REQUEST)
         status, body = read_response(sock)
     assert (status, json.loads(body)["code"]) == (403, "LM3211")

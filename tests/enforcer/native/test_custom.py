@@ -21,7 +21,7 @@ SOURCE = 'package shop\n\ndefault extra := false\n\nextra if input.headers["x-no
 
 @pytest.fixture
 def engines() -> Iterator[CustomEngines]:
-    found = CustomEngines()
+    found = CustomEngines(deadline_s=60.0, load_deadline_s=60.0)
     yield found
     found.close()
 

@@ -35,7 +35,7 @@ def call(host: str, port: int) -> socket.socket:
     """A connection of the redirected workload."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     sock.setsockopt(socket.SOL_SOCKET, SO_MARK, MARK)
-    sock.settimeout(20)
+    sock.settimeout(60)
     sock.connect((host, port))
     return sock
 
@@ -89,7 +89,7 @@ class World:
             sock.sendall(data)
             accepted, _ = server.accept()
             with accepted:
-                accepted.settimeout(20)
+                accepted.settimeout(60)
                 heard = accepted.recv(65536)
                 accepted.sendall(b"hello")
                 assert sock.recv(5) == b"hello"
@@ -102,7 +102,7 @@ class World:
             sock.sendall(data)
             assert read_all(sock) == b"" or data.startswith(b"GET ")
         with self.web.changed:
-            assert self.web.changed.wait_for(lambda: self._of(local), 20)
+            assert self.web.changed.wait_for(lambda: self._of(local), 60)
         return self._of(local)[0]
 
     def _of(self, local: int) -> list[dict[str, Any]]:
@@ -200,7 +200,7 @@ def test_another_process_is_refused_wherever_it_wants_to_go(world: World) -> Non
 @pytest.mark.slow
 def test_the_port_itself_is_no_way_out(world: World) -> None:
     port = int(world.web.wait("ready")["intercept"])  # type: ignore[call-overload]
-    with socket.create_connection(("127.0.0.1", port), 20) as sock:
+    with socket.create_connection(("127.0.0.1", port), 60) as sock:
         try:
             assert sock.recv(1) == b""
         except OSError as err:

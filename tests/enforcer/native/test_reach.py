@@ -19,6 +19,7 @@ from tests.enforcer.native.harness import (
     ALLOW_WEB_TCP,
     DB,
     OPS,
+    PATIENCE_S,
     WEB,
     Agent,
     App,
@@ -56,7 +57,7 @@ class Caller:
 
     def call(self) -> bool:
         """Whether one more connection resumed."""
-        with socket.create_connection(("127.0.0.1", self.local), 10) as sock:
+        with socket.create_connection(("127.0.0.1", self.local), PATIENCE_S) as sock:
             sock.sendall(b"x")
             assert sock.recv(1) == b"x"
             sock.shutdown(socket.SHUT_WR)
@@ -115,7 +116,7 @@ def test_a_server_that_resumes_is_still_of_the_called_service(sidecars: Make, co
     other = policies(ALLOW_WEB_TCP, port=server.port, protocol="tcp")
     other["services"][0]["identities"] = [OPS]  # type: ignore[index]  # a list of services
     caller.policy(other)
-    with socket.create_connection(("127.0.0.1", caller.local), 10) as sock:
+    with socket.create_connection(("127.0.0.1", caller.local), PATIENCE_S) as sock:
         sock.sendall(b"x")
         assert read_all(sock) == b""
     server.close()
@@ -142,7 +143,9 @@ class Called:
 
     def call(self, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> tuple[bytes, ssl.SSLSocket]:
         """What the application answers, and the connection, closed."""
-        with context.wrap_socket(socket.create_connection(("127.0.0.1", self.port), 10), session=session) as sock:
+        with context.wrap_socket(
+            socket.create_connection(("127.0.0.1", self.port), PATIENCE_S), session=session
+        ) as sock:
             sock.sendall(b"x")
             try:
                 got = sock.recv(1)
@@ -184,7 +187,7 @@ def test_a_caller_that_resumes_is_decided_about_anew(called: Called, corp: Realm
 
 
 def test_a_caller_whose_svid_has_ended_does_not_come_back_by_resuming(called: Called, corp: Realm) -> None:
-    svid = corp.svid(WEB, ttl=SystemClock().now() + dt.timedelta(seconds=5) - corp.now)
+    svid = corp.svid(WEB, ttl=SystemClock().now() + dt.timedelta(seconds=10) - corp.now)
     context = context_of(corp, svid)
     assert called.call(context)[0] == b"x"
     session = called.session
@@ -288,7 +291,7 @@ def test_the_chains_of_those_who_may_resume_are_bounded_and_end_with_their_ticke
 def test_a_resumed_connection_shows_a_leaf_and_no_chain(called: Called, corp: Realm) -> None:
     context = context_of(corp, corp.svid(WEB))
     called.call(context)
-    raw = socket.create_connection(("127.0.0.1", called.port), 10)
+    raw = socket.create_connection(("127.0.0.1", called.port), PATIENCE_S)
     with context.wrap_socket(raw, session=called.session) as sock:
         assert sock.session_reused
         assert peer_chain(sock) == ()

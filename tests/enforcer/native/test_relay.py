@@ -19,6 +19,7 @@ from tests.enforcer.native.harness import (
     DB,
     HOST,
     OPS,
+    PATIENCE_S,
     REQUEST,
     WEB,
     Agent,
@@ -112,7 +113,7 @@ class Caller:
         return self.service.connections
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.local), 10)
+        return socket.create_connection(("127.0.0.1", self.local), PATIENCE_S)
 
     def ask(self, raw: bytes = ONCE) -> bytes:
         """What comes back until the sidecar ends the connection."""
@@ -265,14 +266,14 @@ def test_one_exchange_at_a_time_is_under_way_on_a_connection(caller: Caller) -> 
 
     def slow(sock: socket.socket, _: bytes) -> bool:
         asked.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         sock.sendall(OK)
         return True
 
     caller.service.script.append(slow)
     with caller.connect() as sock:
         sock.sendall(ONCE)
-        assert asked.wait(10)
+        assert asked.wait(60)
         assert caller.ask().endswith(b"ok")
         assert caller.service.connections == before + 1
         go_on.set()
@@ -293,9 +294,9 @@ def test_a_program_that_leaves_in_the_middle_takes_its_connection_with_it(caller
     caller.service.script.append(late)
     with caller.connect() as sock:
         sock.sendall(ONCE)
-        assert left.wait(10)
+        assert left.wait(60)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it is killed
-    assert closed.wait(10)
+    assert closed.wait(60)
     assert caller.ask().endswith(b"ok")
     assert caller.service.connections == before + 1
 
@@ -305,7 +306,7 @@ def test_what_a_connection_says_while_it_waits_ends_it(caller: Caller) -> None:
 
     def speaks_twice(sock: socket.socket, _: bytes) -> bool:
         sock.sendall(OK)
-        assert spoke.wait(10)
+        assert spoke.wait(60)
         sock.sendall(OK.replace(b"ok", b"no"))
         said.set()
         return True
@@ -315,7 +316,7 @@ def test_what_a_connection_says_while_it_waits_ends_it(caller: Caller) -> None:
     caller.service.script.append(speaks_twice)
     assert caller.ask().endswith(b"ok")
     spoke.set()
-    assert said.wait(10)
+    assert said.wait(60)
     assert caller.ask().endswith(b"ok")
     assert caller.service.connections == before + 1
 
@@ -325,14 +326,14 @@ def test_another_svid_begins_anew_and_what_is_under_way_goes_on(caller: Caller) 
 
     def slow(sock: socket.socket, _: bytes) -> bool:
         asked.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         sock.sendall(OK)
         return True
 
     caller.service.script.append(slow)
     with caller.connect() as kept:
         kept.sendall(REQUEST)
-        assert asked.wait(10)
+        assert asked.wait(60)
         caller.identity(caller.corp.svid(WEB), caller.corp.bundle)
         go_on.set()
         assert read_response(kept) == (200, b"ok")
@@ -507,7 +508,7 @@ def test_much_data_passes_whole_both_ways(caller: Caller) -> None:
         sender = threading.Thread(target=sock.sendall, args=(head + body,))
         sender.start()
         got = read_all(sock)
-        sender.join(10)
+        sender.join(60)
     assert got.partition(b"\r\n\r\n")[2] == body
     assert caller.service.requests[-1].partition(b"\r\n\r\n")[2] == body
 
@@ -551,6 +552,6 @@ def test_no_request_fails_while_svids_and_policies_change_on_both_sides(
             agent.policy(policies(ALLOW_WEB, port=pair.port, tier=tier), epoch=epoch)
     is_over.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert answered
     assert [found for found in answered if not found.endswith(b"hello")] == []

@@ -46,7 +46,7 @@ class Log:
         self.events.append("ready" if ready else "full")
 
     async def until(self, claim: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not claim():
                 self.changed.clear()
                 await self.changed.wait()
@@ -105,7 +105,7 @@ async def connected(
     server = await running.create_server(lambda: stream("server", serving), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     await running.create_connection(lambda: stream("client", calling), "127.0.0.1", port)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         for event in ready.values():
             await event.wait()
     if not told:

@@ -47,7 +47,7 @@ class Application:
         self.port = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -68,7 +68,7 @@ class Application:
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def told(agent: Agent, *rules: dict[str, object], websocket: bool = True, epoch:
 async def _chat(agent: Agent, corp: Realm, talk: Callable[[aiohttp.ClientWebSocketResponse], Any]) -> None:
     context = client_context(corp.svid(WEB), {corp.trust_domain: corp.bundle})
     connector = aiohttp.TCPConnector(force_close=True)
-    async with asyncio.timeout(30), aiohttp.ClientSession(connector=connector) as session:
+    async with asyncio.timeout(100), aiohttp.ClientSession(connector=connector) as session:
         url = f"https://127.0.0.1:{inbound_port(agent)}/chat"
         async with session.ws_connect(url, ssl=context, headers={"host": "db.corp.test"}) as socket:
             await talk(socket)
@@ -106,7 +106,7 @@ def test_a_declared_websocket_carries_messages_until_its_caller_is_denied(served
             await socket.send_str("x" * size)
             assert (await socket.receive_str()) == f"{WEB} says " + "x" * size
         await asyncio.to_thread(told, served, epoch=2)  # no rule is left
-        message = await socket.receive(10)
+        message = await socket.receive(60)
         assert message.type in {aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR, aiohttp.WSMsgType.CLOSE}
 
     run(_chat(served, corp, talk))
@@ -133,7 +133,7 @@ def test_a_websocket_passes_the_callers_sidecar_too(served: Agent, sidecars: Mak
     caller.send({"type": "endpoints", "endpoints": [endpoint]})
 
     async def talk() -> None:
-        async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(100), aiohttp.ClientSession() as session:
             url = f"http://127.0.0.1:{outbound_port(caller)}/chat"
             async with session.ws_connect(url, headers={"host": "db.corp.test"}) as socket:
                 await socket.send_str("hello")

@@ -103,7 +103,7 @@ def make_image(path: pathlib.Path, name: str, app: str = LABELS["app"]) -> str:
     return f"sha256:{image}"
 
 
-def run(*command: str, within_s: float = 60) -> str:
+def run(*command: str, within_s: float = 300) -> str:
     """Run a command that has to succeed; return what it prints."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=within_s, check=False)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
@@ -122,7 +122,7 @@ def served(command: list[str], path: pathlib.Path, log: pathlib.Path) -> Iterato
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 6000
         while not is_answering(path):
             assert process.poll() is None, log.read_text("utf-8", "replace")[-3000:]
             assert time.monotonic() < end, log.read_text("utf-8", "replace")[-3000:]
@@ -132,11 +132,11 @@ def served(command: list[str], path: pathlib.Path, log: pathlib.Path) -> Iterato
     finally:
         process.terminate()
         try:
-            process.wait(timeout=30)
+            process.wait(timeout=100)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=30)
+            process.wait(timeout=100)
 
 
 def processes() -> list[int]:
@@ -159,7 +159,7 @@ def folder() -> Iterator[pathlib.Path]:
         yield found
     finally:
         # what an engine left to clean up after its containers writes there until it is done
-        end = time.monotonic() + 20
+        end = time.monotonic() + 600
         while any(name_it(pid, f"{found}/") for pid in processes()) and time.monotonic() < end:
             os.sched_yield()
         mounts = [line.split()[4] for line in pathlib.Path("/proc/self/mountinfo").read_text("utf-8").splitlines()]
@@ -252,7 +252,7 @@ def only_unified() -> Iterator[tuple[str, ...]]:
 
 def remove_group(group: pathlib.Path) -> None:
     """Remove a control group as soon as its last process is gone."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         with contextlib.suppress(OSError):
             group.rmdir()
@@ -336,7 +336,7 @@ class Kubelet:
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=self._class(found.output_type).FromString,
         )
-        return rpc(self._class(found.input_type)(**fields), timeout=60)
+        return rpc(self._class(found.input_type)(**fields), timeout=300)
 
     def run(self, uid: str, **labels: str) -> tuple[str, str]:
         """Start a pod with one container; return the sandbox and the container."""
@@ -389,7 +389,7 @@ def kubelet(place: pathlib.Path) -> Iterator[Kubelet]:
 
 def settled(pid: int) -> int:
     """A process from when it sleeps in our one program: before, its image is still being made."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while (
         not pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/busybox\0") or read_stat(pid).state != "S"
     ):

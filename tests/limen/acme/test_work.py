@@ -25,7 +25,7 @@ def test_a_proof_is_looked_for_in_the_background_also_after_a_restart(open_clien
         try:
             with ThreadPoolExecutor(1) as worker:
                 task = asyncio.ensure_future(keep_validating(open_client.acme, worker, stop))
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(60):
                     while open_client.acme.due():
                         await asyncio.sleep(0.01)
                 stop.set()

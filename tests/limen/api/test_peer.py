@@ -21,7 +21,7 @@ def test_the_kernel_says_who_asks(tmp_path: pathlib.Path) -> None:
     async def run() -> object:
         server: uvicorn.Server = _uvicorn(api, protocol=PeerProtocol)
         task = asyncio.ensure_future(server.serve(sockets=[_listen_unix(tmp_path / "s")]))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not server.started:
                 await asyncio.sleep(0)
         found = await asyncio.to_thread(Client(tmp_path / "s").call, "GET", "/who")

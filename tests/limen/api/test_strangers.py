@@ -39,7 +39,7 @@ def serve(client: Client, within_s: float = 20.0) -> None:
         server = _uvicorn(api(), protocol=Protocol)
         sock = socket.create_server(("127.0.0.1", 0))
         task = asyncio.ensure_future(server.serve(sockets=[sock]))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not server.started:
                 await asyncio.sleep(0)
             reader, writer = await asyncio.open_connection(*sock.getsockname())

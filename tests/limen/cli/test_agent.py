@@ -17,7 +17,7 @@ def agent(state: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[s
         [sys.executable, "-m", "limen", "--state", str(state), "agent", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 
@@ -65,7 +65,7 @@ def test_a_second_host_joins_serves_and_leaves(
         assert process.stdout.readline() == "ready agent\n"
         assert len([row for row in installation.json("status")["agents"] if row["is_connected"]]) == 2
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=100) == 0
     assert not (tmp_path / "agent.sock").exists()
     until(lambda: len([row for row in installation.json("status")["agents"] if row["is_connected"]]) == 1)
 
@@ -119,4 +119,4 @@ def test_a_certified_host_comes_in_and_another_server_than_the_pinned_one_does_n
         assert process.stdout.readline() == "ready agent\n"
         assert "vm.web-1" in {row["node"] for row in installation.json("node", "list")}
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=100) == 0

@@ -141,7 +141,7 @@ def test_signals_are_passed_on(installation: Any) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 9
+        assert process.wait(timeout=100) == 9
 
 
 @contextlib.contextmanager
@@ -170,9 +170,9 @@ def test_a_program_outlives_its_agent_and_ends_with_its_own_exit_code(
     with paused(found, tmp_path, program) as process:
         os.kill(found.pid("agent"), signal.SIGKILL)
         os.kill(found.process.pid, signal.SIGCONT)
-        until(lambda: '"workload taken over"' in (found.state / "stderr").read_text("utf-8"), 60)
+        until(lambda: '"workload taken over"' in (found.state / "stderr").read_text("utf-8"), 200)
         process.send_signal(signal.SIGUSR1)
-        assert process.wait(timeout=30) == 5
+        assert process.wait(timeout=100) == 5
 
 
 @pytest.mark.system
@@ -184,7 +184,7 @@ def test_a_program_that_ends_while_there_is_no_agent_ends_its_run(
     with paused(found, tmp_path, program) as process:
         os.kill(found.pid("agent"), signal.SIGKILL)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 6
+        assert process.wait(timeout=100) == 6
 
 
 @pytest.mark.system
@@ -205,7 +205,7 @@ def test_a_program_that_the_next_agent_cannot_go_on_with_is_launched_again(
         assert first != second
         assert not alive(first)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+        assert process.wait(timeout=100) == 128 + signal.SIGTERM
 
 
 @pytest.mark.system

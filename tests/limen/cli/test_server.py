@@ -37,7 +37,7 @@ def test_settings_that_do_not_fit_are_refused_with_a_code(
         [sys.executable, "-m", "limen", "--state", str(tmp_path), "server", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done.returncode in {2, 3}, done.stderr
@@ -50,7 +50,7 @@ def test_a_server_with_ml_dsa_authorities_serves_whoever_can_verify_them(tmp_pat
 
     def limen(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "limen", "--state", str(tmp_path), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
     refused = limen("up", "--key-algorithm", "ml-dsa-65")
     assert (refused.returncode, "LM1318" in refused.stderr) == (2, True)
@@ -77,7 +77,7 @@ def test_a_server_with_ml_dsa_authorities_serves_whoever_can_verify_them(tmp_pat
         assert "LM1318" in limen("check").stdout
     finally:
         server.terminate()
-        assert server.wait(timeout=40) == 0
+        assert server.wait(timeout=100) == 0
         server.stdout.close()
     log_text = (tmp_path / "log").read_text()
     assert "LM1317" in log_text

@@ -59,7 +59,7 @@ def test_killed_parts_come_back_with_what_they_knew(
                 return False
             return any(row["node"] == node and row["is_connected"] for row in status["agents"])
 
-        until(is_connected, 60)
+        until(is_connected, 200)
     assert found.json("status")["records"] >= records
     done = found.limen("run", "--", sys.executable, "-c", "print('again')")
     assert (done.stdout, done.returncode) == ("again\n", 0)
@@ -71,7 +71,7 @@ def test_a_stop_leaves_no_process_and_no_socket(
     found = make_installation()
     pids = [found.pid(name) for name in ("server", "agent")]
     found.process.send_signal(signal.SIGTERM)
-    assert found.process.wait(timeout=40) == 0
+    assert found.process.wait(timeout=100) == 0
     for pid in pids:
         assert not alive(pid)
     assert [path for path in found.state.rglob("*") if path.is_socket()] == []
@@ -83,7 +83,7 @@ def test_a_wrong_trust_domain_is_refused_with_its_rule(tmp_path: pathlib.Path) -
         [sys.executable, "-m", "limen", "--state", str(tmp_path), "up", "--trust-domain", "Bad Name"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 2
