@@ -21,6 +21,7 @@ from policyengine.idle import idle as find_idle
 from policyengine.idle import unnamed
 from policyengine.ir import Grant, ServiceForm, normalise
 from policyengine.loader import KeptFiles, load_tree
+from policyengine.reading import did_you_mean
 from policyengine.shadowing import Shadowing
 from policyengine.suppression import Report, by_place, settle
 from policyengine.usage import Known, by_service, unused
@@ -219,6 +220,7 @@ def _rule(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> 
         if reads:
             yield _finding("LM2105", rule.span, {**facts, "reads": reads})
     yield from _reads_grpc(policies, policy, rule)
+    yield from _undeclared(policies, rule, facts)
     if rule.effect is Effect.PASS and policy.tier == "baseline":
         yield _finding("LM2107", rule.span, facts)
     if rule.effect is Effect.ALLOW:
@@ -231,6 +233,19 @@ def _rule(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> 
                 yield _finding("LM2113", rule.span, {**facts, "who": below[0], "service": policy.service})
         if policy.tier == "guardrail":
             yield _finding("LM2110", rule.span, facts)
+
+
+def _undeclared(policies: model.PolicySet, rule: model.Rule, facts: Mapping[str, object]) -> Iterator[Diagnostic]:
+    """(LM2127) The issuers that a rule names and nothing declares; `issuer` is compared letter by letter."""
+    if not rule.reads_claims:
+        return
+    declared = [found.issuer for found in policies.issuers]
+    conditions = (rule.when, rule.unless.when if rule.unless is not None else None)
+    named = (found.claims.issuer for found in conditions if found is not None and found.claims is not None)
+    for issuer in dict.fromkeys(named):
+        if issuer not in declared:
+            hint = did_you_mean(issuer, declared)
+            yield _finding("LM2127", rule.span, {**facts, "issuer": issuer, "hint": hint})
 
 
 def needs_envoy(policies: model.PolicySet) -> list[Diagnostic]:

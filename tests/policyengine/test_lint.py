@@ -12,6 +12,7 @@ from mesh.flow import Flow
 from mesh.request import Effect, Request
 from mesh.spiffe import SpiffeId
 from policyengine import reference
+from policyengine.issuer import Issuer
 from policyengine.lint import lint, lint_tree
 from policyengine.model import Group, Policy, PolicySet, Principal, Rule
 from policyengine.usage import Known
@@ -35,11 +36,14 @@ from tests.policyengine.corners import (
 )
 from tests.policyengine.strategies import policy_sets, requests
 
+IDP = Issuer(name="idp", owner="x", issuer="https://idp.test", audiences=("shop",), jwks_uri="https://idp.test/keys")
+
 
 def codes(policies: PolicySet) -> set[str]:
     owned = tuple(dataclasses.replace(item, owner="x") for item in policies.policies)
     only_db = tuple(dataclasses.replace(item, owner="x") for item in policies.services if item.name == "db")
-    return {item.code for item in lint(dataclasses.replace(policies, policies=owned, services=only_db), NOW)}
+    declared = dataclasses.replace(policies, policies=owned, services=only_db, issuers=(IDP,))
+    return {item.code for item in lint(declared, NOW)}
 
 
 PLAIN = {"from": [CART]}
@@ -226,3 +230,20 @@ def test_allows_that_no_recorded_request_can_have_used() -> None:
     found = [item for item in lint(policies, NOW, flows=[flow(), flow()]) if item.code == "LM2119"]
     assert [item.facts["rule"] for item in found] == ["idle"]
     assert all(item.code != "LM2119" for item in lint(policies, NOW))
+
+
+@pytest.mark.parametrize(
+    ("issuers", "expected"),
+    [
+        ((), [""]),
+        ((dataclasses.replace(IDP, issuer="https://idp.test/"),), ["; did you mean `https://idp.test/`?"]),
+        ((IDP,), []),
+    ],
+    ids=["none", "another", "declared"],
+)
+def test_an_issuer_that_a_rule_names_is_declared(issuers: tuple[Issuer, ...], expected: list[str]) -> None:
+    for rule in (allow(when=CLAIM_ADMIN, **PLAIN), deny(unless={"when": CLAIM_ADMIN}, **PLAIN)):
+        policies = dataclasses.replace(tree(app=[rule]), issuers=issuers)
+        found = [item for item in lint(policies, NOW) if item.code == "LM2127"]
+        assert [item.facts["hint"] for item in found] == expected
+        assert all(item.facts["issuer"] == "https://idp.test" for item in found)
