@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from enforcer.native import answer, serial
-from enforcer.native.http1 import Fields, Framing, RequestHead, RequestReader, ResponseHead, ResponseReader
+from enforcer.native.form import Form
+from enforcer.native.http1 import Framing, RequestHead, RequestReader, ResponseHead, ResponseReader
 from enforcer.native.judge import Judgement
 from enforcer.native.l4 import Splice
 from enforcer.native.limits import Limits
@@ -117,13 +118,13 @@ class HttpConnection:
     """The caller's side of the connection; a `Sink` for its stream."""
 
     __slots__ = (
-        "_app", "_app_is_full", "_caller_ended", "_caller_is_full", "_clean", "_exchange", "_has_moved", "_head_ticks",
-        "_host", "_identity", "_is_draining", "_is_held", "_limits", "_quiet_ticks", "_reader", "_response", "_state",
-        "_stream", "_switched", "_waits_for_turn", "_written", "_written_response",
+        "_app", "_app_is_full", "_caller_ended", "_caller_is_full", "_exchange", "_form", "_has_identity", "_has_moved",
+        "_head_ticks", "_host", "_is_draining", "_is_held", "_limits", "_quiet_ticks", "_reader", "_response", "_state",
+        "_stream", "_switched", "_waits_for_turn", "_writer", "_written_response",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, host: Host, identity: bytes, limits: Limits) -> None:
-        self._stream, self._host, self._identity, self._limits = stream, host, identity, limits
+        self._stream, self._host, self._limits = stream, host, limits
         self._reader = RequestReader()
         self._response = ResponseReader()
         self._app: PlainStream | None = None
@@ -133,10 +134,10 @@ class HttpConnection:
         self._caller_ended = self._app_is_full = self._is_held = self._has_moved = False
         self._caller_is_full = self._waits_for_turn = self._is_draining = False
         self._head_ticks = self._quiet_ticks = 0
-        # what was made of the last head, for one with the very same fields: those without the identity fields, and what
-        # the workload and the caller got
-        self._clean: tuple[bytes | None, Fields] = None, ()
-        self._written: tuple[bytes | None, bytes] = None, b""
+        # what was made of the last head, for one of the same form, and of the last answer's
+        self._form: Form | None = None
+        self._has_identity = False
+        self._writer = serial.Writer(identity)
         self._written_response: tuple[ResponseHead, bool, bytes] | None = None
         stream.sink = self
 
@@ -274,13 +275,13 @@ class HttpConnection:
             self._refuse(Invalid("LM3108"))
             return
         # (1)
-        if head.block is not self._clean[0]:
-            self._clean = head.block, serial.without_identity(head.fields)
-        if len(self._clean[1]) != len(head.fields):
-            head = head._replace(fields=self._clean[1])
+        if head.form is not self._form:
+            self._form = head.form
+            self._has_identity = len(serial.without_identity(head.fields)) != len(head.fields)
+        if self._has_identity:  # by names, which are of the form
+            head = head._replace(fields=serial.without_identity(head.fields), form=None)
         if head.trailers:
             head = head._replace(trailers=self._trailers(head.trailers))
-            self._written = None, b""  # it hangs on the policies
         judgement, record = self._host.judge(head)
         # (2)
         if not judgement.decision.is_allowed:
@@ -325,13 +326,7 @@ class HttpConnection:
         exchange = self._exchange
         assert exchange is not None
         self._state = State.RUNNING
-        if exchange.head.block is not self._written[0] or exchange.head.trailers:
-            host = serial.forwarded_host(exchange.head)
-            self._written = (
-                exchange.head.block,
-                serial.request_fields(exchange.head, host=host, identity=self._identity),
-            )
-        head = serial.request_line(exchange.head.method, exchange.judgement.target) + self._written[1]
+        head = self._writer.head(exchange.head, exchange.judgement.target, serial.forwarded_host)
         if exchange.head.framing is Framing.CHUNKED or exchange.head.length:
             self._send_body(head)
         else:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import itertools
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -20,6 +21,7 @@ import httptools
 
 from enforcer.native import websocket
 from enforcer.native.body import Body, ChunkedBody, EndlessBody, LengthBody, NoBody
+from enforcer.native.form import Form, learned
 from mesh.problems import Invalid
 from policyengine.canonical import canonical_host
 
@@ -64,8 +66,7 @@ class RequestHead(NamedTuple):
 
     ``target`` and ``host`` are text whose code points are bytes; ``host_name`` is canonical. A request that asks to
     become a WebSocket has a ``websocket_key``; ``trailers`` are the lower-case names that it announces behind its body.
-    ``block`` is everything after the request line as it came: two heads with the same ``block`` differ in method and
-    target alone.
+    Two heads with the very same ``form`` differ in method, target and the values in its gaps alone.
     """
 
     method: str
@@ -79,7 +80,7 @@ class RequestHead(NamedTuple):
     expects_continue: bool
     websocket_key: bytes = b""
     trailers: frozenset[bytes] = frozenset()
-    block: bytes = b""
+    form: Form | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,11 +151,13 @@ class _Witness:
 class RequestReader:
     """Reads the requests of one connection, one after the other."""
 
-    __slots__ = ("_block", "_body", "_buffer", "_checked", "_count", "_meaning", "_witness")
+    __slots__ = ("_block", "_body", "_buffer", "_checked", "_count", "_form", "_meaning", "_witness")
 
     def __init__(self) -> None:
         self._buffer = b""
+        # the last block of fields that was read line by line, the form it has, and what it says
         self._block = b""
+        self._form = Form((b"",))
         self._meaning: _Meaning | None = None
         self._checked = 0
         self._count = 0
@@ -193,34 +196,36 @@ class RequestReader:
     def head(self) -> RequestHead | None:
         """Read the next head; None while it is not complete. The last body must be done.
 
-        Callers send the same fields again and again: what is byte for byte what followed the last request line is not
-        read anew.
+        Callers send the same fields again and again: of what follows the request line, only what differs from the last
+        one is read anew (`enforcer.native.form`).
 
         Raises Invalid LM3101…LM3114 with the rule that the request breaks; the connection is of no use then.
         """
         buffer = self._buffer
         if not buffer:
             return None
-        meaning = self._meaning
+        meaning, found = self._meaning, None
         match = _REQUEST_LINE.match(buffer) if meaning is not None else None
-        if match is not None and meaning is not None and buffer.startswith(self._block, match.end()):
-            end = match.end() + len(self._block)
+        if match is not None and meaning is not None and (found := self._form.read(buffer, match.end())) is not None:
+            end, values = found
             if end > MAX_HEAD_BYTES:
                 raise Invalid("LM3105", rule=f"fewer than {MAX_HEAD_BYTES} bytes")
             _check_target(match[1], match[2])
+            fields = self._form.filled(meaning.fields, values) if values else meaning.fields
         else:
             end = buffer.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) + 4
             match = _REQUEST_HEAD.fullmatch(buffer, 0, end) if end > 3 else None
             if match is None:
                 self._check_lines(buffer)
                 return None
-            fields = _FIELDS.findall(match[3])
-            if len(fields) > MAX_FIELDS:
+            lines = _FIELDS.findall(match[3])
+            if len(lines) > MAX_FIELDS:
                 raise Invalid("LM3105", rule=f"at most {MAX_FIELDS} fields")
             _check_target(match[1], match[2])
-            meaning = _read_fields(match[1], fields)
-            self._meaning, self._block = meaning, buffer[match.start(3) : end]
-        head = _request(match[1], match[2], meaning, self._block)
+            meaning = _read_fields(match[1], lines)
+            self._learn(buffer[match.start(3) : end], lines, meaning)
+            fields = meaning.fields
+        head = _request(match[1], match[2], meaning, fields, self._form)
         has_body = head.framing is Framing.CHUNKED or head.length > 0
         upgrades = bool(head.websocket_key)
         self._witness.head(buffer[:end], match[1], match[2], has_body=has_body, upgrades=upgrades)
@@ -234,6 +239,16 @@ class RequestReader:
         else:
             self._body = LengthBody(head.length) if has_body else NoBody()
         return head
+
+    def _learn(self, block: bytes, lines: list[tuple[bytes, bytes]], meaning: _Meaning) -> None:
+        """Know the next head by this one, and by the one before where little differs."""
+        form = None
+        if self._meaning is not None:
+            count = itertools.count()
+            places = [None if name.lower() in _SPECIAL else next(count) for name, _ in lines]
+            if next(count) == len(meaning.fields):  # else `Connection` took something away
+                form = learned(self._block, block, places)
+        self._meaning, self._block, self._form = meaning, block, form or Form((block,))
 
     def body(self) -> bytes:
         """Take what has arrived of the body, decoded; empty while there is nothing new.
@@ -374,7 +389,8 @@ def read_request(method: bytes, target: bytes, fields: Iterable[tuple[bytes, byt
     # (1)
     _check_target(method, target)
     # (2) to (6)
-    return _request(method, target, _read_fields(method, fields), b"")
+    meaning = _read_fields(method, fields)
+    return _request(method, target, meaning, meaning.fields, None)
 
 
 class _Meaning(NamedTuple):
@@ -397,20 +413,20 @@ def _check_target(method: bytes, target: bytes) -> None:
         raise Invalid("LM3107")
 
 
-def _request(method: bytes, target: bytes, meaning: _Meaning, block: bytes) -> RequestHead:
+def _request(method: bytes, target: bytes, meaning: _Meaning, fields: Fields, form: Form | None) -> RequestHead:
     return RequestHead(
         method.decode("ascii"),
         target.decode("latin-1"),
         meaning.host,
         meaning.host_name,
-        meaning.fields,
+        fields,
         meaning.framing,
         meaning.length,
         meaning.keep_alive,
         meaning.expects_continue,
         meaning.websocket_key,
         meaning.trailers,
-        block,
+        form,
     )
 
 

@@ -108,7 +108,7 @@ class Relay:
 
     __slots__ = (
         "_app_ended", "_app_is_full", "_exchange", "_has_moved", "_is_draining", "_is_held", "_quiet_ticks", "_reader",
-        "_response", "_route", "_served", "_service_is_full", "_state", "_ticks", "_written", "connection", "stream",
+        "_response", "_route", "_served", "_service_is_full", "_state", "_ticks", "_writer", "connection", "stream",
     )  # fmt: skip
 
     def __init__(self, stream: PlainStream, route: Route) -> None:
@@ -120,7 +120,7 @@ class Relay:
         self._app_ended = self._app_is_full = self._service_is_full = self._is_held = self._has_moved = False
         self._is_draining = False
         self._served = self._ticks = self._quiet_ticks = 0
-        self._written: tuple[bytes | None, bytes] = None, b""
+        self._writer = serial.Writer()
         stream.sink = self
 
     # -- what the application's stream tells
@@ -276,9 +276,7 @@ class Relay:
         assert exchange is not None
         self._state = State.RUNNING
         request = exchange.head
-        if request.block is not self._written[0]:
-            self._written = request.block, serial.request_fields(request, host=request.host, identity=b"")
-        head = serial.request_line(request.method, request.target) + self._written[1]
+        head = self._writer.head(request, request.target, _host_as_it_came)
         if request.framing is Framing.CHUNKED or request.length:
             self._send_body(head)
         else:
@@ -499,3 +497,7 @@ class Relay:
                 self.stream.pause()
             else:
                 self.stream.resume()
+
+
+def _host_as_it_came(head: RequestHead) -> str:
+    return head.host

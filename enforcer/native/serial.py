@@ -7,8 +7,9 @@ read, the identity we verified. This module reads nothing and decides nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from enforcer.native.form import Form
 from enforcer.native.http1 import Fields, Framing, RequestHead, ResponseHead
 
 _IDENTITY = re.compile(rb"x-(?:limen-|envoy-|forwarded-client-cert\Z)", re.IGNORECASE)
@@ -33,9 +34,19 @@ def request_line(method: str, target: str) -> bytes:
 
 def request_fields(head: RequestHead, *, host: str, identity: bytes) -> bytes:
     """Write what follows the request line. ``identity`` are the finished field lines about the peer."""
+    return b"".join(request_pieces(head, (), host=host, identity=identity))
+
+
+def request_pieces(head: RequestHead, gaps: Sequence[int], *, host: str, identity: bytes) -> tuple[bytes, ...]:
+    """What follows the request line, cut where the values of the fields at these places stand; without those values."""
     lines = [b"host: ", host.encode("latin-1"), b"\r\n"]
-    for name, value in head.fields:
-        lines += (name, b": ", value, b"\r\n")
+    pieces: list[bytes] = []
+    for place, (name, value) in enumerate(head.fields):
+        if place in gaps:
+            pieces.append(b"".join((*lines, name, b": ")))
+            lines = [b"\r\n"]
+        else:
+            lines += (name, b": ", value, b"\r\n")
     if head.framing is Framing.CHUNKED:
         lines.append(b"transfer-encoding: chunked\r\n")
         if head.trailers:
@@ -46,8 +57,36 @@ def request_fields(head: RequestHead, *, host: str, identity: bytes) -> bytes:
         lines.append(b"expect: 100-continue\r\n")
     if head.websocket_key:
         lines.append(_UPGRADE)
-    lines += (identity, b"\r\n")
-    return b"".join(lines)
+    return *pieces, b"".join((*lines, identity, b"\r\n"))
+
+
+class Writer:
+    """Writes the requests of one connection; what was written of a head is kept for the next of the same form."""
+
+    __slots__ = ("_form", "_identity", "_pieces")
+
+    def __init__(self, identity: bytes = b"") -> None:
+        self._identity = identity
+        self._form: Form | None = None
+        self._pieces: tuple[bytes, ...] = ()
+
+    def head(self, head: RequestHead, target: str, host: Callable[[RequestHead], str]) -> bytes:
+        """Write a head. Trailers are not of the form, so that a head that announces any is written anew."""
+        form = head.form
+        if form is None or head.trailers:
+            rest = request_fields(head, host=host(head), identity=self._identity)
+            return request_line(head.method, target) + rest
+        if form is not self._form:
+            self._form = form
+            self._pieces = request_pieces(head, form.gaps, host=host(head), identity=self._identity)
+        pieces = self._pieces
+        if len(pieces) == 1:
+            return request_line(head.method, target) + pieces[0]
+        out = [request_line(head.method, target)]
+        for piece, place in zip(pieces, form.gaps, strict=False):  # the last piece has no gap behind it
+            out += (piece, head.fields[place][1])
+        out.append(pieces[-1])
+        return b"".join(out)
 
 
 def response_head(head: ResponseHead, *, close: bool, from_enforcer: bool = False) -> bytes:

@@ -34,7 +34,7 @@ def read(stream: bytes, cuts: list[int] | None = None) -> list[object]:
                 head = reader.head()
                 if head is None:
                     break
-                out.append(head)
+                out.append(head._replace(form=None))  # how it was read is not what it says
                 open_body = bytearray()
     except Invalid as err:
         out.append(err.code)
@@ -210,8 +210,8 @@ def test_fields_that_were_read_before_are_the_same_object_and_others_are_not() -
     reader.feed(OK + OK.replace(b"/a", b"/b") + OK.replace(b"db", b"dc") + OK)
     heads = [found for found in (reader.head() for _ in range(4)) if found is not None]
     assert [found.host for found in heads] == ["db", "db", "dc", "db"]
-    assert heads[0].block is heads[1].block
-    assert heads[1].block != heads[2].block
+    assert heads[0].form is heads[1].form
+    assert heads[1].form != heads[2].form
 
 
 def test_a_head_that_was_read_before_is_no_larger_than_any_other() -> None:
