@@ -12,7 +12,7 @@ import functools
 import ipaddress
 import re
 import unicodedata
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 MAX_TARGET_LENGTH = 65_536
@@ -45,8 +45,7 @@ class Malformed:
     reason: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class CanonicalPath:
+class CanonicalPath(NamedTuple):
     """A path in canonical form. ``segments`` are decoded; ``query`` is verbatim, None when there is none."""
 
     text: str

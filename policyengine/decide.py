@@ -15,7 +15,7 @@ from policyengine.attributes import Facts, Fields, Truth, all_of, holds, read_fi
 from policyengine.callers import Callers
 from policyengine.compiled import Compiled
 from policyengine.ir import Grant
-from policyengine.operationtable import Entry
+from policyengine.operationtable import Entry, Trie
 from policyengine.parts import Part, Parts
 from policyengine.reference import (
     ALLOWED_BY_RULE,
@@ -30,6 +30,7 @@ from policyengine.reference import (
 
 INTERNAL_ERROR = "LM2390"
 _SERVICES_REMEMBERED = 4096
+Tries = tuple[Trie, ...]
 _ALLOW, _DENY, _PASS = Effect.ALLOW, Effect.DENY, Effect.PASS
 
 
@@ -83,6 +84,35 @@ class _Answers:
         )
 
 
+class Plainly:
+    """Decides the requests of one caller with one method and host on one port, of which only the path differs.
+
+    For services whose rules have no condition: then this says what `ServiceIndex.decide` says.
+    """
+
+    __slots__ = ("_answers", "_is_declared", "_tries")
+
+    def __init__(self, tries: Tries, answers: _Answers, *, is_declared: bool) -> None:
+        self._tries, self._answers, self._is_declared = tries, answers, is_declared
+
+    def decide(self, path: tuple[str, ...]) -> Decision | None:
+        """Decide about a canonical path, by steps 2 and 3 of `ServiceIndex.decide`; None where a condition is met."""
+        best: list[Entry | None] = [None, None, None]
+        for trie in self._tries:
+            for leaf in trie.find(path):
+                for entry in leaf:
+                    if entry.is_conditional:
+                        return None
+                    held = best[entry.tier]
+                    if (held is None or entry.rank < held.rank) and (self._is_declared or entry.effect is not _ALLOW):
+                        best[entry.tier] = entry
+        answers = self._answers
+        for found in best:
+            if found is not None and found.effect is not _PASS:
+                return answers.made.get(found) or answers.by(found)
+        return answers.default_deny if self._is_declared else answers.undeclared_port
+
+
 class ServiceIndex:
     """The index of one called service; the same callers under another snapshot's name are another index."""
 
@@ -134,6 +164,28 @@ class ServiceIndex:
             return answers.no_identity
         return answers.undeclared_port if protocol is None else answers.default_deny
 
+    def plainly(self, request: Request) -> Plainly | None:
+        """What decides all requests that differ from this one in their path alone, whatever that is.
+
+        None where it takes more than that: a caller without identity, what is ambiguous, unknown or not parsed, headers
+        that policies read, `observe`, and paths whose case does not matter.
+        """
+        protocol = self._protocols.get(request.port)
+        source, is_parsed, method, host, path, ambiguous = read_fields(
+            request, protocol or request.protocol, self._headers, self._path_case
+        )
+        is_odd = source is None or not is_parsed or method is None or host is None or path is None or ambiguous
+        if is_odd or self._headers or self._until is not None or self._path_case != "sensitive":
+            return None
+        return Plainly(self._tries(request, method, host), self._enforced, is_declared=protocol is not None)
+
+    def _tries(self, request: Request, method: str | None, host: str | None, *, is_known: bool = True) -> Tries:
+        """Where the grants stand that a caller, a port, a method and a host may match."""
+        tries, by_host = self.callers.reach(request.source if is_known else None, request.port, method)
+        for hosts in by_host:
+            tries = (*tries, *hosts.by_host(host))
+        return tries
+
     def _answers(self, request: Request) -> _Answers:
         """The decisions under the mode that holds at the request's time; an unknown time ends `observe`."""
         now = time_of(request)
@@ -143,9 +195,7 @@ class ServiceIndex:
     def _match(self, request: Request, fields: Fields, *, is_declared: bool) -> list[Entry | None]:
         """Per tier, the entry of the lowest rank that matches; allows hold on declared ports only."""
         source, _, method, host, path, _ = fields
-        tries, by_host = self.callers.reach(None if source is None else request.source, request.port, method)
-        for hosts in by_host:
-            tries = (*tries, *hosts.by_host(host))
+        tries = self._tries(request, method, host, is_known=source is not None)
         facts: Facts | None = None
         best: list[Entry | None] = [None, None, None]
         for trie in tries:
@@ -233,6 +283,11 @@ class Index:
         except Exception:  # noqa: BLE001  the edge of the decision point: it fails closed
             self.errors += 1
             return self._internal_error
+
+    def plainly(self, request: Request) -> Plainly | None:
+        """What decides all requests to a plain service (`is_plain`) that differ from this one in their path alone."""
+        service = self.service(request.service) if self.is_plain(request.service) else None
+        return None if service is None else service.plainly(request)
 
     def part(self, name: str) -> Part | None:
         """What a service is decided by; None when there is no such service."""

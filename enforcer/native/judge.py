@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from typing import NamedTuple
 
 from enforcer.native.http1 import RequestHead
 from enforcer.native.tokens import Tokens, UnknownClaims
 from mesh.request import Decision, Effect, Mode, Request
 from policyengine.canonical import CanonicalPath, canonical_path
-from policyengine.decide import INTERNAL_ERROR, Index
+from policyengine.decide import INTERNAL_ERROR, Index, Plainly
 from policyengine.issuer import Issuer
 from policyengine.model import TOKEN_HEADERS, PolicySet
 from policyengine.parts import Part
@@ -61,14 +62,22 @@ def _is_same(ours: Part | None, theirs: Part | None) -> bool:
     return ours is theirs if ours is None or theirs is None else ours.is_same(theirs)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """A decision, the candidate's beside it, and the one spelling of the target that may be sent on."""
 
     decision: Decision
     candidate: Decision | None
     target: str
     path: str
+
+
+@dataclasses.dataclass(slots=True)
+class _Alike:
+    """What decides the requests that differ in their target alone, and what it said; None where it takes more."""
+
+    active: Plainly | None
+    candidate: Plainly | None
+    answers: dict[str, Judgement] = dataclasses.field(default_factory=dict)
 
 
 class Judge:
@@ -79,7 +88,8 @@ class Judge:
         self._tokens = tokens or Tokens()
         self._tiers: dict[int, PortTier] = {}
         self._websockets: frozenset[int] = frozenset()
-        self._answers: dict[tuple[str, int, str, str, str], Judgement] = {}
+        self._alike: dict[tuple[str, int, str, str], _Alike] = {}
+        self._answers = 0
         self._is_plain: bool | None = None
         self._headers: frozenset[str] = frozenset()
         self._needs_all = False
@@ -166,20 +176,58 @@ class Judge:
            does not verify makes claims unknown, never absent.
         3. The canonical target is sent on; an ambiguous one, which only `observe` lets through, as it came.
 
-        Where no rule has a condition the answer hangs on caller, port, method, host and target alone, and is remembered
-        for as long as these rules hold.
+        Where no rule has a condition the answer hangs on caller, port, method, host and target alone: what the first
+        four lead to is looked up once, and answers are remembered, for as long as these rules hold.
         """
         if self._is_plain is None:
             self._is_plain = self._decides_plainly()
-        asked = source, port, head.method, head.host, head.target
-        if self._is_plain and (known := self._answers.get(asked)) is not None:
+        if not self._is_plain:
+            return self._request(head, source, port, peer_ip, now, certificate)
+        target = head.target
+        alike = self._alike.get((source, port, head.method, head.host))
+        if alike is not None and (known := alike.answers.get(target)) is not None:
             return known
-        found = self._request(head, source, port, peer_ip, now, certificate)
-        if self._is_plain and found.decision.code not in _NOT_KEPT:
-            if len(self._answers) >= MAX_ANSWERS:
-                self._answers.clear()
-            self._answers[asked] = found
+        found = None if alike is None else self._by_path(alike, target)
+        if found is None:
+            found = self._request(head, source, port, peer_ip, now, certificate)
+        if found.decision.code not in _NOT_KEPT:
+            if self._answers >= MAX_ANSWERS:
+                self._answers = 0
+                self._alike.clear()
+            if alike is None or self._answers == 0:
+                alike = self._alike[source, port, head.method, head.host] = self._look_up(head, source, port)
+            self._answers += 1
+            alike.answers[target] = found
         return found
+
+    def _look_up(self, head: RequestHead, source: str, port: int) -> _Alike:
+        """What all requests with the same caller, port, method and host come to, before their path is looked at."""
+        request = Request(
+            service=self._own, port=port, protocol="http", source=source, method=head.method, host=head.host, path="/"
+        )
+        try:
+            active, candidate = (
+                None if rules is None else rules.index.plainly(request) for rules in (self._active, self._candidate)
+            )
+        except Exception:  # noqa: BLE001  the edge of the decision point: what decides whole requests denies
+            return _Alike(None, None)
+        return _Alike(active, candidate)
+
+    def _by_path(self, alike: _Alike, target: str) -> Judgement | None:
+        """Decide about a target by what was looked up; None where that takes a whole request."""
+        if alike.active is None or (alike.candidate is None) is not (self._candidate is None):
+            return None
+        path = canonical_path(target)
+        if not isinstance(path, CanonicalPath):
+            return None
+        try:
+            decision = alike.active.decide(path.segments)
+            beside = None if alike.candidate is None else alike.candidate.decide(path.segments)
+        except Exception:  # noqa: BLE001  the edge of the decision point: what decides whole requests denies
+            return None
+        if decision is None or (alike.candidate is not None and beside is None):
+            return None
+        return Judgement(decision, beside, path.target, path.text)
 
     def _decides_plainly(self) -> bool:
         """Whether no header, claim, address, time or custom rule has a say in what either snapshot decides."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import itertools
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from mesh.request import Effect, Request
 from policyengine import reference
+from policyengine.canonical import CanonicalPath, canonical_path
 from policyengine.decide import Index
 from policyengine.model import PolicySet
 from tests.examples import examples
@@ -31,6 +33,41 @@ def test_index_equals_reference_on_generated_cases(policies: PolicySet, asked: l
     for request in asked:
         assert index.decide(request) == reference.decide(policies, request, snapshot="s")
     assert index.errors == 0
+
+
+# INVARIANT: what is looked up once for all paths decides each of them as the whole request would be.
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@given(policies=policy_sets, asked=st.lists(requests, min_size=2, max_size=4))
+def test_what_decides_by_the_path_alone_says_what_the_whole_request_would(
+    policies: PolicySet, asked: list[Request]
+) -> None:
+    index = Index(policies, "s")
+    for first, other in itertools.permutations(asked, 2):
+        decider = index.plainly(first)
+        path = canonical_path(other.path or "/")
+        if decider is not None and isinstance(path, CanonicalPath):
+            found = decider.decide(path.segments)
+            assert found == index.decide(dataclasses.replace(first, path=path.target, unknown=frozenset()))
+
+
+@pytest.mark.parametrize(
+    "corner", [corner for corner in CORNERS if corner.request.path], ids=lambda corner: corner.name
+)
+def test_corners_are_decided_by_the_path_alone_as_they_are(corner: Corner) -> None:
+    decider = Index(corner.policies, "s").plainly(corner.request)
+    path = canonical_path(corner.request.path or "")
+    if decider is not None and isinstance(path, CanonicalPath):
+        assert decider.decide(path.segments) == reference.decide(corner.policies, corner.request, snapshot="s")
+
+
+def test_a_condition_is_never_decided_by_the_path_alone() -> None:
+    policies = tree(app=[allow(when={"hours": {"tz": "UTC", "from": "08:00", "to": "09:00"}})])
+    assert Index(policies, "s").plainly(ask()) is None
+    service = Index(policies, "s").service("db")
+    assert service is not None
+    decider = service.plainly(ask())
+    assert decider is not None
+    assert decider.decide(("a",)) is None
 
 
 def test_denies_and_counts_when_the_decision_point_fails() -> None:
