@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import re
+from collections.abc import Iterable
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 # ten bits at a time: every record has an id
@@ -18,6 +19,8 @@ _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\Z")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
 RANDOM_BYTES = 10
+RANDOM_LETTERS = 16
+_LETTERS = bytes(ord(_ALPHABET[byte & 31]) for byte in range(256))
 
 
 def new_ulid(now: dt.datetime, random: bytes) -> str:
@@ -29,6 +32,22 @@ def new_ulid(now: dt.datetime, random: bytes) -> str:
         raise ValueError("a ULID takes 10 random bytes")
     value = int.from_bytes(random, "big")
     return _time(now) + "".join([_PAIRS[value >> shift & 1023] for shift in _RANDOM_SHIFTS])
+
+
+def new_ulids(moments: Iterable[dt.datetime], random: bytes) -> list[str]:
+    """Make a ULID for each of some moments, from `RANDOM_LETTERS` random bytes each.
+
+    Of each byte five bits are used: eight of the 256 bytes stand for each letter, so that all are as likely.
+
+    Raises ValueError for too few bytes, or a moment outside 1970 to 10889.
+    """
+    letters, at, found = random.translate(_LETTERS).decode("ascii"), 0, []
+    for moment in moments:
+        found.append(_time(moment) + letters[at : at + RANDOM_LETTERS])
+        at += RANDOM_LETTERS
+    if at > len(letters):
+        raise ValueError("a ULID takes 16 random bytes")
+    return found
 
 
 # what happens at once is recorded at once

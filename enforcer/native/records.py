@@ -20,12 +20,13 @@ from enforcer.native.judge import Judgement
 from mesh.clock import format_time
 from mesh.flow import Flow, FlowProtocol, Verdict
 from mesh.request import Decision, Effect
-from mesh.ulid import RANDOM_BYTES, new_ulid
+from mesh.ulid import RANDOM_BYTES, RANDOM_LETTERS, new_ulid, new_ulids
 
 MAX_WAITING = 65_536
 MAX_FLOWS = 4_096
 MAX_BATCH = 500
 MAX_PORTION = 500
+MAX_PATH = 2048
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,17 +58,9 @@ _FlowKey = tuple[str | None, str | None, str, int, FlowProtocol, str | None, str
 _ALLOWED, _DENIED, _WOULD_DENY = (verdict.value for verdict in (Verdict.ALLOWED, Verdict.DENIED, Verdict.WOULD_DENY))
 
 
-@dataclasses.dataclass(slots=True)
-class _Waiting:
-    """A decision that was not written out yet; without an ``id``, as nobody was told it."""
-
-    id: str
-    contact: Contact
-    judgement: Judgement
-    now: dt.datetime
-    protocol: FlowProtocol
-    method: str | None
-    host: str | None
+# a decision that was not written out yet, a tuple since one is made for each request: the record's id, empty where
+# nobody was told it, then contact, judgement, moment, protocol, method, host
+_Waiting = tuple[str, Contact, Judgement, dt.datetime, FlowProtocol, str | None, str | None]
 
 
 class Recorder:
@@ -109,7 +102,7 @@ class Recorder:
         if len(self._waiting) >= limit:
             self._lost += 1
         else:
-            self._waiting.append(_Waiting(name, contact, judgement, now, protocol, method, host))
+            self._waiting.append((name, contact, judgement, now, protocol, method, host))
         return name
 
     def flow(
@@ -129,8 +122,8 @@ class Recorder:
             verdict = _DENIED
         elif decision.policy_effect is Effect.DENY:
             verdict = _WOULD_DENY
-        if len(self._flows) >= MAX_FLOWS:
-            path = None
+        if len(self._flows) >= MAX_FLOWS or (path is not None and len(path) > MAX_PATH):
+            path = None  # a portion of the longest paths there are would not fit into a message
         key = (
             contact.caller, contact.destination, contact.peer_ip, contact.port, protocol, method, path, status, verdict,
         )  # fmt: skip
@@ -162,44 +155,44 @@ class Recorder:
         All of one connection that came to the same decision differ in id, time and path alone, so that the rest is
         written once. They are told apart by which objects they are: ``taken`` holds on to all of them meanwhile.
         """
-        random, at = self._random(RANDOM_BYTES * len(taken)), 0
+        unnamed = [item[3] for item in taken if not isinstance(item, str) and not item[0]]
+        names = iter(new_ulids(unnamed, self._random(RANDOM_LETTERS * len(unnamed))))
         shared: dict[tuple[object, ...], str] = {}
         batch: list[str] = []
+        moment, at = None, ""
         for item in taken:
             if isinstance(item, str):
                 batch.append(item)
                 continue
-            judgement = item.judgement
-            key = id(item.contact), id(judgement.decision), id(judgement.candidate), item.method, item.host
+            name, contact, judgement, now, _, method, host = item
+            key = id(contact), id(judgement.decision), id(judgement.candidate), method, host
             begin = shared.get(key)
             if begin is None:
                 begin = shared[key] = self._begin(item)
-            name = item.id
-            if not name:
-                name = new_ulid(item.now, random[at : at + RANDOM_BYTES])
-                at += RANDOM_BYTES
-            path = "" if item.method is None else f',"path":{encode_basestring(judgement.path[:2048])}'
-            batch.append(f'{begin},"id":"{name}","time":"{format_time(item.now)}"{path}}}')
+            if now is not moment:
+                moment, at = now, format_time(now)
+            path = "" if method is None else f',"path":{encode_basestring(judgement.path[:MAX_PATH])}'
+            batch.append(f'{begin},"id":"{name or next(names)}","time":"{at}"{path}}}')
         return batch
 
     def _begin(self, item: _Waiting) -> str:
         """A record's text without id, time, path and the bracket at its end."""
-        contact, judgement = item.contact, item.judgement
+        _, contact, judgement, now, protocol, method, host = item
         fields: dict[str, object] = {
             "direction": contact.direction,
             "caller": contact.caller,
             "destination": contact.destination,
             "port": contact.port,
             "peer_ip": contact.peer_ip,
-            "protocol": item.protocol,
+            "protocol": protocol,
             **_said(judgement.decision),
             "candidate": _said(judgement.candidate) if judgement.candidate is not None else None,
         }
-        if item.method is not None:
-            fields |= {"method": item.method, "host": item.host}
+        if method is not None:
+            fields |= {"method": method, "host": host}
         if contact.facts:
             fields["facts"] = contact.facts
-        made = record("decision", now=item.now, random=bytes(RANDOM_BYTES), source=self._source, **fields)
+        made = record("decision", now=now, random=bytes(RANDOM_BYTES), source=self._source, **fields)
         del made["id"], made["time"]
         return json.dumps(made, separators=(",", ":"), ensure_ascii=False, allow_nan=False)[:-1]
 
@@ -217,35 +210,52 @@ class Recorder:
         for found in [found for found in self._sent if found <= sequence]:
             del self._sent[found]
 
-    def take_flows(self) -> list[dict[str, object]]:
-        """Take the next portion of the flows that were counted, in their public form; empty when all were taken.
+    def take_flows(self) -> list[str]:
+        """Take the next portion of the flows that were counted, as public JSON; empty when all were taken.
 
-        In portions, since thousands of them at once take megabytes that a small process does not give back.
+        In portions, since thousands of them at once take megabytes that a small process does not give back. What rows
+        share that differ in their path alone is written once.
         """
         taken = self._flows
         if len(taken) > MAX_PORTION:
             taken = {key: self._flows.pop(key) for key in [*itertools.islice(self._flows, MAX_PORTION)]}
         else:
             self._flows = {}
-        return [
-            Flow(
-                start=counted.start,
-                end=counted.end,
-                source=key[0],
-                destination=key[1],
-                source_ip=key[2],
-                destination_port=key[3],
-                protocol=key[4],
-                method=key[5],
-                path=key[6],
-                status=key[7],
-                verdict=Verdict(key[8]),
-                established=key[0] is not None,
-                sensor=self._source,
-                connections=counted.count,
-            ).to_json()
-            for key, counted in taken.items()
-        ]
+        shared: dict[_FlowKey, str] = {}
+        rows: list[str] = []
+        for (caller, destination, peer_ip, port, protocol, method, path, status, verdict), counted in taken.items():
+            alike: _FlowKey = caller, destination, peer_ip, port, protocol, method, None, status, verdict
+            rest = shared.get(alike)
+            if rest is None:
+                rest = shared[alike] = self._rest(alike)
+            said = "" if path is None else f'"path":{encode_basestring(path)},'
+            rows.append(
+                f'{{"start":"{format_time(counted.start)}","end":"{format_time(counted.end)}",{said}'
+                f'"connections":{counted.count},{rest}'
+            )
+        return rows
+
+    def _rest(self, alike: _FlowKey) -> str:
+        """A flow's text without the bracket at its start, its times, its path and how often it came."""
+        caller, destination, peer_ip, port, protocol, method, _, status, verdict = alike
+        made = Flow(
+            start=_ANY_TIME,
+            source=caller,
+            destination=destination,
+            source_ip=peer_ip,
+            destination_port=port,
+            protocol=protocol,
+            method=method,
+            status=status,
+            verdict=Verdict(verdict),
+            established=caller is not None,
+            sensor=self._source,
+        ).to_json()
+        del made["start"], made["connections"]
+        return json.dumps(made, separators=(",", ":"), ensure_ascii=False, allow_nan=False)[1:]
+
+
+_ANY_TIME = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def _said(decision: Decision) -> dict[str, object]:

@@ -488,7 +488,7 @@ class Sidecar(asyncio.Protocol):
         if missed := self._tokens.take_missed():
             self.send({"type": "keys_missed", "sources": missed})
         while flows and (found := self._recorder.take_flows()):
-            self.send({"type": "flows", "flows": found})
+            self._transport.write(wire.encode_with({"type": "flows"}, "flows", found))
         handshakes = sum(inbound.handshakes for inbound in self._inbound)
         if handshakes != self._counted:
             self._counted = handshakes

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.ulid import is_ulid, new_ulid, ulid_time
+from mesh.ulid import RANDOM_LETTERS, is_ulid, new_ulid, new_ulids, ulid_time
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 TIMES = st.datetimes(dt.datetime(1970, 1, 1), dt.datetime(9999, 1, 1), timezones=st.just(dt.UTC))
@@ -53,3 +53,21 @@ def test_any_ulid_has_a_time_or_one_beyond_the_year_9999(text: str) -> None:
 def test_a_time_beyond_the_year_9999_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="9999"):
         ulid_time("7" + "Z" * 25)
+
+
+@given(st.lists(TIMES, max_size=5), st.binary(min_size=5 * RANDOM_LETTERS, max_size=5 * RANDOM_LETTERS))
+def test_many_at_once_are_each_one_of_its_moment(moments: list[dt.datetime], random: bytes) -> None:
+    found = new_ulids(moments, random)
+    assert all(map(is_ulid, found))
+    assert [name[:10] for name in found] == [new_ulid(moment, bytes(10))[:10] for moment in moments]
+
+
+def test_every_letter_stands_for_as_many_bytes_as_any_other() -> None:
+    moments = [NOW] * 16
+    letters = "".join(name[10:] for name in new_ulids(moments, bytes(range(256))))
+    assert sorted(letters) == sorted("0123456789ABCDEFGHJKMNPQRSTVWXYZ" * 8)
+
+
+def test_too_few_random_bytes_make_no_ids() -> None:
+    with pytest.raises(ValueError, match="16 random bytes"):
+        new_ulids([NOW, NOW], bytes(31))

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.record import check_record
-from enforcer.native import records
+from enforcer.native import records, wire
 from enforcer.native.judge import Judgement, denied
 from enforcer.native.records import Contact, Recorder
+from mesh.flow import flow_from_json
 from mesh.request import Decision, Effect, Mode
 from mesh.ulid import is_ulid
 from tests.enforcer.native.harness import DB, WEB
@@ -127,7 +128,7 @@ def test_flows_are_folded() -> None:
     found = recorder()
     for now, decision in ((NOW, ALLOWED), (LATER, ALLOWED), (NOW, OBSERVED), (NOW, denied("LM2302"))):
         found.flow(CONTACT, decision, now=now, protocol="http", method="GET", path="/a", status=200)
-    rows = found.take_flows()
+    rows = [json.loads(row) for row in found.take_flows()]
     assert sorted((str(row["verdict"]), row["connections"]) for row in rows) == [
         ("allowed", 2), ("denied", 1), ("would-deny", 1),
     ]  # fmt: skip
@@ -140,7 +141,7 @@ def test_flows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     found = recorder()
     for number in range(100):
         found.flow(CONTACT, ALLOWED, now=NOW, protocol="http", method="GET", path=f"/{number}", status=200)
-    rows = found.take_flows()
+    rows = [json.loads(row) for row in found.take_flows()]
     assert len(rows) == 4
     assert sum(int(str(row["connections"])) for row in rows) == 100
 
@@ -149,8 +150,46 @@ def test_a_caller_without_identity_is_not_established() -> None:
     found = recorder()
     contact = Contact(direction="inbound", port=8080, peer_ip="10.0.0.9", destination=DB)
     found.flow(contact, denied("LM3020"), now=NOW, protocol="tcp")
-    (row,) = found.take_flows()
+    (row,) = [json.loads(row) for row in found.take_flows()]
     assert (row["source"], row["source_ip"], row["established"]) == (None, "10.0.0.9", False)
+
+
+def test_a_portion_of_the_longest_paths_fits_into_a_message() -> None:
+    found = recorder()
+    for number in range(records.MAX_PORTION):
+        path = f"/{number}" + "é" * (32 * 1024)
+        found.flow(CONTACT, ALLOWED, now=NOW, protocol="http", method="GET", path=path, status=200)
+    rows = found.take_flows()
+    assert len(wire.encode_with({"type": "flows"}, "flows", rows)) < wire.MAX_MESSAGE_BYTES
+    assert sum(json.loads(row)["connections"] for row in rows) == records.MAX_PORTION
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([CONTACT, Contact(direction="inbound", port=1, peer_ip="::1", destination=DB)]),
+            st.sampled_from([ALLOWED, OBSERVED, denied("LM2302")]),
+            st.sampled_from([None, "GET", "PUT"]),
+            st.none() | st.text(st.characters(max_codepoint=255), max_size=8),
+            st.sampled_from([None, 200, 403]),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_flows_written_together_are_what_each_is_in_public_form(rows: list[tuple[Any, Any, Any, Any, Any]]) -> None:
+    found = recorder()
+    for contact, decision, method, path, status in rows:
+        found.flow(contact, decision, now=NOW, protocol="http", method=method, path=path, status=status)
+    written = [json.loads(row) for row in found.take_flows()]
+    assert sum(row["connections"] for row in written) == len(rows)
+    assert all(flow_from_json(row).to_json() == row for row in written)
+    wanted = {(row[0].caller, row[0].port, *row[2:]) for row in rows}
+    got = {
+        (row["source"], row["destination_port"], row.get("method"), row.get("path"), row.get("status"))
+        for row in written
+    }
+    assert got == wanted
 
 
 def test_flows_are_taken_in_portions_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,4 +199,4 @@ def test_flows_are_taken_in_portions_and_none_is_lost(monkeypatch: pytest.Monkey
         found.flow(CONTACT, ALLOWED, now=NOW, protocol="http", method="GET", path=f"/{number}", status=200)
     portions = [found.take_flows() for _ in range(4)]
     assert [len(rows) for rows in portions] == [3, 3, 1, 0]
-    assert [row["path"] for rows in portions for row in rows] == [f"/{number}" for number in range(7)]
+    assert [json.loads(row)["path"] for rows in portions for row in rows] == [f"/{number}" for number in range(7)]
