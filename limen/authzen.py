@@ -22,13 +22,15 @@ from mesh.clock import Clock
 from mesh.database import transaction
 from mesh.problems import Invalid
 from policyengine import store
-from policyengine.authzen import WORKLOAD, Answered, AuthzenError, Json, Pdp
-from policyengine.authzensearch import Kind, search
+from policyengine.authzen import SERVICE, WORKLOAD, Answered, AuthzenError, Json, Pdp
+from policyengine.authzensearch import Kind, Searched, search
 from policyengine.model import PolicySet
 
 AUDIENCE = "limen-authzen"
 _MAX_PATH = 2048
 Row = Mapping[str, object]
+Kept = tuple[str, Sequence[Row]]
+"""What the audit log keeps of a request: the kind of its records, and they."""
 
 
 class Authzen:
@@ -78,13 +80,14 @@ class Authzen:
         """The identities that were issued and hold now."""
         return sorted(set(self._identities()))
 
-    def answer(self, path: str, pdp: Pdp, body: object, *, caller: str, known: list[str]) -> tuple[Json, list[Row]]:
+    def answer(self, path: str, pdp: Pdp, body: object, *, caller: str, known: list[str]) -> tuple[Json, Kept]:
         """The answer to a request at a path below `/access/v1`, and what `record` has to keep before it is given.
 
         Raises Invalid LM2643.
         """
         now = self._clock.now()
         rows: list[Row] = []
+        kind = "search" if path in _KINDS else "decision"
         try:
             match path:
                 case "evaluation":
@@ -94,14 +97,18 @@ class Authzen:
                         body, caller=caller, now=now, tell=lambda item: rows.append(_decided(item))
                     )
                 case _:
-                    found = search(pdp, _KINDS[path], body, caller=caller, now=now, known=lambda: known)
+                    found = search(
+                        pdp, _KINDS[path], body, caller=caller, now=now, known=lambda: known,
+                        tell=lambda item: rows.append(_searched(item)),
+                    )  # fmt: skip
         except AuthzenError as err:
             raise Invalid("LM2643", reason=str(err)) from err
-        return found, rows
+        return found, (kind, rows)
 
-    def record(self, caller: str, rows: Sequence[Row]) -> None:
-        """Put decisions into the audit log; they are durable when this returns. ``caller`` asked for them."""
-        self._record("decision", caller, [cast("Row", mask(row, self._mask_key)) for row in rows])
+    def record(self, caller: str, kept: Kept) -> None:
+        """Put records into the audit log; they are durable when this returns. ``caller`` asked for them."""
+        kind, rows = kept
+        self._record(kind, caller, [cast("Row", mask(row, self._mask_key)) for row in rows])
 
 
 def mask_key_of(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -129,6 +136,30 @@ def _decided(found: Answered) -> Row:
         "path": None if request.path is None else request.path[:_MAX_PATH],
         **about,
         **decision_to_json(found.decision),
+    }
+
+
+def _searched(found: Searched) -> Row:
+    """A search: what was looked for and for whom, as decisions say it, and how many candidates came how far."""
+    subject, resource, action = (found.parts.get(name, {}) for name in ("subject", "resource", "action"))
+    is_service = resource["type"] == SERVICE
+    given = resource.get("properties")
+    path = given.get("path") if is_service and isinstance(given, dict) else None
+    about: dict[str, object] = {"subject_type": subject["type"], "resource_type": resource["type"]}
+    if found.kind != "subject":
+        about["caller" if subject["type"] == WORKLOAD else "sub"] = subject["id"]
+    if found.kind != "resource":
+        about["destination" if is_service else "resource"] = resource["id"]
+    return {
+        "direction": "authzen",
+        "search": found.kind,
+        **{name: value[:_MAX_PATH] if isinstance(value, str) else value for name, value in about.items()},
+        "method": action.get("name") if found.kind != "action" else None,
+        "path": path[:_MAX_PATH] if isinstance(path, str) else None,
+        "snapshot": found.snapshot,
+        "decided": found.decided,
+        "allowed": found.allowed,
+        "returned": found.returned,
     }
 
 

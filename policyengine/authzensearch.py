@@ -6,6 +6,7 @@ disagree. A resource of type `service` without a path stands for some path, a se
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -39,14 +40,37 @@ _ASKED: dict[Kind, dict[str, tuple[str, ...]]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """A search that was answered: ``parts`` as they were asked for, and how many candidates came how far.
+
+    ``decided`` questions were asked, ``allowed`` results were a yes, and ``returned`` of them are on the page.
+    """
+
+    kind: Kind
+    parts: dict[str, Json]
+    snapshot: str
+    decided: int
+    allowed: int
+    returned: int
+
+
 def search(
-    pdp: Pdp, kind: Kind, body: object, *, caller: str, now: dt.datetime, known: Callable[[], Iterable[str]] = tuple
+    pdp: Pdp,
+    kind: Kind,
+    body: object,
+    *,
+    caller: str,
+    now: dt.datetime,
+    known: Callable[[], Iterable[str]] = tuple,
+    tell: Callable[[Searched], None] = lambda _: None,
 ) -> Json:
     """Answer a search. ``known`` are identities that exist, beside those that the policies name.
 
     1. The parts that are not looked for are read as in an evaluation; an id of the one that is, is ignored.
     2. EVERY candidate is decided; those with a yes are the results, sorted.
-    3. They come in pages; a page's token is good for the same snapshot.
+    3. They come in pages; a page's token is good for the same snapshot. ``tell`` hears of the search before it is
+       answered.
 
     Raises AuthzenError.
     """
@@ -58,16 +82,30 @@ def search(
     # (2)
     questions = _questions(pdp, kind, parts, context, known)
     found: dict[tuple[str, ...], Json] = {}
+    decided = 0
     for number, (result, question) in enumerate(questions):
         if number >= MAX_QUESTIONS:
             raise AuthzenError("the search is too wide: name a path, a port or a host")
         key = tuple(str(value) for value in result.values())
-        if key not in found and pdp.decide(question, caller, now).is_allowed:
+        if key in found:
+            continue
+        decided += 1
+        if pdp.decide(question, caller, now).is_allowed:
             found[key] = result
     results = [found[key] for key in sorted(found)]
     # (3)
     page = results[offset : offset + limit]
     following = offset + len(page)
+    tell(
+        Searched(
+            kind=kind,
+            parts=parts,
+            snapshot=pdp.snapshot,
+            decided=decided,
+            allowed=len(results),
+            returned=len(page),
+        )
+    )
     token = f"{_mark(pdp)}.{following}" if following < len(results) else ""
     return {"results": page, "page": {"next_token": token, "count": len(page), "total": len(results)}}
 

@@ -50,9 +50,9 @@ def mount_public(api: FastAPI, authzen: Authzen, worker: Executor) -> None:
             try:
                 caller, pdp, known = await loop.run_in_executor(worker, enter)
                 body = _read(request, await request.body())
-                found, rows = await asyncio.to_thread(authzen.answer, path, pdp, body, caller=caller, known=known)
+                found, kept = await asyncio.to_thread(authzen.answer, path, pdp, body, caller=caller, known=known)
                 # what is not in the log is not answered
-                await loop.run_in_executor(worker, authzen.record, caller, rows)
+                await loop.run_in_executor(worker, authzen.record, caller, kept)
             except Problem as problem:
                 return _refusal(problem)
             return JSONResponse(found)

@@ -103,3 +103,52 @@ def test_people_and_what_is_said_of_them_stay_out_of_the_log(world: World) -> No
     assert "hunter2" not in text
     assert str(rows[0]["sub"]).startswith("hmac:")
     assert rows[0]["subject_type"] == "user"
+
+
+def searched(world: World) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = world.app.records(after=0, kind="search", limit=100)
+    return found
+
+
+def test_a_search_is_one_record_with_its_counts(world: World) -> None:
+    world.app.authzen.admit(("spiffe://world.test/user/**",))
+    snapshot = world.publish()
+    found = ask(world, "search/action")
+    row = searched(world)[0]
+    assert found["results"] == [{"name": "GET"}]
+    assert (row["actor"], row["direction"], row["search"]) == ("spiffe://world.test/user/1000", "authzen", "action")
+    assert (row["caller"], row["destination"], row["path"], row["method"]) == (CART, "db", "/orders/7", None)
+    assert (row["allowed"], row["returned"], row["snapshot"]) == (1, 1, snapshot)
+    assert isinstance(row["decided"], int)
+    assert row["decided"] > 1
+    assert not decided(world)
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path.startswith("search/")])
+def test_every_kind_of_search_is_recorded(world: World, path: str) -> None:
+    world.app.authzen.admit(("spiffe://world.test/user/**",))
+    world.publish()
+    found = ask(world, path)
+    row = searched(world)[0]
+    assert (row["search"], row["returned"]) == (path.partition("/")[2], len(found["results"]))  # type: ignore[arg-type]
+
+
+def test_a_search_that_is_refused_is_not_recorded(world: World) -> None:
+    world.app.authzen.admit(("spiffe://world.test/user/**",))
+    world.publish()
+    with pytest.raises(Invalid, match="LM2643"):
+        ask(world, "search/action", {**QUESTION, "page": {"token": "old.1"}})
+    assert not searched(world)
+
+
+def test_people_who_are_searched_for_stay_out_of_the_log(world: World) -> None:
+    world.app.authzen.admit(("spiffe://world.test/user/**",))
+    world.publish()
+    subject = {"type": "user", "id": "ann@corp.test", "properties": {"salary": "93000"}}
+    ask(world, "search/action", {**QUESTION, "subject": subject})
+    ask(world, "search/resource", {**QUESTION, "subject": subject, "resource": {"type": "service"}})
+    ask(world, "search/subject", {**QUESTION, "subject": subject})
+    text = json.dumps(searched(world))
+    assert "ann@corp.test" not in text
+    assert "93000" not in text
+    assert len(searched(world)) == 3

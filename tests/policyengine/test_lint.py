@@ -247,3 +247,8 @@ def test_an_issuer_that_a_rule_names_is_declared(issuers: tuple[Issuer, ...], ex
         found = [item for item in lint(policies, NOW) if item.code == "LM2127"]
         assert [item.facts["hint"] for item in found] == expected
         assert all(item.facts["issuer"] == "https://idp.test" for item in found)
+
+
+def test_what_callers_of_the_authzen_api_say_is_declared_nowhere() -> None:
+    when = {"claims": {"issuer": "authzen:user", "role": ["editor"]}}
+    assert "LM2127" not in {item.code for item in lint(tree(app=[allow(when=when, **PLAIN)]), NOW)}
