@@ -11,12 +11,11 @@ import dataclasses
 import datetime as dt
 import functools
 import hashlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 from cryptography import x509
 
-from ca.keys import SigningKey
+from ca.keys import SignAll, SigningKey
 from ca.mint import Issuer, window_under
 from mesh.der import header, wrap
 from mesh.spiffe import SpiffeId
@@ -83,7 +82,7 @@ class LeafTemplate:
 
     since: dt.datetime
     until: dt.datetime
-    _sign: Callable[[bytes], bytes] = dataclasses.field(repr=False)
+    _sign: SignAll = dataclasses.field(repr=False)
     _algorithm: bytes
     _head: bytes
     _tail: bytes
@@ -152,7 +151,7 @@ class LeafTemplate:
         tbs = self.tbs(spiffe_id, spki, serial=serial, now=now, life=life, dns_names=dns_names)
         if tbs is None:
             return None
-        return self.certificate(tbs, self._sign(tbs))
+        return self.certificate(tbs, self._sign([tbs])[0])
 
     def certificate(self, tbs: bytes, signature: bytes) -> bytes:
         """The certificate of a signed part and its signature (RFC 5280 §4.1)."""

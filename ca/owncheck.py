@@ -47,6 +47,8 @@ _MAX_NUMBER_BYTES = 20  # RFC 5280 §4.1.2.2
 _SHORT = 127
 _UTC_TIME = re.compile(rb"[0-9]{12}Z\Z")
 _MAX_KEPT = 8
+# gives the places of signatures that do not verify, each over what stands at its place
+_Wrong = Callable[[Sequence[bytes], Sequence[bytes]], list[int]]
 _MAX_FRAMES = 4096
 
 
@@ -94,8 +96,9 @@ class _Model:
     """A leaf that passed, and what of it every other leaf under the same chain has too.
 
     ``front`` stands before the serial number, ``above`` between that and the times, ``middle`` before the key, and
-    ``back`` from the extension after the names up to the signature. ``verify`` raises InvalidSignature. ``frames`` are
-    by names and length of the serial number.
+    ``back`` from the extension after the names up to the signature. ``closings`` stand between what is signed and a
+    signature, by its length. ``wrong`` gives the places of signatures that do not verify over what they are of.
+    ``frames`` are by names and length of the serial number.
     """
 
     chain: tuple[bytes, ...]
@@ -104,8 +107,8 @@ class _Model:
     above: bytes
     middle: bytes
     back: bytes
-    algorithm: bytes
-    verify: Callable[[bytes, bytes], None]
+    closings: tuple[bytes, ...]
+    wrong: _Wrong
     frames: dict[tuple[str, tuple[str, ...], int], _Frame] = dataclasses.field(default_factory=dict)
 
     def frame(self, uri: str, dns_names: tuple[str, ...], number: int) -> _Frame:
@@ -171,30 +174,37 @@ class OwnCheck:
         Raises WrongWorkError, or what the verifier raises.
         """
         found: list[Found] = []
-        unverified: list[tuple[int, _Model, bytes, bytes]] = []
-        for chain, wanted in zip(chains, meant, strict=True):
+        unverified: dict[tuple[bytes, ...], tuple[_Model, list[int], list[bytes], list[bytes]]] = {}
+        passing: _Model | None = None
+        for place, (chain, wanted) in enumerate(zip(chains, meant, strict=True)):
             # (1)
-            model = self._models.get(chain[1:])
-            same = None
-            if model is not None and self._still_passes(model.chain, bundle, now):
-                # (2)
-                same = self._compare(chain[0], model, wanted, bundle, now)
-            if model is None or same is None:
+            leaf, above = chain[0], chain[1:]
+            if passing is None or passing.chain[1:] != above:
+                model = self._models.get(above)
+                passing = model if model is not None and self._still_passes(model.chain, bundle, now) else None
+            # (2)
+            same = None if passing is None else _compare(leaf, passing, wanted, self._workloads, bundle, now)
+            if passing is None or same is None:
                 # (4)
                 found.append(self._check_in_full(chain, wanted, bundle, now))
+                passing = None
                 continue
             said, signature, signed = same
-            if self._vouched and chain[0] in self._vouched:
-                self._vouched.discard(chain[0])
-            else:
-                unverified.append((len(found), model, signature, signed))
             found.append(said)
+            if leaf in self._vouched:
+                self._vouched.discard(leaf)
+                continue
+            waiting = unverified.get(above)
+            if waiting is None:
+                waiting = unverified[above] = (passing, [], [], [])
+            waiting[1].append(place)
+            waiting[2].append(signature)
+            waiting[3].append(signed)
         # (3)
-        for place, model, signature, signed in unverified:
-            try:
-                model.verify(signature, signed)
-            except InvalidSignature:
+        for model, places, signatures, parts in unverified.values():
+            for wrong in model.wrong(signatures, parts):
                 # (4)
+                place = places[wrong]
                 found[place] = self._check_in_full(chains[place], meant[place], bundle, now)
         return found
 
@@ -224,48 +234,45 @@ class OwnCheck:
                 if len(self._models) > _MAX_KEPT:
                     del self._models[next(iter(self._models))]
 
-    def _compare(
-        self, leaf: bytes, model: _Model, meant: Meant, bundle: TrustBundle, now: dt.datetime
-    ) -> tuple[Found, bytes, bytes] | None:
-        """Step 2 of `check_all`: what the leaf says, its signature, and what that has to be of.
 
-        None when it cannot be said here. EVERY byte of the leaf is looked at.
-        """
-        spki, uri = meant.spki, str(meant.spiffe_id)
-        if len(spki) != _P256_BYTES or not spki.startswith(_P256) or not uri.startswith(self._workloads):
-            return None
-        if not _LEAST_BYTES <= len(leaf) <= _MOST_BYTES:
-            return None
-        # Certificate, TBSCertificate; version, serialNumber: its length is the first byte that is not known
-        size = leaf[2 * _HEADER_BYTES + len(model.front) + 1]
-        try:
-            frame = model.frame(uri, meant.dns_names, size)
-        except ValueError:
-            return None
-        before, number_at, times_at, between, after = frame
-        number = leaf[number_at : times_at - len(model.above)]
-        times = leaf[times_at : times_at + _TIMES_BYTES]
-        identifier = hashlib.sha1(spki[26:], usedforsecurity=False).digest()
-        # signature, issuer; validity; subject; subjectPublicKeyInfo; [3] extensions: the key's identifier, the names,
-        # and what is the same for all
-        signed = b"".join((before, number, model.above, times, model.middle, spki, between, identifier, after))
-        # signatureAlgorithm, signatureValue
-        end = _HEADER_BYTES + len(signed)
-        signature_at = end + len(model.algorithm) + 3
-        signature = leaf[signature_at:]
-        is_same = (
-            len(signature) < _SHORT
-            and leaf.startswith(signed, _HEADER_BYTES)
-            and leaf[:_HEADER_BYTES] == b"\x30\x82" + (len(leaf) - _HEADER_BYTES).to_bytes(2, "big")
-            and leaf[end:signature_at] == model.algorithm + bytes((0x03, len(signature) + 1, 0))
-        )
-        # what is this leaf's own
-        serial, window = _serial(number), _window(times)
-        if not is_same or not serial or window is None or not window[0] <= now <= window[1] <= meant.end:
-            return None
-        if bundle.crls and any(is_listed(serial, crl, model.signer) for crl in bundle.crls):
-            return None
-        return Found(window[1], serial), signature, signed
+def _compare(
+    leaf: bytes, model: _Model, meant: Meant, workloads: str, bundle: TrustBundle, now: dt.datetime
+) -> tuple[Found, bytes, bytes] | None:
+    """Step 2 of `check_all`: what the leaf says, its signature, and what that has to be of.
+
+    None when it cannot be said here. EVERY byte of the leaf is looked at.
+    """
+    spki, uri = meant.spki, str(meant.spiffe_id)
+    if len(spki) != _P256_BYTES or not spki.startswith(_P256) or not uri.startswith(workloads):
+        return None
+    if not _LEAST_BYTES <= len(leaf) <= _MOST_BYTES:
+        return None
+    # Certificate, TBSCertificate; version, serialNumber: its length is the first byte that is not known
+    size = leaf[2 * _HEADER_BYTES + len(model.front) + 1]
+    try:
+        frame = model.frame(uri, meant.dns_names, size)
+    except ValueError:
+        return None
+    before, number_at, times_at, between, after = frame
+    number = leaf[number_at : times_at - len(model.above)]
+    times = leaf[times_at : times_at + _TIMES_BYTES]
+    identifier = hashlib.sha1(spki[26:], usedforsecurity=False).digest()
+    # signature, issuer; validity; subject; subjectPublicKeyInfo; [3] extensions: the key's identifier, the names,
+    # and what is the same for all
+    signed = b"".join((before, number, model.above, times, model.middle, spki, between, identifier, after))
+    # signatureAlgorithm, signatureValue
+    end = _HEADER_BYTES + len(signed)
+    signature = leaf[end + len(model.closings[0]) :]
+    if len(signature) >= _SHORT:
+        return None
+    wanted = b"".join((_header(0x30, len(leaf) - _HEADER_BYTES), signed, model.closings[len(signature)], signature))
+    # what is this leaf's own
+    serial, window = _serial(number), _window(times)
+    if leaf != wanted or not serial or window is None or not window[0] <= now <= window[1] <= meant.end:
+        return None
+    if bundle.crls and any(is_listed(serial, crl, model.signer) for crl in bundle.crls):
+        return None
+    return Found(window[1], serial), signature, signed
 
 
 def check_in_full(
@@ -329,16 +336,27 @@ def _model(chain: tuple[bytes, ...], meant: Meant) -> _Model | None:
         above=leaf[number_end:issuer_end],
         middle=leaf[times_end:subject_end],
         back=leaf[names_end:tbs_end],
-        algorithm=algorithm,
-        verify=_verifier(key, chosen),
+        closings=tuple([algorithm + bytes((0x03, size + 1, 0)) for size in range(_SHORT)]),
+        wrong=_wrong(key, chosen),
     )
 
 
-def _verifier(key: ec.EllipticCurvePublicKey, chosen: hashes.SHA256 | hashes.SHA384) -> Callable[[bytes, bytes], None]:
-    """Verifies a signature over bytes, which the standard library hashes: the key's own takes longer to begin."""
+def _wrong(key: ec.EllipticCurvePublicKey, chosen: hashes.SHA256 | hashes.SHA384) -> _Wrong:
+    """Verifies signatures over bytes, which the standard library hashes: the key's own takes longer to begin."""
     verify, scheme = key.verify, ec.ECDSA(Prehashed(chosen))
     digest = hashlib.sha384 if isinstance(chosen, hashes.SHA384) else hashlib.sha256
-    return lambda signature, signed: verify(signature, digest(signed).digest(), scheme)
+
+    def wrong(signatures: Sequence[bytes], parts: Sequence[bytes]) -> list[int]:
+        digests = [digest(part).digest() for part in parts]
+        found = []
+        for place, (signature, hashed) in enumerate(zip(signatures, digests, strict=True)):
+            try:
+                verify(signature, hashed, scheme)
+            except InvalidSignature:
+                found.append(place)
+        return found
+
+    return wrong
 
 
 def _open(data: bytes, at: int, tag: int) -> tuple[int, int]:

@@ -11,9 +11,8 @@ from typing import NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidSignature
 
-from ca.keys import SigningKey
+from ca.keys import SignAll, SigningKey
 
-Sign = Callable[[bytes], bytes]
 Verify = Callable[[bytes, bytes], None]
 
 
@@ -40,7 +39,7 @@ class OwnSigner:
     """Signs in this process."""
 
     def __init__(self) -> None:
-        self._sign: Sign | None = None
+        self._sign: SignAll | None = None
         self._verify: Verify | None = None
 
     def use(self, key: SigningKey) -> None:
@@ -50,7 +49,7 @@ class OwnSigner:
     def sign(self, parts: Sequence[bytes]) -> list[Signature]:
         """Sign each part, in order. Raises what the key raises."""
         assert self._sign is not None
-        return [Signature(self._sign(part), is_verified=False) for part in parts]
+        return [Signature(value, False) for value in self._sign(parts)]
 
     def sign_and_verify(self, parts: Sequence[bytes]) -> list[Signature]:
         """Sign each part and verify it at once: one that does not verify says so, and `ca.owncheck` has the word."""

@@ -25,7 +25,7 @@ def serve(link: socket.socket) -> None:
     A signature that does not verify ends this process: the server signs those parts itself.
     """
     write(link, READY, b"")
-    sign: Callable[[bytes], bytes] | None = None
+    sign: keys.SignAll | None = None
     verify: Verify | None = None
     while (message := read(link)) is not None:
         kind, data = message
@@ -34,7 +34,7 @@ def serve(link: socket.socket) -> None:
             sign, verify = key.signer(), key.verifier()
         elif kind == PARTS and sign is not None and verify is not None:
             parts = unpack(data)
-            found = [sign(part) for part in parts]
+            found = sign(parts)
             for signature, part in zip(found, parts, strict=True):
                 verify(signature, part)
             write(link, PARTS, pack(found))

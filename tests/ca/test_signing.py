@@ -42,8 +42,8 @@ def test_a_signature_that_does_not_verify_is_no_verified_one(monkeypatch: pytest
     signer, key = OwnSigner(), generate(KeyAlgorithm.P256)
     other = generate(KeyAlgorithm.P256)
     signer.use(key)
-    made = iter([key.sign(b"one"), other.sign(b"two"), key.sign(b"three")])
-    monkeypatch.setattr(signer, "_sign", lambda part: next(made))
+    made = [key.sign(b"one"), other.sign(b"two"), key.sign(b"three")]
+    monkeypatch.setattr(signer, "_sign", lambda parts: made)
     found = signer.sign_and_verify([b"one", b"two", b"three"])
     assert [item.is_verified for item in found] == [True, False, True]
 

@@ -46,7 +46,7 @@ def test_what_it_cannot_do_ends_it(kind: bytes, data: bytes) -> None:
 
 
 def test_a_signature_that_does_not_verify_is_never_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SigningKey, "signer", lambda self: lambda part: b"0\x06\x02\x01\x01\x02\x01\x01")
+    monkeypatch.setattr(SigningKey, "signer", lambda self: lambda parts: [b"0\x06\x02\x01\x01\x02\x01\x01"])
     ours, theirs = socket.socketpair()
     with ours, theirs:
         write(ours, KEY, private_to_der(generate(KeyAlgorithm.P256).key))
