@@ -210,6 +210,7 @@ class App:
             self._settles = None
             self._changed()
         self.acme.tick()
+        self._signers.rest()
 
     def _refresh_rules(self) -> None:
         if self._rules.refresh():

@@ -40,7 +40,10 @@ class NodeService(node_pb2_grpc.NodeServicer):
         node = await self._door.node(context)
         asks = [Ask(ask.ref, ask.spki, tuple([(fact.key, fact.value) for fact in ask.facts])) for ask in request.asks]
         issued = await self._door.call(context, lambda: self._app.issue(node, asks))
-        return pb.BatchResponse(svids=[_issued_pb(found) for found in issued])
+        answer = pb.BatchResponse()
+        for found in issued:
+            _tell(answer.svids.add(), found)
+        return answer
 
     async def BatchNewJwtSvid(
         self, request: pb.JwtBatchRequest, context: grpc.aio.ServicerContext
@@ -155,19 +158,17 @@ class NodeService(node_pb2_grpc.NodeServicer):
         return pb.StatusResponse(wants_trust=wants)
 
 
-def _issued_pb(found: Issued) -> pb.IssuedSvid:
+def _tell(item: pb.IssuedSvid, found: Issued) -> None:
+    """Write an answer where it stands in the message: a message of its own would be copied there."""
+    item.ref = found.ref
     if found.code:
-        return pb.IssuedSvid(ref=found.ref, code=found.code, facts=dict(found.facts))
-    return pb.IssuedSvid(
-        ref=found.ref,
-        spiffe_id=found.spiffe_id,
-        chain=found.chain,
-        rule=found.rule,
-        direct=found.direct,
-        hint=found.hint,
-        container_bound=found.container_bound,
-        federates_with=found.federates_with,
-    )
+        item.code = found.code
+        item.facts.update(found.facts)
+        return
+    item.spiffe_id, item.rule, item.hint = found.spiffe_id, found.rule, found.hint
+    item.direct, item.container_bound = found.direct, found.container_bound
+    item.chain.extend(found.chain)
+    item.federates_with.extend(found.federates_with)
 
 
 def _update_pb(state: State) -> pb.Update:

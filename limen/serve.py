@@ -38,6 +38,7 @@ from limen.limits import PeerLimits
 from limen.listener import MOST, CountingListener
 from limen.nodeport import NodePort
 from limen.opening import open_app
+from limen.signers import usual_count
 from limen.values import Public
 from limen.webcert import WebCertificate
 from mesh import telemetry
@@ -93,9 +94,9 @@ def run(
     key_source: str = "database",
     key_algorithm: str = "p256",
     public: Public | None = None,
-    signers: int = 0,
+    signers: int | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; without a number of ``signers`` there are as many as is usual here.
 
     Raises Conflict when another server runs on this state, Invalid for an address that cannot be listened on, LM1515
     for an issuer and LM1516 for a certificate that cannot be used.
@@ -117,7 +118,7 @@ def run(
             upstream=upstream,
             key_source=key_source,
             key_algorithm=key_algorithm,
-            signers=signers,
+            signers=usual_count() if signers is None else signers,
             is_serving=True,
         )
         try:

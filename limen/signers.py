@@ -30,6 +30,8 @@ LARGE = 50
 """A batch of fewer parts is signed here: handing it over would take as long."""
 ANSWER_WITHIN_S = 5.0
 START_AGAIN_AFTER_S = 1.0
+REST_AFTER_S = 600.0
+"""Signers that no large batch came for in this time end: they hold memory, and the key."""
 _AHEAD = 2
 _EXITS_WITHIN_S = 2.0
 
@@ -44,6 +46,11 @@ class _Signer:
     taken: deque[int] = dataclasses.field(default_factory=deque)
 
 
+def usual_count() -> int:
+    """How many signers a server has that nobody told: one where this process may use two cores (ADR 20)."""
+    return 1 if len(os.sched_getaffinity(0)) > 1 else 0
+
+
 class SignerPool:
     """Signs here and in up to ``count`` other processes. All calls come from one thread, which starts them."""
 
@@ -52,7 +59,7 @@ class SignerPool:
         self._own = OwnSigner()
         self._secret: bytes | None = None
         self._signers: list[_Signer] = []
-        self._started = float("-inf")
+        self._started = self._asked = float("-inf")
         self.helped = 0
         """How many parts the signers have signed so far."""
 
@@ -81,6 +88,11 @@ class SignerPool:
             signer.link.close()
             _end(signer.process)
 
+    def rest(self) -> None:
+        """End the signers when no large batch came for long; the next one starts them again."""
+        if self._signers and time.monotonic() - self._asked >= REST_AFTER_S:
+            self.close()
+
     def sign(self, parts: Sequence[bytes]) -> list[Signature]:
         """Sign each part, in order.
 
@@ -94,6 +106,7 @@ class SignerPool:
         if not self._count or self._secret is None or len(parts) < LARGE or max(map(len, parts)) > _LONGEST:
             return self._own.sign(parts)
         # (2)
+        self._asked = time.monotonic()
         self._start_missing()
         try:
             return self._share(parts)

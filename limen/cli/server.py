@@ -54,9 +54,8 @@ from mesh.problems import Invalid
 @click.option(
     "--signers",
     type=click.IntRange(0, 64),
-    default=0,
-    show_default=True,
-    help="Processes that sign large batches beside the server (docs/adr/0020-signing-processes.md).",
+    default=None,
+    help="Processes that sign large batches beside the server.  [default: 1 on two cores or more, else 0]",
 )
 @click.option("--jwt-issuer", default=None, help="URL of the OIDC issuer that JWT-SVIDs name.")
 @click.option(
@@ -101,7 +100,7 @@ def server(
     upstream: str,
     key_source: str,
     key_algorithm: str,
-    signers: int,
+    signers: int | None,
     federation_listen: str | None,
     opa_readers: tuple[str, ...],
     authzen_callers: tuple[str, ...],

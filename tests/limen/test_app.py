@@ -14,6 +14,7 @@ from ca.registration import IdentityRule, RuleSet
 from ca.ruleindex import RuleIndex
 from limen import rulesfile
 from limen.opening import open_app
+from limen.signers import SignerPool
 from limen.values import Endpoint
 from mesh.problems import Problem
 from tests.world import DOMAIN, RULES, TREE, World
@@ -35,6 +36,17 @@ def test_a_token_lets_one_node_join_once(world: World) -> None:
     world.app.join(token, world.spki())
     assert code_of(lambda: world.app.join(token, world.spki())) == "LM1208"
     assert kinds(world) == [("ca", "token"), ("agent", "join")]
+
+
+def test_signers_rest_when_nothing_large_was_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+
+    def rest(pool: SignerPool) -> None:
+        looked.append(pool)
+
+    monkeypatch.setattr(SignerPool, "rest", rest)
+    world.app.tick()
+    assert len(looked) == 1
 
 
 def test_a_token_expires(world: World) -> None:

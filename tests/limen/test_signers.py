@@ -68,6 +68,29 @@ def test_without_signers_all_is_signed_here() -> None:
     assert check(pool) == 0
 
 
+@pytest.mark.parametrize(("cores", "usual"), [({0}, 0), ({3}, 0), ({0, 1}, 1), ({1, 2, 3, 7}, 1)], ids=str)
+def test_who_says_nothing_has_one_signer_where_two_cores_are_his(
+    cores: set[int], usual: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores)
+    assert signers.usual_count() == usual
+
+
+@pytest.mark.system
+def test_signers_that_nobody_needs_end_and_come_back(pool: SignerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    until_they_help(pool)
+    before = set(pool.pids)
+    monkeypatch.setattr(signers, "REST_AFTER_S", 3600.0)
+    pool.rest()
+    assert set(pool.pids) == before
+    monkeypatch.setattr(signers, "REST_AFTER_S", 0.0)
+    pool.rest()
+    assert pool.pids == []
+    assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in before)
+    until_they_help(pool)
+    assert not before & set(pool.pids)
+
+
 @pytest.mark.system
 def test_processes_share_a_batch_and_its_order_stays(pool: SignerPool) -> None:
     until_they_help(pool)
