@@ -44,6 +44,7 @@ REMOVED = "[removed]"
 _MAX_DEPTH = 32
 
 Record = dict[str, object]
+_Rule = Literal["drop", "hash", "target"]
 
 
 def record(kind: str, *, now: dt.datetime, random: bytes, source: str, **fields: object) -> Record:
@@ -94,8 +95,7 @@ def mask(value: object, key: bytes) -> object:
 
 def _mask(value: object, key: bytes, depth: int) -> object:
     if isinstance(value, str):
-        # (4) every one of those shapes has white space in it or begins a JSON object in base64
-        return _SECRET_TEXT.sub(REMOVED, value) if "eyJ" in value or len(value.split(None, 1)) > 1 else value
+        return _masked_text(value)
     if not isinstance(value, Mapping | list | tuple):
         return value
     if not depth:
@@ -109,18 +109,25 @@ def _mask(value: object, key: bytes, depth: int) -> object:
 
 
 def _masked(name: str, value: object, key: bytes, depth: int) -> object:
-    found = _named(name, value, key)
-    if found is not None:
-        return found
-    if isinstance(value, str) and "=" in value and _rule(name) == "target":
-        value = _masked_target(value, key)
-    return _mask(value, key, depth - 1)
-
-
-def _named(name: str, value: object, key: bytes) -> str | None:
-    """What a value becomes because of its name, None when the name asks for nothing."""
+    # most fields of a record are texts whose names ask for nothing
     rule = _rule(name)
-    if rule is None or value is None:
+    if rule is not None:
+        found = _by_rule(rule, value, key)
+        if found is not None:
+            return found
+        if rule == "target" and isinstance(value, str) and "=" in value:
+            value = _masked_target(value, key)
+    return _masked_text(value) if isinstance(value, str) else _mask(value, key, depth - 1)
+
+
+def _masked_text(text: str) -> str:
+    """Step 4 of `mask`: every one of those shapes has white space in it or begins a JSON object in base64."""
+    return _SECRET_TEXT.sub(REMOVED, text) if "eyJ" in text or len(text.split(None, 1)) > 1 else text
+
+
+def _by_rule(rule: _Rule, value: object, key: bytes) -> str | None:
+    """What a value becomes because of its name, None when the name asks for nothing."""
+    if value is None:
         return None
     # (1)
     if rule == "drop":
@@ -133,7 +140,7 @@ def _named(name: str, value: object, key: bytes) -> str | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _rule(name: str) -> Literal["drop", "hash", "target"] | None:
+def _rule(name: str) -> _Rule | None:
     low = name.lower().replace("_", "-")
     if low in DROPPED or low.endswith(_DROPPED_ENDS):
         return "drop"
@@ -150,7 +157,8 @@ def _masked_target(target: str, key: bytes) -> str:
     parts = []
     for part in query.split("&"):
         name, equals, text = part.partition("=")
-        found = _named(urllib.parse.unquote_plus(name), text, key) if equals else None
+        rule = _rule(urllib.parse.unquote_plus(name)) if equals else None
+        found = _by_rule(rule, text, key) if rule is not None else None
         parts.append(part if found is None else f"{name}={found}")
     return before + mark + "&".join(parts)
 

@@ -6,12 +6,26 @@ Text is neither escaped nor normalised beyond what JSON demands.
 from __future__ import annotations
 
 import json
+import json.encoder
+from collections.abc import Callable
 
 _MORE = (dict, list, tuple)
 _TEXT = frozenset({str})
 _PLAIN = frozenset({str, int, bool, float, type(None)})
-# made once: `json.dumps` makes one for every call that is not the default's
-_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
+def _encoder() -> Callable[[object], str]:
+    """What writes a value: made once, where `JSONEncoder.encode` makes one for every call."""
+    slow = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return slow.encode
+    # as `JSONEncoder.iterencode` makes it, but for the look at circles, which `_check_keys` would not leave either
+    encode = make(None, slow.default, json.encoder.encode_basestring, None, ":", ",", True, False, False)
+    return lambda obj: "".join(encode(obj, 0))
+
+
+_ENCODE = _encoder()
 _DECODE = json.JSONDecoder().decode
 
 
