@@ -9,7 +9,8 @@ import socket
 # descriptors of the claims: each is an abstract socket's, which the kernel gives up when this process ends
 _claims: list[int] = []
 _BELOW = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
-_FIRST = 10_000 if _BELOW > 12_000 else 1_025
+# and below those that the demo chooses from
+_FIRST, _LAST = (10_000, 20_000) if _BELOW >= 20_000 else (1_025, _BELOW)
 
 
 def free_port() -> int:
@@ -25,7 +26,7 @@ def free_ports(count: int) -> int:
     """The first of so many free ports that follow each other."""
     draw = random.Random(os.urandom(8))
     while True:
-        first = draw.randrange(_FIRST, _BELOW - count)
+        first = draw.randrange(_FIRST, _LAST - count)
         with contextlib.ExitStack() as stack:
             claims = []
             try:

@@ -16,7 +16,7 @@ from mesh.proto import workload_pb2 as pb
 
 SERVICE = "/SpiffeWorkloadAPI/"
 HEADER = (("workload.spiffe.io", "true"),)
-WITHIN_S = 5.0
+WITHIN_S = 20.0
 STAYS_S = 0.5
 Metadata = tuple[tuple[str, str], ...]
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"

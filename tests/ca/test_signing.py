@@ -59,5 +59,6 @@ def test_signing_twice_does_not_see_what_verifying_each_does() -> None:
     found = json.loads(done.stdout)
     assert found["wrong"] > 0
     assert found["differ"] == 0
-    # verifying has a blind spot of the same kind, where its own sum meets the same point: one in 64 of the wrong ones
-    assert found["passed though wrong"] * 8 <= found["wrong"]
+    # verifying has a blind spot of the same kind, where its own sum meets the same point: one in 64 of the wrong ones.
+    # Some thirty are wrong, so that four of them pass once in a thousand runs, and a half in none
+    assert found["passed though wrong"] * 2 <= found["wrong"]

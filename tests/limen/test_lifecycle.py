@@ -79,5 +79,5 @@ def test_a_process_ends_with_the_one_that_started_it() -> None:
     parent.stdin.close()
     import select
 
-    assert select.select([handle], [], [], 10)[0]
+    assert select.select([handle], [], [], 60)[0]
     os.close(handle)

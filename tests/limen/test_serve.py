@@ -106,7 +106,7 @@ def test_one_address_begins_so_many_handshakes_at_each_public_port_and_others_go
     context.verify_mode = ssl.CERT_NONE
 
     def shakes_hands(port: int, source: str) -> bool:
-        with socket.create_connection(("127.0.0.1", port), 10, (source, 0)) as stranger:
+        with socket.create_connection(("127.0.0.1", port), 60, (source, 0)) as stranger:
             try:
                 with context.wrap_socket(stranger):
                     return True
@@ -120,7 +120,7 @@ def test_one_address_begins_so_many_handshakes_at_each_public_port_and_others_go
     # agents' port, which does not know them yet
     node = int(found["node"].rpartition(":")[2])
     for _ in range(6):
-        with socket.create_connection(("127.0.0.1", node), 10) as stranger, contextlib.suppress(ConnectionError):
+        with socket.create_connection(("127.0.0.1", node), 60) as stranger, contextlib.suppress(ConnectionError):
             stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
             stranger.recv(1)
     with urllib.request.urlopen(found["metrics"], timeout=60) as answer:
@@ -138,7 +138,7 @@ def test_a_second_server_on_the_same_state_is_refused(tmp_path: pathlib.Path) ->
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "ready server\n"
-        second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        second = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
         assert second.returncode == 2
         assert "LM5205" in second.stderr
         os.kill(first.pid, signal.SIGTERM)

@@ -73,5 +73,5 @@ def test_a_refused_program_is_not_kept(worker: Worker) -> None:
 
 @pytest.mark.parametrize("end", [pytest.param(b"", id="end"), pytest.param(b"\xff\xff\xff\xff", id="too-long")])
 def test_ends_with_its_parent_and_at_a_message_beyond_all_bounds(worker: Worker, end: bytes) -> None:
-    out, _ = worker.communicate(end, timeout=30)
+    out, _ = worker.communicate(end, timeout=100)
     assert (out, worker.returncode) == (b"", 0)

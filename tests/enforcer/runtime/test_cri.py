@@ -183,6 +183,13 @@ def test_nobody_at_the_socket_is_unavailable(tmp_path: pathlib.Path) -> None:
 NEEDS = engines.missing("containerd", "ctr", "runc")
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody takes their time on a slow machine."""
+    for name in ("cri", "containers"):
+        monkeypatch.setattr(f"enforcer.runtime.{name}.WITHIN_S", 60.0)
+
+
 @pytest.fixture(scope="module")
 def kubelet() -> Iterator[engines.Kubelet]:
     if NEEDS:

@@ -96,6 +96,14 @@ NEEDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Everybody takes their time on a slow machine, but for the one that says nothing at all."""
+    if "silence" not in request.node.name:
+        for name in ("docker", "containers"):
+            monkeypatch.setattr(f"enforcer.runtime.{name}.WITHIN_S", 60.0)
+
+
 @pytest.fixture(scope="module", params=list(NEEDS))
 def engine(request: pytest.FixtureRequest) -> Iterator[engines.Engine]:
     if NEEDS[request.param]:

@@ -9,7 +9,7 @@ from enforcer.runtime.fetch import get
 from tests.enforcer.runtime.stage import staged
 
 
-def ask(path: str, *, limit: int = 100, within_s: float = 5.0) -> tuple[int, bytes]:
+def ask(path: str, *, limit: int = 100, within_s: float = 60.0) -> tuple[int, bytes]:
     return asyncio.run(get("http://x/a", limit=limit, within_s=within_s, socket=path))
 
 

@@ -57,6 +57,12 @@ class Cloud:
         return Cluster(kind=kind, url=url, ca=str(self.ca), **({"token": str(self.token)} | more))
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server here answers at once, and on a slow machine late."""
+    monkeypatch.setattr("enforcer.runtime.pods.WITHIN_S", 60.0)
+
+
 @pytest.fixture
 def cloud(tmp_path: pathlib.Path) -> Cloud:
     return Cloud(tmp_path, "127.0.0.1")

@@ -92,7 +92,7 @@ def word(port: int, svid: X509Svid, corp: Realm) -> bytes:
 
 
 def dial(context: ssl.SSLContext, port: int) -> ssl.SSLSocket:
-    raw = socket.create_connection(("127.0.0.1", port), 30)
+    raw = socket.create_connection(("127.0.0.1", port), 60)
     try:
         return context.wrap_socket(raw, server_hostname="localhost")
     except BaseException:
@@ -217,7 +217,7 @@ def test_nothing_is_resumed(limens: Make, corp: Realm, echoes: Any) -> None:
     with dial(context, echo.port) as first:
         assert says(first) == b"word"
         assert first.session is None or not first.session.has_ticket
-        raw = socket.create_connection(("127.0.0.1", echo.port), 30)
+        raw = socket.create_connection(("127.0.0.1", echo.port), 60)
         with context.wrap_socket(raw, session=first.session) as second:
             assert says(second) == b"word"
             assert not second.session_reused

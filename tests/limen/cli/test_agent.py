@@ -63,7 +63,7 @@ def test_a_second_host_joins_serves_and_leaves(
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready agent\n"
-        assert len([row for row in installation.json("status")["agents"] if row["is_connected"]]) == 2
+        until(lambda: len([row for row in installation.json("status")["agents"] if row["is_connected"]]) == 2)
         process.terminate()
         assert process.wait(timeout=100) == 0
     assert not (tmp_path / "agent.sock").exists()

@@ -189,14 +189,19 @@ def test_a_program_that_ends_while_there_is_no_agent_ends_its_run(
 
 @pytest.mark.system
 def test_a_program_that_the_next_agent_cannot_go_on_with_is_launched_again(
-    make_installation: Callable[..., Any], tmp_path: pathlib.Path, alive: Callable[[int], bool]
+    make_installation: Callable[..., Any],
+    tmp_path: pathlib.Path,
+    alive: Callable[[int], bool],
+    until: Callable[..., Any],
 ) -> None:
     found = make_installation()
     program = "import os, signal; print(); print(os.getpid(), flush=True); signal.pause()"
     with paused(found, tmp_path, program) as process:
         assert process.stdout is not None
         first = int(process.stdout.readline())
-        os.kill(found.pid("agent"), signal.SIGKILL)
+        agent = found.pid("agent")
+        os.kill(agent, signal.SIGKILL)
+        until(lambda: not alive(agent))
         for path in (found.state / "agent" / "workloads").iterdir():
             path.unlink()
         os.kill(found.process.pid, signal.SIGCONT)

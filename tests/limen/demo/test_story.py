@@ -4,6 +4,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -72,7 +73,9 @@ def of_session(pids: set[int]) -> set[int]:
 @pytest.mark.system
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["   trust domain", "2 ", "3 "], ids=["starting", "launching", "traffic"])
-def test_ctrl_c_leaves_no_process_and_no_file(step: str, tmp_path: pathlib.Path) -> None:
+def test_ctrl_c_leaves_no_process_and_no_file(
+    step: str, tmp_path: pathlib.Path, alive: Callable[[int], bool], until: Callable[..., object]
+) -> None:
     command = [sys.executable, "-m", "limen", "demo"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)} if len(str(tmp_path)) < 40 else dict(os.environ)
     with subprocess.Popen(
@@ -88,6 +91,6 @@ def test_ctrl_c_leaves_no_process_and_no_file(step: str, tmp_path: pathlib.Path)
         process.send_signal(signal.SIGINT)
         process.stderr.read()
         assert process.wait(timeout=200) == 130
-    for pid in family:
-        assert not pathlib.Path(f"/proc/{pid}").exists(), pid
+    # who reaps them, and when, is not ours to say
+    until(lambda: not [pid for pid in family if alive(pid)])
     assert not root.exists()
