@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from typing import Literal
 
 from mesh import canonicaljson
+from policyengine.authzen import ISSUER as SAID
 from policyengine.issuer import Issuer
 from policyengine.model import PolicySet
 
 Belief = Literal["both", "before", "now"]
 """Which versions believe a token of an issuer: both, or only one of them."""
 Beliefs = Mapping[str, tuple[Belief, ...]]
-"""By an issuer that is declared in another way, the kinds of its tokens that there may be."""
+"""By an issuer that is declared in another way, or not at all, the kinds of its tokens that there may be."""
 
 
 def beliefs_between(old: PolicySet, new: PolicySet) -> Beliefs:
@@ -26,6 +27,23 @@ def beliefs_between(old: PolicySet, new: PolicySet) -> Beliefs:
     ours, theirs = ({item.issuer: item for item in side.issuers} for side in (old, new))
     found = {name: _kinds(ours.get(name), theirs.get(name)) for name in sorted(ours.keys() | theirs.keys())}
     return {name: kinds for name, kinds in found.items() if kinds != ("both",)}
+
+
+def unbelieved(policies: PolicySet) -> Beliefs:
+    """The issuers that rules name and one policy set does not declare: no token of theirs verifies, of any kind.
+
+    What callers of the AuthZEN API say of people is declared nowhere, and counts.
+    """
+    declared = {item.issuer for item in policies.issuers}
+    conditions = (
+        when
+        for policy in policies.policies
+        for rule in policy.rules
+        for when in (rule.when, None if rule.unless is None else rule.unless.when)
+        if when is not None and when.claims is not None
+    )
+    named = {when.claims.issuer for when in conditions if when.claims is not None}
+    return {name: () for name in sorted(named - declared) if not name.startswith(SAID)}
 
 
 def _kinds(old: Issuer | None, new: Issuer | None) -> tuple[Belief, ...]:

@@ -16,6 +16,7 @@ from mesh.request import Effect
 from mesh.spiffe import SpiffePattern
 from policyengine.analysis import allowed_rows
 from policyengine.atoms import Callers, caller_classes
+from policyengine.belief import unbelieved
 from policyengine.diagram import Builder, leaves
 from policyengine.ir import ANYTHING, Grant
 from policyengine.model import PolicySet, Principals
@@ -125,6 +126,7 @@ def rollout(old: PolicySet, new: PolicySet, now: dt.datetime) -> tuple[Chain, ..
     1. ONE request is decided by one sidecar, by the old or the new version: it is allowed by the union of both.
     2. A way of several hops is made of such decisions. Callers fall into classes by ALL patterns of both versions; for
        EVERY class, what is reached over the hops of both, less what is reached over those of either, is reported.
+       A hop that takes a token is one of the versions that declare its issuer.
 
     Raises TooLarge.
     """
@@ -187,10 +189,11 @@ def _patterns(policies: PolicySet) -> Iterable[SpiffePattern]:
 
 
 def _graph(policies: PolicySet, now: dt.datetime) -> _Graph:
-    """The graph of one version.
+    """The graph of one version: it believes no token of an issuer that it does not declare.
 
     Raises TooLarge.
     """
+    beliefs = unbelieved(policies)
     identities = {service.name: tuple(map(str, service.identities)) for service in policies.services}
     beside = tuple({str(pattern): pattern for service in policies.services for pattern in service.identities}.values())
     allowed: dict[str, frozenset[str]] = {}
@@ -199,7 +202,7 @@ def _graph(policies: PolicySet, now: dt.datetime) -> _Graph:
     for service in policies.services:
         names: set[str] = set()
         every: set[str] = set()
-        for region in regions_of_forms(service.name, (form_of(policies, service.name),), beside):
+        for region in regions_of_forms(service.name, (form_of(policies, service.name),), beside, beliefs):
             builder = Builder(region, now)
             trees = (builder.tree(axes) for axes in region.ports)
             is_allowed = any(leaf.verdicts[0].effect is Effect.ALLOW for tree in trees for leaf in leaves(tree))

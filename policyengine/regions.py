@@ -384,7 +384,7 @@ class _Tests:
     """
 
     def __init__(self, forms: Sequence[ServiceForm | None], beliefs: Beliefs) -> None:
-        self._beliefs = beliefs
+        self._is_compared = bool(beliefs) and len(forms) > 1
         modules = {
             version: grant.modules
             for version, form in enumerate(forms)
@@ -400,7 +400,7 @@ class _Tests:
             return ()
         key = (grant[0], id(conditions))
         if key not in self._known:
-            is_before = bool(self._beliefs) and grant[0] == 0
+            is_before = self._is_compared and grant[0] == 0
             self._known[key] = conjuncts(conditions, self._marks.get(grant[0], ""), is_before=is_before)
         return self._known[key]
 

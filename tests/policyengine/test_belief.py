@@ -3,9 +3,10 @@ import json
 
 import pytest
 
-from policyengine.belief import beliefs_between
+from policyengine.belief import beliefs_between, unbelieved
 from policyengine.issuer import Issuer
 from policyengine.model import PolicySet
+from tests.policyengine.corners import CLAIM_ADMIN, allow, deny, tree
 
 IDP = "https://idp.test"
 
@@ -49,3 +50,12 @@ def test_names_the_kinds_of_tokens_that_there_may_be(
 ) -> None:
     sides = (PolicySet(issuers=() if side is None else (side,)) for side in (old, new))
     assert beliefs_between(*sides) == ({} if expected is None else {IDP: expected})
+
+
+def test_no_token_of_an_issuer_that_nothing_declares_is_believed() -> None:
+    said = {"claims": {"issuer": "authzen:user", "role": ["editor"]}}
+    policies = tree(app=[allow(when=CLAIM_ADMIN), deny(unless={"when": CLAIM_ADMIN}), allow(when=said)])
+    assert unbelieved(policies) == {IDP: ()}
+    assert unbelieved(dataclasses.replace(policies, issuers=(issuer(),))) == {}
+    assert unbelieved(dataclasses.replace(policies, issuers=(issuer(issuer=f"{IDP}/"),))) == {IDP: ()}
+    assert unbelieved(tree(app=[allow()])) == {}

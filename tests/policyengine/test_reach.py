@@ -1,3 +1,4 @@
+import dataclasses
 import datetime as dt
 from typing import Any
 
@@ -9,7 +10,19 @@ from mesh.request import Effect, Request
 from mesh.spiffe import SpiffePattern
 from policyengine.canonical import PathPattern
 from policyengine.decide import Index
-from policyengine.model import Conditions, Operation, Policy, PolicySet, Port, Principal, Rule, Service
+from policyengine.issuer import Issuer
+from policyengine.model import (
+    ClaimsCondition,
+    Conditions,
+    Operation,
+    Policy,
+    PolicySet,
+    Port,
+    Principal,
+    Rule,
+    Service,
+    Unless,
+)
 from policyengine.reach import Chain, blast_radius, rollout, who_reaches
 from tests.examples import examples
 
@@ -112,6 +125,62 @@ def test_a_mix_of_versions_can_open_a_way_that_neither_has() -> None:
 )
 def test_a_mix_that_opens_nothing_is_safe(old: Any, new: Any) -> None:
     assert rollout(tree(*old), tree(*new), NOW) == ()
+
+
+IDP = Issuer(name="idp", owner="", issuer="https://idp.test", audiences=("shop",), jwks_uri="https://idp.test/keys")
+
+ANOTHER = dataclasses.replace(IDP, issuer="https://idp.test/")
+
+
+def asking(issuer: str) -> dict[str, Any]:
+    """Rules that ask for a token."""
+    return {"when": Conditions(claims=ClaimsCondition(issuer=issuer, values=(("role", ("admin",)),)))}
+
+
+def declaring(policies: PolicySet, *issuers: Issuer) -> PolicySet:
+    return dataclasses.replace(policies, issuers=issuers)
+
+
+WEB_CART = (("cart", ("new",)), ("orders", ("old",)))
+
+
+@pytest.mark.parametrize(
+    ("olds", "news", "issuer", "expected"),
+    [
+        # what the old version has of web's way to cart hangs on a token that it does not believe
+        pytest.param((), (IDP,), IDP.issuer, [WEB_CART], id="newly-declared"),
+        pytest.param((IDP,), (IDP,), IDP.issuer, [], id="declared-in-both"),
+        pytest.param((), (), IDP.issuer, [], id="declared-in-neither"),
+        pytest.param((ANOTHER,), (IDP,), IDP.issuer, [WEB_CART], id="another-one"),
+        pytest.param((dataclasses.replace(IDP, audiences=("bank",)),), (IDP,), IDP.issuer, [], id="declared-otherwise"),
+        pytest.param((), (IDP,), "authzen:user", [], id="said-by-a-caller"),
+    ],
+)  # fmt: skip
+def test_a_hop_that_takes_a_token_is_of_the_versions_that_declare_its_issuer(
+    olds: tuple[Issuer, ...], news: tuple[Issuer, ...], issuer: str, expected: list[Any]
+) -> None:
+    old = declaring(joined(tree(("web", "cart"), **asking(issuer)), tree(("cart", "orders"))), *olds)
+    new = declaring(tree(("web", "cart"), **asking(issuer)), *news)
+    assert [chain.hops for chain in rollout(old, new, NOW) if chain.source == ID + "web"] == expected
+
+
+def test_a_deny_that_spares_bearers_of_a_token_spares_nobody_where_its_issuer_is_not_declared() -> None:
+    spared = Unless(when=asking(IDP.issuer)["when"])
+    deny = tree(("any", "cart"))
+    rules = tuple(dataclasses.replace(rule, effect=Effect.DENY, unless=spared) for rule in deny.policies[0].rules)
+    guard = Policy(name="guard", owner="", service="cart", tier="guardrail", rules=rules)
+    old = tree(("web", "cart"), ("cart", "orders"))
+    old = dataclasses.replace(old, policies=(*old.policies, guard))
+    new = dataclasses.replace(tree(("web", "cart")), issuers=(IDP,))
+    new = dataclasses.replace(new, policies=(*new.policies, guard))
+    hops = [chain.hops for chain in rollout(old, new, NOW) if chain.source == ID + "web"]
+    assert hops == [WEB_CART]
+    assert rollout(declaring(old, IDP), new, NOW) == ()
+
+
+def joined(one: PolicySet, other: PolicySet) -> PolicySet:
+    """The policies of both, whose names differ."""
+    return dataclasses.replace(one, policies=(*one.policies, *other.policies))
 
 
 CALLERS = [*NAMES, "spiffe://corp.test/ns/shop/**", "spiffe://x.test/a", "any"]
