@@ -312,8 +312,17 @@ class _Called:
             raise Invalid("LM3222", service=self._service, spiffe_id=str(peer.spiffe_id))
 
     def refused(self, problem: Invalid) -> None:
-        """Say who was there instead."""
-        log.warning("%s the peer called as %s was refused", problem.code, self._service)
+        """Record who was there instead."""
+        facts: dict[str, object] = {key: str(value)[:256] for key, value in problem.facts.items()}
+        contact = Contact(
+            direction="outbound",
+            port=0,
+            peer_ip="",
+            caller=self._limen.spiffe_id,
+            destination=self._service,
+            facts=facts,
+        )
+        self._limen.refuse(contact, problem)
 
 
 class _Decided(Invalid):

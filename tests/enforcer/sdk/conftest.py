@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
 import shutil
 import socket
@@ -12,13 +13,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import uvicorn
 
 from enforcer.native import wire
 from enforcer.sdk import Limen, connect
+from enforcer.sdk.uvicornserver import config
 from mesh.bundle import TrustBundle
 from mesh.clock import SystemClock
 from mesh.x509svid import X509Svid
-from tests.enforcer.native.harness import DB, WEB, Agent, Realm, identity_message, policies
+from tests.enforcer.native.harness import DB, Agent, Realm, eventually, identity_message, policies
 
 
 class Teller:
@@ -140,4 +143,41 @@ def limens(tellers: Callable[[], Teller], corp: Realm) -> Iterator[Callable[...,
         limen.close()
 
 
-__all__ = ["DB", "WEB", "Teller"]
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        return
+    said = {"caller": scope["limen"]["caller"], "path": scope["path"], "client": scope["client"][0]}
+    body = json.dumps(said).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Served:
+    def __init__(self, limen: Limen, loop: str) -> None:
+        # any free port listens; policies speak of the one that is named
+        made = config(app, limen, host="127.0.0.1", port=0, loop=loop, log_level="error", lifespan="off")
+        self._server = uvicorn.Server(made)
+        made.load()
+        made.loaded_app._port = 8080
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        assert eventually(lambda: self._server.started)
+        self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[..., Served]]:
+    made: list[Served] = []
+
+    def make(limen: Limen, loop: str = "asyncio") -> Served:
+        made.append(Served(limen, loop))
+        return made[-1]
+
+    yield make
+    for served in made:
+        served.close()

@@ -16,7 +16,12 @@ from tests.enforcer.sdk.conftest import Teller
 
 Make = Callable[..., tuple[Limen, Teller]]
 HEAVY = ("grpc", "google.protobuf", "pydantic", "yaml", "sqlalchemy", "fastapi", "structlog", "xds")
-PARTS = (("enforcer.sdk", HEAVY), ("enforcer.sdk.asgi", HEAVY), ("enforcer.sdk.uvicornserver", HEAVY))
+PARTS = (
+    ("enforcer.sdk", HEAVY),
+    ("enforcer.sdk.asgi", HEAVY),
+    ("enforcer.sdk.uvicornserver", HEAVY),
+    ("enforcer.sdk.httpxtransport", HEAVY),
+)
 
 
 @pytest.mark.parametrize(("part", "heavy"), PARTS, ids=[part for part, _ in PARTS])

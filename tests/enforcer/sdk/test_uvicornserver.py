@@ -2,61 +2,19 @@
 
 import contextlib
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import uvicorn
 
 from enforcer.sdk import Limen
 from enforcer.sdk.uvicornserver import config
 from mesh.problems import Invalid
-from tests.enforcer.native.harness import ALLOW_WEB, DB, OPS, WEB, Realm, connect, eventually, policies, read_response
-from tests.enforcer.sdk.conftest import Teller
+from tests.enforcer.native.harness import ALLOW_WEB, DB, OPS, WEB, Realm, connect, policies, read_response
+from tests.enforcer.sdk.conftest import Teller, app
 
 Make = Callable[..., tuple[Limen, Teller]]
 REQUEST = b"GET /orders HTTP/1.1\r\nHost: db.corp.test\r\n"
-
-
-async def app(scope: Any, receive: Any, send: Any) -> None:
-    if scope["type"] == "lifespan":
-        return
-    said = {"caller": scope["limen"]["caller"], "path": scope["path"], "client": scope["client"][0]}
-    body = json.dumps(said).encode()
-    headers = [(b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-class Served:
-    def __init__(self, limen: Limen, loop: str) -> None:
-        # any free port listens; policies speak of the one that is named
-        made = config(app, limen, host="127.0.0.1", port=0, loop=loop, log_level="error", lifespan="off")
-        self._server = uvicorn.Server(made)
-        made.load()
-        made.loaded_app._port = 8080
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        assert eventually(lambda: self._server.started)
-        self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
-
-    def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-
-
-@pytest.fixture
-def serving() -> Iterator[Callable[..., Served]]:
-    made: list[Served] = []
-
-    def make(limen: Limen, loop: str = "asyncio") -> Served:
-        made.append(Served(limen, loop))
-        return made[-1]
-
-    yield make
-    for served in made:
-        served.close()
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
