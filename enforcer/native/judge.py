@@ -26,6 +26,7 @@ BROKEN = "LM3201"
 NEEDS_ENVOY = "LM3202"
 
 _UNKNOWN_CLAIMS = frozenset(("claims",))
+_UNKNOWN_HOST = frozenset(("host",))
 # how many answers are remembered where nothing but caller, port, method, host and target decides
 MAX_ANSWERS = 1024
 
@@ -168,8 +169,9 @@ class Judge:
         peer_ip: str,
         now: dt.datetime | None,
         certificate: str = "",
+        is_grpc: bool = False,
     ) -> Judgement:
-        """Decide about a request.
+        """Decide about a request, of gRPC where its target is a method's name and nobody tells its host.
 
         1. Policies see what will be sent on: the end-to-end fields without the identity fields, the raw target.
         2. Where a rule may look at claims, the token is verified, by the issuers of the snapshot that decides; one that
@@ -181,8 +183,8 @@ class Judge:
         """
         if self._is_plain is None:
             self._is_plain = self._decides_plainly()
-        if not self._is_plain:
-            return self._request(head, source, port, peer_ip, now, certificate)
+        if is_grpc or not self._is_plain:
+            return self._request(head, source, port, peer_ip, now, certificate, is_grpc=is_grpc)
         target = head.target
         alike = self._alike.get((source, port, head.method, head.host))
         if alike is not None and (known := alike.answers.get(target)) is not None:
@@ -239,7 +241,15 @@ class Judge:
             return False
 
     def _request(
-        self, head: RequestHead, source: str, port: int, peer_ip: str, now: dt.datetime | None, certificate: str
+        self,
+        head: RequestHead,
+        source: str,
+        port: int,
+        peer_ip: str,
+        now: dt.datetime | None,
+        certificate: str,
+        *,
+        is_grpc: bool = False,
     ) -> Judgement:
         # (1)
         headers: tuple[tuple[str, str], ...] = ()
@@ -248,14 +258,15 @@ class Judge:
         request = Request(
             service=self._own,
             port=port,
-            protocol="http",
+            protocol="grpc" if is_grpc else "http",
             source=source,
             method=head.method,
-            host=head.host,
+            host=None if is_grpc else head.host,
             path=head.target,
             headers=headers,
             peer_ip=peer_ip,
             time=now,
+            unknown=_UNKNOWN_HOST if is_grpc else frozenset(),
         )
         # (2)
         asked = beside = request
@@ -274,7 +285,7 @@ class Judge:
         """The request with what its token says by the issuers of a snapshot."""
         if not self._reads_claims:
             if any(name.lower() == b"authorization" for name, _ in head.fields):
-                return dataclasses.replace(request, unknown=_UNKNOWN_CLAIMS)
+                return dataclasses.replace(request, unknown=request.unknown | _UNKNOWN_CLAIMS)
             return request
         try:
             claims = self._tokens.claims(
@@ -286,7 +297,7 @@ class Judge:
                 now=caller.now,
             )
         except UnknownClaims:
-            return dataclasses.replace(request, unknown=_UNKNOWN_CLAIMS)
+            return dataclasses.replace(request, unknown=request.unknown | _UNKNOWN_CLAIMS)
         return request if claims is None else dataclasses.replace(request, claims=claims)
 
     def _judge(self, request: Request, target: str, path: str, beside: Request | None = None) -> Judgement:

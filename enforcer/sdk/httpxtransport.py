@@ -7,7 +7,6 @@ rules about the called service have changed: no request fails because of it.
 
 from __future__ import annotations
 
-import datetime as dt
 import importlib
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -22,8 +21,6 @@ from enforcer.sdk.runtime import Limen
 from mesh.problems import Invalid
 
 _DEFAULT_PORTS = frozenset((80, 443))
-# a connection whose peer's SVID ends within this is not begun anything on
-_DRAIN = dt.timedelta(seconds=5)
 
 
 def transport(
@@ -70,7 +67,7 @@ class _Services:
     """Which service a host stands for, where it is, and by which door it is reached."""
 
     def __init__(self, limen: Limen, services: Mapping[str, str], core: Any) -> None:  # noqa: ANN401  a module
-        self._limen, self._services, self._core = limen, dict(services), core
+        self.limen, self._services, self._core = limen, dict(services), core
         self._contexts: dict[str, RenewingContext] = {}
 
     def named(self, host: str, port: int) -> tuple[str, int | None]:
@@ -83,7 +80,7 @@ class _Services:
 
     def places(self, service: str, port: int | None) -> tuple[Endpoint, ...]:
         """Where it is. Raises the library's ConnectError when that is nowhere."""
-        found = self._limen.places(service, port, time.monotonic())
+        found = self.limen.places(service, port, time.monotonic())
         if not found:
             raise self._core.ConnectError(str(Invalid("LM3221", service=service)))
         return found
@@ -91,25 +88,12 @@ class _Services:
     def context(self, service: str) -> RenewingContext:
         """The door to a service."""
         if service not in self._contexts:
-            self._contexts[service] = self._limen.client_context(service)
+            self._contexts[service] = self.limen.client_context(service)
         return self._contexts[service]
-
-    def stale(self, service: str) -> Callable[[CheckedObject | CheckedSocket | None], bool]:
-        """Says of a connection that is made now, whenever it is asked, that another one is to take its place."""
-        workload = self._limen.workload
-        identity, judge = workload.identity, workload.judge
-
-        def is_stale(tls: CheckedObject | CheckedSocket | None) -> bool:
-            if tls is None or tls.is_cut or tls.peer is None or workload.identity is not identity:
-                return True
-            ends = min(tls.peer.not_after, identity.svid.not_after) if identity is not None else tls.peer.not_after
-            return workload.now() > ends - _DRAIN or not workload.judge.says_the_same(judge, service)
-
-        return is_stale
 
     def failed(self, place: Endpoint) -> None:
         """Let a place rest."""
-        self._limen.failed(place, time.monotonic())
+        self.limen.failed(place, time.monotonic())
 
 
 class _Stream(httpcore2.NetworkStream):
@@ -177,7 +161,7 @@ class _Backend(_Services, httpcore2.NetworkBackend):
         service, named = self.named(host, port)
         plain, problem = self._core.SyncBackend(), self._core.ConnectError(service)
         for place in self.places(service, named):
-            is_stale = self.stale(service)
+            is_stale = self.limen.staleness(service)
             try:
                 found = plain.connect_tcp(place.address, place.port, timeout, local_address, socket_options or ())
                 return _Stream(found.start_tls(self.context(service), None, timeout), is_stale)
@@ -204,7 +188,7 @@ class _AsyncBackend(_Services, httpcore2.AsyncNetworkBackend):
         service, named = self.named(host, port)
         plain, problem = self._core.AnyIOBackend(), self._core.ConnectError(service)
         for place in self.places(service, named):
-            is_stale = self.stale(service)
+            is_stale = self.limen.staleness(service)
             try:
                 found = await plain.connect_tcp(place.address, place.port, timeout, local_address, socket_options or ())
                 return _AsyncStream(await found.start_tls(self.context(service), None, timeout), is_stale)

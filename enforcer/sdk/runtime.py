@@ -23,7 +23,7 @@ from enforcer.native.sentences import sentence
 from enforcer.native.tokens import thumbprint
 from enforcer.native.workload import Workload
 from enforcer.sdk.channel import Channel
-from enforcer.sdk.context import Chain, Gate, RenewingContext
+from enforcer.sdk.context import Chain, CheckedObject, CheckedSocket, Gate, RenewingContext
 from mesh.clock import Clock, SystemClock
 from mesh.flow import FlowProtocol
 from mesh.problems import Forbidden, Invalid, Problem, Unavailable
@@ -32,6 +32,8 @@ from policyengine.tiers import PortTier
 
 SOCKET = "LIMEN_SDK_SOCKET"
 WAIT_S = 30.0
+# nothing is begun on a connection that has no longer than this
+DRAIN = dt.timedelta(seconds=15)
 log = logging.getLogger("limen.sdk")
 _everybody: weakref.WeakSet[Limen] = weakref.WeakSet()
 
@@ -109,6 +111,10 @@ class Limen:
         """Call something, on a thread of ours, whenever identity, bundles, policies or time may have changed."""
         self._watchers.append(watcher)
 
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        """Do not call it any more."""
+        self._watchers.remove(watcher)
+
     # -- what is known
 
     def _known(self) -> Channel:
@@ -143,6 +149,23 @@ class Limen:
     def failed(self, endpoint: Endpoint, now: float) -> None:
         """Let a place rest that could not be reached."""
         self._known().endpoints.failed(endpoint, now)
+
+    def staleness(self, service: str) -> Callable[[CheckedObject | CheckedSocket | None], bool]:
+        """Says of a connection that is made now, whenever it is asked, that nothing new is to begin on it.
+
+        It was made with another SVID or other bundles, other rules speak of the service by now, or one of the two SVIDs
+        is about to end.
+        """
+        workload = self.workload
+        identity, judge = workload.identity, workload.judge
+
+        def is_stale(tls: CheckedObject | CheckedSocket | None) -> bool:
+            if tls is None or tls.is_cut or tls.peer is None or identity is None or workload.identity is not identity:
+                return True
+            ends = min(tls.peer.not_after, identity.svid.not_after)
+            return workload.now() > ends - DRAIN or not workload.judge.says_the_same(judge, service)
+
+        return is_stale
 
     # -- TLS
 
@@ -183,24 +206,27 @@ class Limen:
             certificate=thumbprint(chain[0]) if chain else "",
         )
 
-    def judge_request(self, contact: Contact, head: RequestHead) -> tuple[Judgement, str]:
+    def judge_request(self, contact: Contact, head: RequestHead, *, is_grpc: bool = False) -> tuple[Judgement, str]:
         """Decide about a request and record it; where no rule reads requests, about its connection."""
         workload, channel = self.workload, self._known()
         now = workload.now()
         with channel.lock:
-            judgement = _request(workload.judge, contact, head, workload.decision_time(now))
+            judgement = _request(workload.judge, contact, head, workload.decision_time(now), is_grpc=is_grpc)
+            protocol: FlowProtocol = "grpc" if is_grpc else "http"
             name = channel.recorder.decision(
-                contact, judgement, now=now, protocol="http", method=head.method, host=head.host_name
+                contact, judgement, now=now, protocol=protocol, method=head.method, host=head.host_name
             )
         self._say(judgement, contact, name)
         return judgement, name
 
-    def still_allows_request(self, contact: Contact, head: RequestHead) -> bool:
+    def still_allows_request(self, contact: Contact, head: RequestHead, *, is_grpc: bool = False) -> bool:
         """Whether a request that was let through would be now; recorded if not."""
         workload, channel = self.workload, self._known()
         with channel.lock:
-            judgement = _request(workload.judge, contact, head, workload.decision_time())
-        return judgement.decision.is_allowed or self.judge_request(contact, head)[0].decision.is_allowed
+            judgement = _request(workload.judge, contact, head, workload.decision_time(), is_grpc=is_grpc)
+        if judgement.decision.is_allowed:
+            return True
+        return self.judge_request(contact, head, is_grpc=is_grpc)[0].decision.is_allowed
 
     def judge_connection(self, contact: Contact) -> tuple[Judgement, str]:
         """Decide about a connection and record it; a port whose requests are decided lets none through whole."""
@@ -329,8 +355,10 @@ class _Decided(Invalid):
     """A denial that is recorded already."""
 
 
-def _request(judge: Judge, contact: Contact, head: RequestHead, now: dt.datetime | None) -> Judgement:
-    if judge.tier(contact.port) is not PortTier.HTTP1:
+def _request(judge: Judge, contact: Contact, head: RequestHead, now: dt.datetime | None, *, is_grpc: bool) -> Judgement:
+    """Decide as the tier of the port says; gRPC, of which a sidecar reads nothing, is read here."""
+    tier = judge.tier(contact.port)
+    if tier is PortTier.L4 or (tier is PortTier.ENVOY and not is_grpc):
         return _connection(judge, contact, now)
     return judge.request(
         head,
@@ -339,6 +367,7 @@ def _request(judge: Judge, contact: Contact, head: RequestHead, now: dt.datetime
         peer_ip=contact.peer_ip,
         now=now,
         certificate=contact.certificate,
+        is_grpc=is_grpc,
     )
 
 

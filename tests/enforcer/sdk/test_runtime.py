@@ -21,6 +21,7 @@ PARTS = (
     ("enforcer.sdk.asgi", HEAVY),
     ("enforcer.sdk.uvicornserver", HEAVY),
     ("enforcer.sdk.httpxtransport", HEAVY),
+    ("enforcer.sdk.grpcaio", tuple(name for name in HEAVY if name != "grpc")),
 )
 
 
