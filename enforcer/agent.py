@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import structlog
 from cryptography import x509
@@ -39,6 +40,7 @@ from enforcer.runtime.explaining import explained, runtimes_status
 from enforcer.runtime.options import Options
 from enforcer.sight import open_sight
 from enforcer.skew import ServerClock
+from enforcer.tracing import Exporter, Tracing, sender
 from enforcer.trusted import Trusted
 from enforcer.workload import Feed, Workload
 from enforcer.workloadapi import WorkloadApi
@@ -70,8 +72,11 @@ class Agent:
         attest: Attest | None = None,
         runtimes: Options | None = None,
         limits: Mapping[str, int] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._limits = dict(limits or {})
+        self._tracing = tracing
+        self._exporter = None if tracing is None else Exporter(sender(tracing.endpoint))
         self._folder, self._node_state, self._wrapping = folder, node_state, wrapping
         self._clock, self._advertise = clock, advertise
         self._log = structlog.get_logger()
@@ -160,6 +165,7 @@ class Agent:
                         self._watch(ready),
                         self._renew(),
                         self._deliver(),
+                        *([self._exporter.run()] if self._exporter is not None else []),
                         self._report(),
                         self._issuers.run(),
                     )
@@ -577,4 +583,12 @@ class Agent:
             missed=self._issuers.missed,
             back=str(self._folder / "sidecars.sock"),
             limits=self._limits,
+            **self._traced(),
         )
+
+    def _traced(self) -> dict[str, Any]:
+        """What a feed says of spans, where somebody asked for them."""
+        if self._tracing is None or self._exporter is None:
+            return {}
+        told = {"type": "tracing", "per_million": self._tracing.per_million}
+        return {"tracing": told, "spans": self._exporter.take}

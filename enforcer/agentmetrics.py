@@ -28,6 +28,12 @@ ADMISSIONS = Counter(
     ["way", "outcome"],
     registry=None,
 )
+SPANS = Counter(
+    "limen_agent_spans_total",
+    "Spans of requests by what became of them: exported, failed, dropped for want of room.",
+    ["outcome"],
+    registry=None,
+)
 NONE = math.nan
 """No moment: what compares it with the present is false, and no alarm is raised."""
 NODE_SVID_EXPIRY.set(NONE)
@@ -39,5 +45,5 @@ def publish() -> None:
     """Serve the numbers from now on, in this process."""
     if not _published:
         _published.append(True)
-        for found in (CLOCK_SKEW, NODE_SVID_EXPIRY, SVID_EXPIRY, ADMISSIONS):
+        for found in (CLOCK_SKEW, NODE_SVID_EXPIRY, SVID_EXPIRY, ADMISSIONS, SPANS):
             REGISTRY.register(found)

@@ -64,6 +64,8 @@ class Feed:
     missed: Callable[[Sequence[object]], None]
     back: str
     limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    tracing: Message | None = None
+    spans: Callable[[str, Mapping[str, object]], None] = lambda *_: None
 
 
 class Workload:
@@ -201,6 +203,8 @@ class Workload:
         told += [self._feed.keys(), self._feed.policy(), self._feed.endpoints()]
         if self.identity is not None:
             told.append(self._identity_message())
+        if self._feed.tracing is not None:
+            told.append(self._feed.tracing)
         return told
 
     @property
@@ -386,6 +390,8 @@ class Workload:
             case "keys_missed":
                 sources = message.get("sources")
                 self._feed.missed(sources if isinstance(sources, list) else [])
+            case "spans":
+                self._feed.spans(self.spiffe_id, message)
             case _:
                 return False
         return True

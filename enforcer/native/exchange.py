@@ -66,6 +66,10 @@ class Host(Protocol):
         """Record a request that broke a rule of HTTP; return the record's id."""
         ...
 
+    def forwarded(self, head: RequestHead) -> RequestHead:
+        """The head that the workload gets of the request that was judged last."""
+        ...
+
     def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None:
         """Count an exchange that is over."""
         ...
@@ -326,7 +330,8 @@ class HttpConnection:
         exchange = self._exchange
         assert exchange is not None
         self._state = State.RUNNING
-        head = self._writer.head(exchange.head, exchange.judgement.target, serial.forwarded_host)
+        forwarded = self._host.forwarded(exchange.head)
+        head = self._writer.head(forwarded, exchange.judgement.target, serial.forwarded_host)
         if exchange.head.framing is Framing.CHUNKED or exchange.head.length:
             self._send_body(head)
         else:

@@ -19,6 +19,7 @@ from enforcer.native.l4 import Splice
 from enforcer.native.limits import DEFAULT, Limits, Load
 from enforcer.native.ports import handles_of, serve
 from enforcer.native.records import Contact
+from enforcer.native.spans import Span, Tracer, forwarded
 from enforcer.native.stream import PlainStream, SecureStream
 from enforcer.native.tokens import thumbprint
 from enforcer.native.workload import Chain, Workload
@@ -292,6 +293,11 @@ class Inbound:
             self._turn, self._now = turn, self._workload.now()
         return self._now
 
+    @property
+    def tracer(self) -> Tracer | None:
+        """What makes spans of requests; None where nobody asked for them."""
+        return self._workload.tracer
+
     def takes_websocket(self) -> bool:
         """Whether requests on the port may become WebSockets."""
         return self._workload.judge.takes_websocket(self.port)
@@ -371,17 +377,24 @@ class _Closer(asyncio.Protocol):
 class _Caller:
     """What an HTTP connection needs of its listener, for one verified peer."""
 
-    __slots__ = ("_inbound", "_live", "_load", "_refusal")
+    __slots__ = ("_inbound", "_live", "_load", "_refusal", "_span")
 
     def __init__(self, inbound: Inbound, live: _Live, refusal: Invalid | None) -> None:
         self._inbound, self._live, self._refusal = inbound, live, refusal
+        # of the request that is being served: there is one at a time
+        self._span: Span | None = None
         self._load = inbound.load
 
     def refusal(self) -> Invalid | None:
         return self._refusal or self._load.refusal
 
     def judge(self, head: RequestHead) -> tuple[Judgement, str]:
+        tracer = self._inbound.tracer
+        self._span = None if tracer is None else tracer.begin(head)
         return self._inbound.judge_request(self._live.contact, head)
+
+    def forwarded(self, head: RequestHead) -> RequestHead:
+        return head if self._span is None else forwarded(self._span, head)
 
     def takes_websocket(self) -> bool:
         return self._inbound.takes_websocket()
@@ -397,6 +410,10 @@ class _Caller:
 
     def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None:
         self._inbound.exchanged(self._live.contact, head, judgement, status)
+        span, self._span = self._span, None
+        tracer = self._inbound.tracer
+        if span is not None and tracer is not None:
+            tracer.end(span, head, judgement, self._live.contact, status)
 
     def later(self, work: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_soon(work)

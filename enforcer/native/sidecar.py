@@ -27,6 +27,7 @@ from enforcer.native.memory import give_back_memory, resident_bytes
 from enforcer.native.outbound import Held, Outbound
 from enforcer.native.reach import Reach
 from enforcer.native.records import Recorder
+from enforcer.native.spans import Tracer
 from enforcer.native.tokens import Tokens
 from enforcer.native.workload import Identity, Workload
 from mesh.bundle import TrustBundle
@@ -87,6 +88,7 @@ class Sidecar(asyncio.Protocol):
             "keys": self._take_keys,
             "policy": self._take_policy,
             "endpoints": self._take_endpoints,
+            "tracing": self._take_tracing,
             "attested": self._take_attested,
             "ack": self._take_ack,
             "program": self._take_program,
@@ -304,6 +306,10 @@ class Sidecar(asyncio.Protocol):
             raise Invalid("LM3002", reason="a key set has a source, keys and an end") from err
         self._tokens.learn(found)
 
+    def _take_tracing(self, message: wire.Message) -> None:
+        """Make spans from the next request on; of so many in a million that belong to no trace."""
+        self._workload.tracer = Tracer(_number(message, "per_million"))
+
     def _take_policy(self, message: wire.Message) -> None:
         """Decide by another snapshot from the next request on; live connections that it denies are closed.
 
@@ -489,10 +495,20 @@ class Sidecar(asyncio.Protocol):
             self.send({"type": "keys_missed", "sources": missed})
         while flows and (found := self._recorder.take_flows()):
             self._transport.write(wire.encode_with({"type": "flows"}, "flows", found))
+        self._report_spans()
         handshakes = sum(inbound.handshakes for inbound in self._inbound)
         if handshakes != self._counted:
             self._counted = handshakes
             self.send({"type": "counts", "handshakes": handshakes})
+
+    def _report_spans(self) -> None:
+        """Send the spans that are over: a portion, and how many did not fit."""
+        tracer = self._workload.tracer
+        if tracer is None:
+            return
+        while (spans := tracer.take()) or tracer.dropped:
+            dropped, tracer.dropped = tracer.dropped, 0
+            self.send({"type": "spans", "spans": spans, "dropped": dropped})
 
 
 def _bundle(domain: TrustDomain, told: object) -> TrustBundle:

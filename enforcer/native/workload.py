@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from enforcer.native.judge import Judge
 from enforcer.native.records import Recorder
+from enforcer.native.spans import Tracer
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock
 from mesh.problems import Invalid
@@ -132,6 +133,7 @@ class Workload:
         self.clock, self.recorder, self._tasks = clock, recorder, tasks
         self.identity: Identity | None = None
         self.judge = Judge("", None, None)
+        self.tracer: Tracer | None = None
         self._highest: dt.datetime | None = None
         self._recent = clock.now()
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # heavy imports only for the process that needs them
     from enforcer.nodestate import NodeState
     from enforcer.proof import Method
     from enforcer.runtime.options import Options
+    from enforcer.tracing import Tracing
     from mesh.wrapping import WrappingKey
 
 _PIN = re.compile(r"sha256:[0-9a-f]{64}\Z")
@@ -68,6 +69,20 @@ _PIN = re.compile(r"sha256:[0-9a-f]{64}\Z")
     envvar="LIMEN_SIDECAR_LIMIT",
     help="What a sidecar takes on, NAME=NUMBER: connections, connections_of_caller, handshakes, memory_bytes, …",
 )
+@click.option(
+    "--trace-to",
+    default=None,
+    envvar="LIMEN_TRACE_TO",
+    help="Where spans of requests go by OTLP/HTTP, http://HOST:4318 (experimental: not tried with Jaeger).",
+)
+@click.option(
+    "--trace-ratio",
+    type=float,
+    default=0.01,
+    show_default=True,
+    envvar="LIMEN_TRACE_RATIO",
+    help="How many of the requests that belong to no trace begin one, from 0 to 1.",
+)
 def agent(
     url: str,
     token: str | None,
@@ -80,6 +95,8 @@ def agent(
     kubelet: str | None,
     kube_api: str | None,
     limits: tuple[str, ...],
+    trace_to: str | None,
+    trace_ratio: float,
 ) -> None:
     """Run this host's agent in the foreground until SIGTERM.
 
@@ -98,7 +115,9 @@ def agent(
     from enforcer.native.limits import Limits  # noqa: PLC0415
     from enforcer.proof import Method  # noqa: PLC0415
     from enforcer.runtime.options import Options  # noqa: PLC0415
+    from enforcer.tracing import Tracing  # noqa: PLC0415
 
+    tracing = Tracing.parse(trace_to, trace_ratio)
     runtimes = Options.parse(docker, cri, kubelet, kube_api)
     told = Limits.parse(limits)
     parsed = Method.parse(method).settle() if method is not None else None
@@ -108,7 +127,9 @@ def agent(
     with lifecycle.only_one(state, "agent"):
         lifecycle.die_with_parent()
         with first_problem():
-            asyncio.run(_run(state, url=url, ways=ways, advertise=advertise, runtimes=runtimes, limits=told))
+            asyncio.run(
+                _run(state, url=url, ways=ways, advertise=advertise, runtimes=runtimes, limits=told, tracing=tracing)
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +173,7 @@ async def _run(
     advertise: str | None,
     runtimes: Options,
     limits: Mapping[str, int],
+    tracing: Tracing | None,
 ) -> None:
     from enforcer import agentmetrics, nodestate  # noqa: PLC0415  heavy imports only for the process that needs them
     from enforcer.agent import Agent  # noqa: PLC0415
@@ -179,7 +201,15 @@ async def _run(
     ready = asyncio.Event()
     attest = functools.partial(attest_again, ways.method) if ways.method is not None else None
     agent = Agent(
-        state, found, wrapping, clock=clock, advertise=advertise, attest=attest, runtimes=runtimes, limits=limits
+        state,
+        found,
+        wrapping,
+        clock=clock,
+        advertise=advertise,
+        attest=attest,
+        runtimes=runtimes,
+        limits=limits,
+        tracing=tracing,
     )
     agentmetrics.publish()
     metrics = telemetry.serve_metrics()

@@ -108,6 +108,9 @@ class World:
         self.refused.append(problem.code)
         return "01ABC"
 
+    def forwarded(self, head: RequestHead) -> RequestHead:
+        return head
+
     def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None:
         assert judgement.target == head.target
         self.counted.append((head.target, status))

@@ -1,0 +1,167 @@
+"""Spans reach a receiver of OTLP/HTTP, and what does not is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import pathlib
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from enforcer import tracing
+from enforcer.agentmetrics import SPANS
+from enforcer.tracing import Exporter, Tracing, readable, sender
+from mesh.problems import Invalid
+
+DB = "spiffe://corp.test/ns/shop/sa/db"
+ROW: dict[str, Any] = {
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "span_id": "00f067aa0ba902b7",
+    "parent_id": "00f067aa0ba902b8",
+    "begin_ns": 1_000,
+    "end_ns": 3_000,
+    "error": "LM2302",
+    "attributes": {"http.request.method": "GET", "http.response.status_code": 403, "limen.code": "LM2302"},
+}
+
+
+class Receiver:
+    """An OTLP/HTTP receiver: it decodes what comes with the protocol's own messages."""
+
+    def __init__(self, status: int) -> None:
+        got = self.got = []
+        changed = self.changed = threading.Condition()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                with changed:
+                    got.append((self.path, self.headers["content-type"], ExportTraceServiceRequest.FromString(body)))
+                    changed.notify_all()
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+
+    got: list[tuple[str, str, ExportTraceServiceRequest]]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Callable[[int], Receiver]]:
+    made: list[Receiver] = []
+
+    def make(status: int = 200) -> Receiver:
+        made.append(Receiver(status))
+        return made[-1]
+
+    yield make
+    for found in made:
+        found.server.shutdown()
+        found.server.server_close()
+
+
+def counted(outcome: str) -> float:
+    return float(SPANS.labels(outcome=outcome)._value.get())
+
+
+def test_spans_reach_a_receiver_as_the_protocol_has_them(receiver: Callable[..., Receiver]) -> None:
+    found = receiver()
+    settled = Tracing.parse(found.endpoint, 1)
+    assert settled is not None
+    before = counted("exported")
+
+    async def main() -> None:
+        exporter = Exporter(sender(settled.endpoint))
+        running = asyncio.ensure_future(exporter.run())
+        exporter.take(DB, {"spans": [ROW, {"no": "span"}], "dropped": 0})
+        async with asyncio.timeout(60):
+            while counted("exported") == before:
+                await asyncio.sleep(0.01)
+        running.cancel()
+
+    asyncio.run(main())
+    path, kind, request = found.got[0]
+    assert (path, kind) == ("/v1/traces", "application/x-protobuf")
+    (of_resource,) = request.resource_spans
+    resource = {item.key: item.value.string_value for item in of_resource.resource.attributes}
+    assert (resource["service.name"], resource["service.instance.id"]) == ("db", DB)
+    (span,) = of_resource.scope_spans[0].spans
+    assert (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()) == (
+        ROW["trace_id"], ROW["span_id"], ROW["parent_id"],
+    )  # fmt: skip
+    assert (span.name, span.kind) == ("GET", Span.SpanKind.SPAN_KIND_SERVER)
+    assert (span.start_time_unix_nano, span.end_time_unix_nano) == (1_000, 3_000)
+    assert (span.status.code, span.status.message) == (Status.StatusCode.STATUS_CODE_ERROR, "LM2302")
+    attributes = {item.key: item.value for item in span.attributes}
+    assert attributes["http.response.status_code"].int_value == 403
+    assert attributes["limen.code"].string_value == "LM2302"
+
+
+def test_a_receiver_that_refuses_loses_the_batch_and_it_is_counted(receiver: Callable[..., Receiver]) -> None:
+    send = sender(receiver(400).endpoint + "/v1/traces")
+    span = readable(DB, ROW)
+    assert span is not None
+    assert not send([span])
+
+
+def test_what_there_is_no_room_for_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "MAX_WAITING", 2)
+    before = counted("dropped")
+
+    async def main() -> None:
+        exporter = Exporter(lambda _: True)
+        exporter.take(DB, {"spans": [ROW] * 5, "dropped": 4})
+
+    asyncio.run(main())
+    assert counted("dropped") - before == 7
+
+
+@pytest.mark.parametrize(
+    "row", [{}, ROW | {"trace_id": "x"}, ROW | {"trace_id": "0"}, ROW | {"attributes": 3}, ROW | {"begin_ns": "soon"}]
+)
+def test_a_row_that_is_no_span_is_none(row: dict[str, object]) -> None:
+    assert readable(DB, row) is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "ratio", "expected"),
+    [
+        (None, 0.5, None),
+        ("http://c:4318", 0.5, ("http://c:4318/v1/traces", 500_000)),
+        ("https://c/otlp/v1/traces", 0, ("https://c/otlp/v1/traces", 0)),
+    ],
+)
+def test_where_spans_go(endpoint: str | None, ratio: float, expected: tuple[str, int] | None) -> None:
+    assert Tracing.parse(endpoint, ratio) == expected
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "ratio"),
+    [("c:4318", 0.5), ("ftp://c", 0.5), ("http://", 0.5), ("http://c?x=1", 0.5), ("http://c", 1.5), ("http://c", -1),
+     ("http://c", float("nan")), ("http://[c", 0.5)],
+)  # fmt: skip
+def test_what_is_no_endpoint_or_no_ratio_is_refused(endpoint: str, ratio: float) -> None:
+    with pytest.raises(Invalid) as caught:
+        Tracing.parse(endpoint, ratio)
+    assert caught.value.code == "LM3309"
+
+
+@pytest.mark.slow
+def test_nothing_of_it_is_loaded_before_somebody_asks() -> None:
+    code = "import sys, enforcer.tracing, enforcer.native.sidecar; print('opentelemetry.sdk' in sys.modules)"
+    root = pathlib.Path(__file__).parents[2]
+    out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
