@@ -39,6 +39,7 @@ from enforcer.release import Releases
 from enforcer.runtime.explaining import explained, runtimes_status
 from enforcer.runtime.options import Options
 from enforcer.sight import open_sight
+from enforcer.signals import SidecarSignals
 from enforcer.skew import ServerClock
 from enforcer.tracing import Exporter, Tracing, sender
 from enforcer.trusted import Trusted
@@ -115,6 +116,7 @@ class Agent:
                 prefix=guard.table_name(folder),
             ),
         )
+        self.signals = SidecarSignals(self._workloads.open_connections)
         self._issuers = IssuerKeys(clock, self._tell)
         self._issuers.want(self._releases.policies())
         self._stop = asyncio.Event()
@@ -583,6 +585,7 @@ class Agent:
             missed=self._issuers.missed,
             back=str(self._folder / "sidecars.sock"),
             limits=self._limits,
+            signals=self.signals.add,
             **self._traced(),
         )
 

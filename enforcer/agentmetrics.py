@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from prometheus_client import REGISTRY, Counter, Gauge
+from prometheus_client.registry import Collector
 
 CLOCK_SKEW = Gauge(
     "limen_agent_clock_skew_seconds",
@@ -41,9 +42,11 @@ SVID_EXPIRY.set(NONE)
 _published: list[bool] = []
 
 
-def publish() -> None:
-    """Serve the numbers from now on, in this process."""
+def publish(*more: Collector) -> None:
+    """Serve the numbers from now on, in this process, and what else its agent counts."""
     if not _published:
         _published.append(True)
         for found in (CLOCK_SKEW, NODE_SVID_EXPIRY, SVID_EXPIRY, ADMISSIONS, SPANS):
             REGISTRY.register(found)
+        for collector in more:
+            REGISTRY.register(collector)

@@ -89,6 +89,8 @@ class Beside:
         self.applied: tuple[int, str] = (0, "")
         self.handshakes = 0
         self.trusts = 0
+        # connections of mutual TLS: those that others made, and its own
+        self.open = 0, 0
         self.failed: Problem | None = None
         self.ready = asyncio.Event()
         # whether the conversation began, or never will
@@ -211,6 +213,7 @@ class Beside:
             self._finish()
 
     def _finish(self) -> None:
+        self.open = 0, 0
         self.spoken.set()
         self.over.set()
 
@@ -228,6 +231,9 @@ class Beside:
                     self.ready.set()
             case "counts":
                 self.handshakes = int(str(message["handshakes"]))
+            case "signals":
+                self.open = _two(message.get("open"))
+                return False
             case "applied":
                 self.applied = int(str(message["epoch"])), str(message["snapshot"])
             case "trusts":
@@ -273,6 +279,12 @@ class Beside:
 def _python_environment() -> dict[str, str]:
     """Where the sidecar's modules are, when they are not installed."""
     return {name: os.environ[name] for name in ("PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
+
+
+def _two(found: object) -> tuple[int, int]:
+    """How many connections a sidecar says are open."""
+    is_pair = isinstance(found, list) and [type(count) for count in found] == [int, int]
+    return (found[0], found[1]) if isinstance(found, list) and is_pair else (0, 0)
 
 
 def _facts(value: object) -> dict[str, Any]:

@@ -65,6 +65,7 @@ class Feed:
     back: str
     limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     tracing: Message | None = None
+    signals: Callable[[str, Mapping[str, object]], None] = lambda *_: None
     spans: Callable[[str, Mapping[str, object]], None] = lambda *_: None
 
 
@@ -237,6 +238,11 @@ class Workload:
         """Mutual TLS handshakes of all its sidecars, those that ended included."""
         return self._past_handshakes + sum(found.handshakes for found in self._all)
 
+    @property
+    def open_connections(self) -> tuple[int, int]:
+        """Mutual TLS connections of all its sidecars: those that others made, and their own."""
+        return sum(found.open[0] for found in self._all), sum(found.open[1] for found in self._all)
+
     def sidecar_rows(self) -> list[Message]:
         """What its sidecars are, for people."""
         return [
@@ -390,6 +396,8 @@ class Workload:
             case "keys_missed":
                 sources = message.get("sources")
                 self._feed.missed(sources if isinstance(sources, list) else [])
+            case "signals":
+                self._feed.signals(self.name, message)
             case "spans":
                 self._feed.spans(self.spiffe_id, message)
             case _:

@@ -14,7 +14,7 @@ import os
 import pathlib
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence, ValuesView
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, ValuesView
 
 import structlog
 
@@ -118,6 +118,13 @@ class Workloads:
     def awaited(self) -> int:
         """How many workloads of a predecessor were not resumed yet: their sidecars serve, and say nothing."""
         return len(self._predecessors)
+
+    def open_connections(self) -> Iterator[tuple[str, str, int]]:
+        """Mutual TLS connections by workload and direction."""
+        for workload in self._running.values():
+            inbound, outbound = workload.open_connections
+            yield workload.name, "inbound", inbound
+            yield workload.name, "outbound", outbound
 
     @property
     def handshakes(self) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from mesh.problems import Invalid
 
 RESERVE = 64
+SHED = frozenset(("LM3303", "LM3304", "LM3305"))
 _SPARE_FILES = 64
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+import time
 from collections.abc import Callable
 
-from enforcer.native import serial
+from enforcer.native import answer, serial
 from enforcer.native.exchange import HttpConnection
 from enforcer.native.http1 import RequestHead
 from enforcer.native.judge import Judgement, denied
 from enforcer.native.l4 import Splice
-from enforcer.native.limits import DEFAULT, Limits, Load
+from enforcer.native.limits import DEFAULT, SHED, Limits, Load
 from enforcer.native.ports import handles_of, serve
 from enforcer.native.records import Contact
 from enforcer.native.spans import Span, Tracer, forwarded
@@ -122,6 +123,7 @@ class Inbound:
             if handshake.ticks > self.load.limits.handshake_s:
                 handshake.stream.abort()
         for code, (count, peer_ip) in self.load.take_shed().items():
+            self._workload.signals.shed(code, count)
             self._record_refusal(code, {"connections": count}, peer_ip)
         # (2)
         now = self._workload.now()
@@ -189,6 +191,7 @@ class Inbound:
             recall=identity.recall,
             secured=self._secured,
             refused=self._refused,
+            traffic=self._workload.signals.inbound,
         )
         self._handshakes[stream] = _Handshake(stream)
         return stream
@@ -197,6 +200,7 @@ class Inbound:
         """Record a peer that has no identity here: not TLS, no certificate, or one that our verifier refused."""
         if self._handshakes.pop(stream, None) is None:
             return
+        self._workload.signals.handshake("inbound", problem.code)
         facts: dict[str, object] = {key: str(value)[:256] for key, value in problem.facts.items()}
         self._record_refusal(problem.code, facts, stream.peer[0])
 
@@ -208,6 +212,7 @@ class Inbound:
         """
         self._handshakes.pop(stream, None)
         self.handshakes += 1
+        self._workload.signals.handshake("inbound")
         contact = self._contact(stream, str(peer.spiffe_id))
         live = _Live(stream, stream.chain, contact, peer.not_after)
         self._live[stream] = live
@@ -223,6 +228,10 @@ class Inbound:
         # (2)
         judgement = self._judge_connection(contact) if refusal is None else self._refusal(refusal.code)
         self._record(contact, judgement)
+        if refusal is not None:
+            self._workload.signals.shed(refusal.code)
+        outcome = "allowed" if judgement.decision.is_allowed else "denied" if refusal is None else "refused"
+        self._workload.signals.request(self.port, contact.caller or "", outcome, None, None)
         if not judgement.decision.is_allowed:
             self.forget(stream)
             stream.close()
@@ -292,6 +301,14 @@ class Inbound:
         if turn is None or turn != self._turn:
             self._turn, self._now = turn, self._workload.now()
         return self._now
+
+    def count(self, contact: Contact, outcome: str, status: int | None, seconds: float | None) -> None:
+        """Count a request for Prometheus."""
+        self._workload.signals.request(self.port, contact.caller or "", outcome, status, seconds)
+
+    def shed(self, code: str) -> None:
+        """Count a request that was not taken on for want of room."""
+        self._workload.signals.shed(code)
 
     @property
     def tracer(self) -> Tracer | None:
@@ -377,18 +394,20 @@ class _Closer(asyncio.Protocol):
 class _Caller:
     """What an HTTP connection needs of its listener, for one verified peer."""
 
-    __slots__ = ("_inbound", "_live", "_load", "_refusal", "_span")
+    __slots__ = ("_inbound", "_live", "_load", "_refusal", "_span", "_started")
 
     def __init__(self, inbound: Inbound, live: _Live, refusal: Invalid | None) -> None:
         self._inbound, self._live, self._refusal = inbound, live, refusal
         # of the request that is being served: there is one at a time
         self._span: Span | None = None
+        self._started: float | None = None
         self._load = inbound.load
 
     def refusal(self) -> Invalid | None:
         return self._refusal or self._load.refusal
 
     def judge(self, head: RequestHead) -> tuple[Judgement, str]:
+        self._started = time.perf_counter()
         tracer = self._inbound.tracer
         self._span = None if tracer is None else tracer.begin(head)
         return self._inbound.judge_request(self._live.contact, head)
@@ -406,10 +425,19 @@ class _Caller:
         return self._inbound.judge_again(self._live.contact, head)
 
     def refuse(self, problem: Invalid) -> str:
+        if self._started is None:
+            status = answer.status_of(problem.code)[0]
+            self._inbound.count(self._live.contact, "refused", status, None)
+            if problem.code in SHED:
+                self._inbound.shed(problem.code)
         return self._inbound.refuse_request(self._live.contact, problem)
 
     def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None:
         self._inbound.exchanged(self._live.contact, head, judgement, status)
+        started, self._started = self._started, None
+        seconds = None if started is None else time.perf_counter() - started
+        outcome = "allowed" if judgement.decision.is_allowed else "denied"
+        self._inbound.count(self._live.contact, outcome, status, seconds)
         span, self._span = self._span, None
         tracer = self._inbound.tracer
         if span is not None and tracer is not None:

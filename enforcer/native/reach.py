@@ -133,6 +133,7 @@ class Reach:
                 verified.set_result((stream, peer))
 
         def refused(_: SecureStream, problem: Invalid) -> None:
+            self._workload.signals.handshake("outbound", problem.code)
             if not verified.done():
                 verified.set_exception(problem)
 
@@ -146,6 +147,7 @@ class Reach:
                 refused=refused,
                 recall=None if session is None else lambda _: session.chain,
                 session=None if session is None else session.tls,
+                traffic=self._workload.signals.outbound,
             ),
             endpoint.address,
             endpoint.port,
@@ -158,6 +160,7 @@ class Reach:
         if session is not None and not stream.is_resumed:
             identity.drop_session(endpoint)
         self.handshakes += 1
+        self._workload.signals.handshake("outbound")
         self.resumed += stream.is_resumed
         return Connection(
             endpoint=endpoint,

@@ -112,6 +112,7 @@ class Sidecar(asyncio.Protocol):
         if self._epoch >= 0:
             self.send({"type": "applied", "epoch": self._epoch, "snapshot": self._workload.judge.snapshot})
         self._counted = -1
+        self._workload.signals.tell_again()
         for sequence, batch in self._recorder.unanswered():
             self._send_records(sequence, batch)
         for conn, held in self._held.items():
@@ -496,6 +497,8 @@ class Sidecar(asyncio.Protocol):
         while flows and (found := self._recorder.take_flows()):
             self._transport.write(wire.encode_with({"type": "flows"}, "flows", found))
         self._report_spans()
+        if flows and (counts := self._workload.signals.take()) is not None:
+            self.send({"type": "signals", **counts})
         handshakes = sum(inbound.handshakes for inbound in self._inbound)
         if handshakes != self._counted:
             self._counted = handshakes

@@ -17,6 +17,7 @@ import struct
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from enforcer.native.signals import Traffic
 from mesh.problems import Invalid
 from mesh.tls import leaf, peer_chain, records
 from mesh.x509svid import VerifiedSvid
@@ -234,8 +235,10 @@ class SecureStream(_Base):
         refused: Callable[[SecureStream, Invalid], None],
         recall: Callable[[bytes], tuple[bytes, ...]] | None = None,
         session: ssl.SSLSession | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         super().__init__()
+        self._traffic = traffic or Traffic()
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side, session=session)
         self._recall = recall
@@ -281,6 +284,7 @@ class SecureStream(_Base):
     def data_received(self, data: bytes) -> None:
         """Decrypt and hand on; asyncio calls this. What arrives is nearly always one record, which is the short way."""
         self._incoming.write(data)
+        self._traffic.received += len(data)
         if not self._is_open:
             self._handshake()
             return
@@ -313,6 +317,8 @@ class SecureStream(_Base):
         """Hand on the loss; asyncio calls this."""
         if not self._is_open:
             self._refuse(Invalid("LM3020", reason="the connection ended before the handshake"))
+        else:
+            self._traffic.open -= 1
         super().connection_lost(exc)
 
     def write(self, data: bytes) -> None:
@@ -324,7 +330,9 @@ class SecureStream(_Base):
         except ssl.SSLError:
             self.abort()
             return
-        self._transport.write(self._outgoing.read())
+        found = self._outgoing.read()
+        self._traffic.sent += len(found)
+        self._transport.write(found)
 
     def write_eof(self) -> None:
         """Say that nothing more will be sent, with a close_notify; reading goes on."""
@@ -382,6 +390,7 @@ class SecureStream(_Base):
         # (3)
         self._flush()
         self._is_open = True
+        self._traffic.open += 1
         secured = self._secured
         # whoever is called back holds this stream: what is not needed again is let go, so that a closed connection's
         # OpenSSL memory, which the garbage collector does not see, is freed at once
@@ -452,7 +461,9 @@ class SecureStream(_Base):
 
     def _flush(self) -> None:
         if self._transport is not None and self._outgoing.pending:
-            self._transport.write(self._outgoing.read())
+            found = self._outgoing.read()
+            self._traffic.sent += len(found)
+            self._transport.write(found)
 
 
 def _ignore(stream: SecureStream, found: object) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from enforcer.native.judge import Judge
 from enforcer.native.records import Recorder
+from enforcer.native.signals import Signals
 from enforcer.native.spans import Tracer
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock
@@ -134,6 +135,7 @@ class Workload:
         self.identity: Identity | None = None
         self.judge = Judge("", None, None)
         self.tracer: Tracer | None = None
+        self.signals = Signals()
         self._highest: dt.datetime | None = None
         self._recent = clock.now()
 

@@ -211,7 +211,7 @@ async def _run(
         limits=limits,
         tracing=tracing,
     )
-    agentmetrics.publish()
+    agentmetrics.publish(agent.signals)
     metrics = telemetry.serve_metrics()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(agent.run(stop, ready))
