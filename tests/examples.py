@@ -1,6 +1,6 @@
 """How many examples properties try: a few in every run, `LIMEN_EXAMPLES` times as many where somebody waits for more.
 
-`make test` takes half of each number, `.ci/run` also twice as many, `make soak` forty times.
+`make test` takes half of each number, in `.ci/run` twice as many, `make soak` forty times.
 """
 
 import os
