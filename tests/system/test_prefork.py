@@ -51,7 +51,7 @@ NGINX = """
 daemon off; worker_processes 3; pid {folder}/nginx.pid; error_log stderr;
 events {{}}
 http {{
-  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  access_log off; proxy_read_timeout 300s; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   server {{ listen 127.0.0.1:{served}; return 200 nginx; }}
   server {{ listen 127.0.0.1:{plain}; location / {{ proxy_pass http://127.0.0.1:{out}; }} }}
@@ -160,8 +160,10 @@ def gunicorn(place: Place, name: str, code: str, port: int, *options: str, **env
     (place.folder / f"{name}_app.py").write_text(code)
     pid = place.folder / f"{name}.pid"
     words = ["--workers", "3", "--bind", f"127.0.0.1:{port}", "--pid", str(pid), "--chdir", str(place.folder)]
+    # a worker that is slow is no worker that hangs
+    words += ["--timeout", "300", "--graceful-timeout", "300", "--log-level", "error"]
     place.run(
-        *(*options, "--", "/usr/bin/python3", str(place.folder / name), *words, "--log-level", "error"),
+        *(*options, "--", "/usr/bin/python3", str(place.folder / name), *words),
         f"{name}_app:app",
         **environment,
     )
