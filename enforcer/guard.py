@@ -20,7 +20,7 @@ from mesh.problems import Unavailable
 
 FIRST_UID = 61184
 LAST_UID = 65519
-_WITHIN_S = 10.0
+_WITHIN_S = 30.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from enforcer.process import hash_file, is_randomised, read_process
 from mesh.problems import Invalid, NotFound
 
 _TRAMPOLINE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "trampoline.py")
-_EXEC_WITHIN_S = 10.0
+_EXEC_WITHIN_S = 30.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

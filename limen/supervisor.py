@@ -16,8 +16,10 @@ from limen.cli import render
 from limen.lifecycle import PARENT
 from mesh.problems import Unavailable
 
-READY_WITHIN_S = 60.0
-STOP_WITHIN_S = 15.0
+# a server on a machine that is busy takes a minute and more; one that ends is noticed at once
+READY_WITHIN_S = 180.0
+STEADY_S = 60.0
+STOP_WITHIN_S = 60.0
 _OF_INPUT = frozenset({2, 4})
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -59,7 +61,7 @@ class Part:
                 problem.exit_status = status if status in _OF_INPUT else problem.exit_status
                 raise problem
             self.ready.clear()
-            falls = 0 if asyncio.get_running_loop().time() - began > READY_WITHIN_S else falls + 1
+            falls = 0 if asyncio.get_running_loop().time() - began > STEADY_S else falls + 1
             render.say(f"{self.name} ended with status {status}; starting it again")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BACKOFF_S[min(falls, len(BACKOFF_S) - 1)]):

@@ -153,7 +153,7 @@ def test_a_kill_at_any_moment_leaves_nothing_behind(
     engine = open_database(sqlite_url(tmp_path / "ca.db"))
     migrate(engine, "ca")
     child = [sys.executable, "-c", textwrap.dedent(CHILD), str(tmp_path), kind, moment]
-    assert subprocess.run(child, check=False, timeout=60).returncode == -signal.SIGKILL
+    assert subprocess.run(child, check=False, timeout=500).returncode == -signal.SIGKILL
     source: KeySource = DatabaseKeys(engine, wrapping) if kind == "database" else DiskKeys(tmp_path / "keys", wrapping)
     keys = LedgeredKeys(source, engine, clock)
     # nothing stands in the way of a restart
