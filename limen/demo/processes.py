@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from limen.lifecycle import PARENT
 from mesh.problems import Unavailable
 
-COMMAND_WITHIN_S = 60.0
-STOP_WITHIN_S = 10.0
+COMMAND_WITHIN_S = 180.0
+STOP_WITHIN_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from limen.demo.processes import Program
 from mesh.clock import Clock
 from mesh.problems import Unavailable
 
-RECORD_WITHIN_S = 10.0
+RECORD_WITHIN_S = 60.0
 
 
 class Shop:
