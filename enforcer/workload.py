@@ -258,8 +258,8 @@ class Workload:
     async def run_sidecar(self) -> None:
         """Keep a sidecar running in each place until `stop`.
 
-        The first start must succeed within `READY_WITHIN_S`; a sidecar that falls later is started again, five times in a row at
-        most, and everything it needs is told anew.
+        The first start must succeed within `READY_WITHIN_S`; a sidecar that falls later is started again, five times
+        in a row at most, and everything it needs is told anew.
         """
         try:
             async with asyncio.TaskGroup() as self._tasks:

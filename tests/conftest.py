@@ -94,7 +94,7 @@ def start(state: pathlib.Path, *arguments: str) -> Installation:
 
 def stop(installation: Installation) -> None:
     installation.process.send_signal(signal.SIGTERM)
-    assert installation.process.wait(timeout=100) == 0
+    assert installation.process.wait(timeout=200) == 0
     assert installation.process.stdout is not None
     installation.process.stdout.close()
 
