@@ -36,7 +36,7 @@ def test_index_equals_reference_on_generated_cases(policies: PolicySet, asked: l
 
 
 # INVARIANT: what is looked up once for all paths decides each of them as the whole request would be.
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow])
 @given(policies=policy_sets, asked=st.lists(requests, min_size=2, max_size=4))
 def test_what_decides_by_the_path_alone_says_what_the_whole_request_would(
     policies: PolicySet, asked: list[Request]
