@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from typing import Self
@@ -27,14 +28,15 @@ class Disk:
 
     def _listen(self, real: Callable[[int], None]) -> Callable[[int], None]:
         def sync(handle: int) -> None:
-            path = pathlib.Path(os.readlink(f"/proc/self/fd/{handle}"))
+            # what the handle is of: another file may have taken its name meanwhile
+            opened = pathlib.Path(f"/proc/self/fd/{handle}")
+            found = os.fstat(handle)
             with self._lock:
-                if path.is_dir():
-                    self._names[path] = {
-                        pathlib.Path(found.path): found.inode() for found in os.scandir(path) if found.is_file()
-                    }
+                if stat.S_ISDIR(found.st_mode):
+                    path = pathlib.Path(os.readlink(opened))
+                    self._names[path] = {path / row.name: row.inode() for row in os.scandir(opened) if row.is_file()}
                 else:
-                    self._contents[os.fstat(handle).st_ino] = path.read_bytes()
+                    self._contents[found.st_ino] = opened.read_bytes()
             real(handle)
 
         return sync
