@@ -11,6 +11,7 @@ from enforcer.native import wire
 from enforcer.ports import Ports
 from mesh.problems import Invalid, Unavailable
 from tests.enforcer.test_agent import free_port
+from tests.handles import handles, nothing_stays_open
 
 
 @pytest.fixture
@@ -47,12 +48,13 @@ def test_who_connects_before_a_sidecar_is_there_waits(ports: Ports, doors: Doors
 
 
 def test_a_port_that_another_has_is_refused_with_its_address_and_nothing_stays_open(ports: Ports, doors: Doors) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    free = free_port()
+    before = handles()
     with pytest.raises(Unavailable) as caught:
-        open_doors(Ports(inbound=(("127.0.0.1", free_port(), 1), ports.inbound[0])))
+        open_doors(Ports(inbound=(("127.0.0.1", free, 1), ports.inbound[0])))
     assert caught.value.code == "LM3014"
     assert str(ports.inbound[0][1]) in str(caught.value)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert nothing_stays_open(before)
 
 
 def test_sidecars_of_one_workload_share_its_ports_and_nobody_else_gets_in() -> None:
@@ -122,7 +124,7 @@ def test_the_first_message_brings_the_sockets_and_leaves_the_second_one_where_it
     ids=["another count", "no count", "another word", "cut short", "no length", "too long", "nothing"],
 )
 def test_any_other_beginning_is_refused_and_closes_what_came(doors: Doors, message: bytes) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = handles()
 
     def send(sock: socket.socket) -> None:
         if message:
@@ -130,14 +132,14 @@ def test_any_other_beginning_is_refused_and_closes_what_came(doors: Doors, messa
 
     with pytest.raises(Invalid):
         received(send)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert nothing_stays_open(before)
 
 
 def test_what_is_no_socket_is_refused(doors: Doors) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = handles()
     with open("/dev/null", "rb") as file:
-        handles = [doors.inbound[0].fileno(), file.fileno()]
+        sent = [doors.inbound[0].fileno(), file.fileno()]
         message = wire.encode({"type": "handles", "count": 2})
         with pytest.raises(Invalid, match="LM3002"):
-            received(lambda sock: socket.send_fds(sock, [message], handles))
-    assert len(os.listdir("/proc/self/fd")) == before
+            received(lambda sock: socket.send_fds(sock, [message], sent))
+    assert nothing_stays_open(before)

@@ -14,6 +14,7 @@ from enforcer.order import Order, open_watch
 from enforcer.sockdiag import SockDiag
 from enforcer.workloadfront import read_caller
 from mesh.problems import Forbidden, Invalid
+from tests.handles import handles, nothing_stays_open
 
 
 class OldKernel(socket.socket):
@@ -58,12 +59,12 @@ def test_the_kernel_says_who_connected(kind: type[socket.socket], diag: SockDiag
 
 
 def test_a_process_that_the_kernel_says_is_gone_is_never_looked_up_by_its_number(diag: SockDiag) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = handles()
     # the number is in use: it is this process's own
     ours, theirs = pair(Gone)
     with ours, theirs, pytest.raises(ProcessLookupError):
         read_caller(ours, diag)
-    assert set(os.listdir("/proc/self/fd")) <= before
+    assert nothing_stays_open(before)
 
 
 def test_on_an_old_kernel_another_process_with_the_number_is_refused(
@@ -79,11 +80,11 @@ def test_on_an_old_kernel_another_process_with_the_number_is_refused(
         return real(pid) if len(calls) == 1 else Later
 
     monkeypatch.setattr(workloadfront, "read_stat", read)
-    before = set(os.listdir("/proc/self/fd"))
+    before = handles()
     ours, theirs = pair(OldKernel)
     with ours, theirs, pytest.raises(Forbidden):
         read_caller(ours, diag)
-    assert set(os.listdir("/proc/self/fd")) <= before
+    assert nothing_stays_open(before)
 
 
 def test_a_path_that_is_too_long_is_refused(tmp_path: pathlib.Path) -> None:

@@ -1,5 +1,4 @@
 import asyncio
-import os
 import pathlib
 import struct
 from collections.abc import Callable
@@ -8,6 +7,7 @@ import pytest
 
 from limen import filewatch
 from limen.filewatch import FileWatch, read_events
+from tests.handles import handles, nothing_stays_open
 
 
 def replaced(path: pathlib.Path) -> None:
@@ -30,7 +30,7 @@ def test_every_way_to_change_a_file_is_told(change: Callable[[pathlib.Path], obj
     path.write_text("a")
 
     async def main() -> None:
-        before = set(os.listdir("/proc/self/fd"))
+        before = handles()
         woken = asyncio.Event()
         watch = FileWatch([path, tmp_path / "other.yaml"], woken.set)
         assert watch.is_open
@@ -43,16 +43,16 @@ def test_every_way_to_change_a_file_is_told(change: Callable[[pathlib.Path], obj
             await woken.wait()
         watch.close()
         watch.close()
-        assert set(os.listdir("/proc/self/fd")) <= before
+        assert nothing_stays_open(before)
 
     asyncio.run(main())
 
 
 def test_without_a_directory_to_watch_nobody_is_woken_and_nothing_leaks(tmp_path: pathlib.Path) -> None:
     async def main() -> None:
-        before = set(os.listdir("/proc/self/fd"))
+        before = handles()
         assert not FileWatch([tmp_path / "gone" / "x"], lambda: None).is_open
-        assert set(os.listdir("/proc/self/fd")) <= before
+        assert nothing_stays_open(before)
 
     asyncio.run(main())
 

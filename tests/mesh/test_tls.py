@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import ssl
 
 import pytest
@@ -13,6 +12,7 @@ from mesh.spiffe import TrustDomain
 from mesh.tls import client_context, peer_chain, server_context
 from mesh.x509svid import X509Svid
 from tests.enforcer.native.harness import DB, WEB, Realm
+from tests.handles import handles, nothing_stays_open
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,6 @@ def test_what_cannot_be_loaded_makes_no_context(realm: Realm, broken: str) -> No
 
 
 def test_no_descriptor_is_left_open(realm: Realm) -> None:
-    before = len(list(pathlib.Path("/proc/self/fd").iterdir()))
+    before = handles()
     server_context(realm.svid(DB), {realm.trust_domain: realm.bundle})
-    assert len(list(pathlib.Path("/proc/self/fd").iterdir())) <= before
+    assert nothing_stays_open(before)
