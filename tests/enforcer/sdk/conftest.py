@@ -7,21 +7,66 @@ import json
 import pathlib
 import shutil
 import socket
+import ssl
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import uvicorn
 
+from enforcer import sdk
 from enforcer.native import wire
-from enforcer.sdk import Limen, connect
+from enforcer.sdk import Limen
 from enforcer.sdk.uvicornserver import config
 from mesh.bundle import TrustBundle
 from mesh.clock import SystemClock
+from mesh.tls import client_context
 from mesh.x509svid import X509Svid
-from tests.enforcer.native.harness import DB, Agent, Realm, eventually, identity_message, policies
+from tests.enforcer.native.harness import DB, Agent, Realm, identity_message, policies
+
+PATIENCE_S = 100.0
+
+
+def eventually(claim: Callable[[], bool]) -> bool:
+    """Whether a claim comes true before patience ends."""
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        if claim():
+            return True
+        threading.Event().wait(0.01)
+    return False
+
+
+def connect(port: int, svid: X509Svid, *bundles: TrustBundle) -> ssl.SSLSocket:
+    """A caller's TLS connection."""
+    context = client_context(svid, {bundle.trust_domain: bundle for bundle in bundles})
+    raw = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+    try:
+        return context.wrap_socket(raw)
+    except OSError:
+        raw.close()
+        raise
+
+
+class Program(Agent):
+    """The agent's end of a program's conversation; a busy machine is waited for."""
+
+    def wait(self, kind: str, matches: Callable[[wire.Message], bool] = lambda _: True) -> wire.Message:
+        """The first message of a kind that matches."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.has_ended or any(True for _ in self._found(kind, matches)), PATIENCE_S)
+            found = next(self._found(kind, matches), None)
+            assert found is not None, f"no {kind}; heard {self.heard}"
+            return found
+
+    def record(self, **fields: object) -> dict[str, Any]:
+        """The first decision record with these fields."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.records(**fields), PATIENCE_S), f"no {fields}; {self.heard}"
+        return self.records(**fields)[0]
 
 
 class Teller:
@@ -30,7 +75,7 @@ class Teller:
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self.told: list[wire.Message] = []
-        self.programs: list[Agent] = []
+        self.programs: list[Program] = []
         self._listener: socket.socket | None = None
         self.begin()
 
@@ -48,7 +93,7 @@ class Teller:
             except OSError:
                 return
             nobody: Any = None
-            agent = Agent(nobody, sock, lambda _: {})
+            agent = Program(nobody, sock, lambda _: {})
             self.programs.append(agent)
             threading.Thread(target=agent.listen, daemon=True).start()
             for message in [*self.told]:
@@ -134,7 +179,7 @@ def limens(tellers: Callable[[], Teller], corp: Realm) -> Iterator[Callable[...,
         )
         teller.say({"type": "endpoints", "is_partial": False, "endpoints": rows})
         teller.say(identity_message(corp.svid(spiffe_id), corp.bundle))
-        limen = connect(path=str(teller.path))
+        limen = sdk.connect(path=str(teller.path), timeout_s=PATIENCE_S)
         made.append(limen)
         return limen, teller
 

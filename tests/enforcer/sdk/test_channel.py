@@ -6,8 +6,8 @@ import pytest
 
 from enforcer.native import wire
 from enforcer.sdk import Limen
-from tests.enforcer.native.harness import ALLOW_WEB, DB, OPS, WEB, Realm, eventually, policies
-from tests.enforcer.sdk.conftest import Teller
+from tests.enforcer.native.harness import ALLOW_WEB, DB, OPS, WEB, Realm, policies
+from tests.enforcer.sdk.conftest import Teller, eventually
 
 Make = Callable[..., tuple[Limen, Teller]]
 

@@ -20,8 +20,8 @@ from enforcer.sdk.context import CheckedSocket, RenewingContext
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId
 from mesh.x509svid import X509Svid
-from tests.enforcer.native.harness import ALLOW_WEB, DB, OPS, WEB, Realm, connect, eventually, policies
-from tests.enforcer.sdk.conftest import Teller
+from tests.enforcer.native.harness import ALLOW_WEB, DB, OPS, WEB, Realm, policies
+from tests.enforcer.sdk.conftest import Teller, connect, eventually
 
 Make = Callable[..., tuple[Limen, Teller]]
 SERVICES = policies(ALLOW_WEB)

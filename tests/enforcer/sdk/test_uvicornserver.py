@@ -10,8 +10,8 @@ import pytest
 from enforcer.sdk import Limen
 from enforcer.sdk.uvicornserver import config
 from mesh.problems import Invalid
-from tests.enforcer.native.harness import ALLOW_WEB, DB, OPS, WEB, Realm, connect, policies, read_response
-from tests.enforcer.sdk.conftest import Teller, app
+from tests.enforcer.native.harness import ALLOW_WEB, DB, OPS, WEB, Realm, policies, read_response
+from tests.enforcer.sdk.conftest import Teller, app, connect
 
 Make = Callable[..., tuple[Limen, Teller]]
 REQUEST = b"GET /orders HTTP/1.1\r\nHost: db.corp.test\r\n"
