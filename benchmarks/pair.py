@@ -7,6 +7,8 @@ server for all. The load comes from `wrk`; the CPU of the two sidecars alone is 
 `kept`: 32 connections, the same request again and again. `varied`: the same with another path and another trace id each
 time, so that nothing can be remembered. `closed`: 16 connections at once, one request each. `callers`: `kept` with a
 rule that names so many. `bulk`: one connection, 256 MB. Latencies are open loop: each counts from when it was due.
+`native-2-workers` has two sidecars on each side (`limen run --workers 2`): they serve more with more than two cores,
+since the load and the application need some too.
 """
 
 from __future__ import annotations
@@ -123,12 +125,16 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 def memory_kib(pids: list[int]) -> dict[str, dict[str, int]]:
-    found = {}
-    for name, pid in zip(("client", "server"), pids, strict=True):
+    """Of each side the sizes, summed over its processes."""
+    found: dict[str, dict[str, int]] = {}
+    for index, pid in enumerate(pids):
+        name = "client" if index < len(pids) // 2 else "server"
         rows = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()[1:]
         sizes = {row.split(":")[0]: int(row.split()[1]) for row in rows}
         private = sizes["Private_Clean"] + sizes["Private_Dirty"]
-        found[name] = {"rss": sizes["Rss"], "pss": sizes["Pss"], "private": private}
+        side = found.setdefault(name, {"rss": 0, "pss": 0, "private": 0})
+        for kind, size in (("rss", sizes["Rss"]), ("pss", sizes["Pss"]), ("private", private)):
+            side[kind] += size
     return found
 
 

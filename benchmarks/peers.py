@@ -25,7 +25,9 @@ from typing import Any
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from enforcer.native import wire  # noqa: E402  the checkout is the package here
+from enforcer.listening import Doors, open_doors  # noqa: E402  the checkout is the package here
+from enforcer.native import wire  # noqa: E402
+from enforcer.ports import Ports  # noqa: E402
 from tests.enforcer.native.harness import DB, WEB, Realm, identity_message, policies  # noqa: E402
 
 RULE: dict[str, object] = {
@@ -37,6 +39,7 @@ RULE: dict[str, object] = {
 TCP_RULE: dict[str, object] = {"id": "tcp", "effect": "allow", "from": [WEB]}
 LACKS = {
     "native": "nothing; a record for every decision, flows counted",
+    "native-2-workers": "nothing; two sidecars on each side share the ports",
     "native-l4": "a pool: the calling side reads no HTTP",
     "native-tcp": "nothing; L4 on both sides",
     "envoy-lean": "records: no access log, no statistics; L4 on the calling side",
@@ -57,10 +60,10 @@ Pair = tuple[int, list[int]]  # the local port and the processes whose CPU count
 class NativeAgent:
     """Feeds one native sidecar and takes what it tells."""
 
-    def __init__(self, identity: wire.Message, **listeners: object) -> None:
+    def __init__(self, identity: wire.Message, *, handles: tuple[int, ...] = (), **listeners: object) -> None:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "enforcer.native", str(theirs.fileno()), "/nonexistent"]
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT)
+        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno(), *handles], cwd=ROOT)
         theirs.close()
         self.sock, self.records = ours, 0
         self.lock = threading.Lock()
@@ -119,6 +122,32 @@ def native(
     finally:
         client.close()
         server.close()
+
+
+@contextlib.contextmanager
+def native_workers(realm: Realm, app_port: int, *, workers: int) -> Iterator[Pair]:
+    """So many sidecars on each side, on sockets that are held for them as an agent holds them."""
+    port, local = free_port(), free_port()
+    called = Ports(inbound=(("127.0.0.1", port, app_port),), workers=workers)
+    calling = Ports(outbound=((local, "db", None),), workers=workers)
+    agents: list[NativeAgent] = []
+    doors: list[Doors] = []
+    try:
+        for who, ports in ((WEB, calling), (DB, called)):
+            for _ in range(workers):
+                doors.append(open_doors(ports))
+                handles = tuple(sock.fileno() for sock in doors[-1].all)
+                told = {name: value for name, value in doors[-1].message(ports).items() if name != "type"}
+                agents.append(NativeAgent(identity_message(realm.svid(who), realm.bundle), handles=handles, **told))
+        for agent in agents:
+            agent.policy(policies(RULE, port=port, protocol="http"))
+            agent.send({"type": "endpoints", "endpoints": [{"spiffe_id": DB, "address": "127.0.0.1", "port": port}]})
+        yield local, [agent.process.pid for agent in agents]
+    finally:
+        for agent in agents:
+            agent.close()
+        for found in doors:
+            found.close()
 
 
 def _pem(label: str, der: bytes) -> str:
@@ -386,6 +415,7 @@ def _wait_for(port: int) -> None:
 
 HTTP_PAIRS: dict[str, Any] = {
     "native": native,
+    "native-2-workers": functools.partial(native_workers, workers=2),
     "native-l4": functools.partial(native, pools=False),
     "envoy-lean": envoy,
     "envoy-logged": functools.partial(envoy, kind="logged"),

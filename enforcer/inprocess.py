@@ -109,7 +109,7 @@ class InProcess(Workload):
     async def upgrade(self) -> None:
         """There is nothing that another could take the place of: the program is upgraded by whoever runs it."""
 
-    async def _quieten(self) -> None:
+    async def quieten(self) -> None:
         """The program itself sees to its callers when it is told to end."""
 
     async def stop(self) -> None:

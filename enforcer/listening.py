@@ -47,6 +47,11 @@ class Doors:
         for sock in self.all:
             sock.close()
 
+    def close_inbound(self) -> None:
+        """Close our side of those where callers come in: who connects from now on is refused."""
+        for sock in self.inbound:
+            sock.close()
+
     def message(self, ports: Ports) -> wire.Message:
         """The `listeners` message of a sidecar that was started with these sockets."""
         told = ports.message()

@@ -40,7 +40,7 @@ STEADY_S = 20.0
 IDENTITY_WITHIN_S = 15.0
 STOP_WITHIN_S = 5.0
 # how long answers under way may take before their program is ended
-QUIET_WITHIN_S = 5.0
+QUIET_WITHIN_S = 10.0
 SIDECAR_FALLS = 5
 # how long streams go on in a sidecar whose place another one has taken
 DRAIN_S = 600
@@ -474,10 +474,10 @@ class Workload:
         1. Sidecars take nothing new, and answers under way reach their callers while the program still runs.
         2. The program was not reaped yet, unless whoever began it is gone: its number is the session's.
         """
-        self._is_stopping = True
         # (1)
         if self._program is not None and not _has_ended(self._program):
-            await self._quieten()
+            await self.quieten()
+        self._is_stopping = True
         # (2)
         if self._program is not None:
             assert self.launch is not None
@@ -488,9 +488,13 @@ class Workload:
         for found in self._places:
             found.ready.set()
 
-    async def _quieten(self) -> None:
+    async def quieten(self) -> None:
+        """Take no new callers, and wait until those that are here have their answers, ten seconds at most."""
+        self._is_stopping = True
         told = [found for found in self._all if found.is_told]
         self.tell({"type": "quiet"})
+        for doors in self._doors.values():
+            doors.close_inbound()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(QUIET_WITHIN_S), asyncio.TaskGroup() as tasks:
                 for found in told:

@@ -379,9 +379,13 @@ def _dismiss(connection: socket.socket) -> None:
 
 
 async def _listen_to(talk: Conversation, workload: Workload) -> None:
-    """End the workload when whoever launched it is gone."""
-    while await talk.receive() is not None:
-        continue
+    """End the workload when whoever launched it is gone, or says so: then its callers get their answers first."""
+    message = await talk.receive()
+    while message is not None:
+        if message["type"] == "end":
+            await workload.quieten()
+            break
+        message = await talk.receive()
     workload.signal_program(signal.SIGTERM)
 
 

@@ -184,29 +184,32 @@ def _launch(path: pathlib.Path, message: Row, order: Order) -> int | None:
                         return None
                 # (3)
                 signals.send_to(child.pid)
-                return _stay(path, sock, child)
+                return _stay(path, sock, child, signals)
     except _SignalledError as signalled:
         return 128 + signalled.number
     finally:
         prepared.close()
 
 
-def _stay(path: pathlib.Path, sock: socket.socket, child: subprocess.Popen[bytes]) -> int | None:
+def _stay(path: pathlib.Path, sock: socket.socket, child: subprocess.Popen[bytes], signals: _Signals) -> int | None:
     """Stay with a program until it ended; its exit code, or None when an agent cannot go on with it."""
     from enforcer import session  # noqa: PLC0415
 
     handle = os.pidfd_open(child.pid)
     try:
         with contextlib.ExitStack() as agents:
+            signals.agent = sock
             is_running = not _is_told(sock, "ended")
             while is_running:
+                signals.agent = None
                 render.say("the agent is gone; the program goes on until the next one is there")
                 found = _come_back(path, handle)
                 if found is None:
                     # what it started ends with it, as an agent would have seen to
                     asyncio.run(session.end(child.pid, _STOP_WITHIN_S))
                     break
-                is_running = not _is_told(agents.enter_context(found), "ended")
+                signals.agent = agents.enter_context(found)
+                is_running = not _is_told(found, "ended")
     except NotFound:
         return None
     finally:
@@ -276,6 +279,16 @@ def _is_told(sock: socket.socket, wanted: str) -> bool:
     return answer["type"] == wanted
 
 
+def _is_sent(agent: socket.socket) -> bool:
+    """Ask the agent to end the workload; False when it cannot be asked now."""
+    from enforcer.native import wire  # noqa: PLC0415
+
+    try:
+        return agent.send(wire.encode({"type": "end"}), socket.MSG_DONTWAIT) > 0
+    except OSError:
+        return False
+
+
 class _SignalledError(Exception):
     """A signal came while there was no program yet."""
 
@@ -287,11 +300,13 @@ class _SignalledError(Exception):
 class _Signals:
     """Hands the signals that people send to this command on to the program.
 
-    Without a program they end this command; while one is begun they wait.
+    Without a program they end this command; while one is begun they wait. The first SIGTERM goes by the agent, which
+    sees to it that callers get their answers before the program is told.
     """
 
     def __init__(self) -> None:
         self._pid = 0
+        self.agent: socket.socket | None = None
         self._is_held = False
         self._waiting: list[int] = []
         self._before: dict[int, object] = {}
@@ -306,7 +321,9 @@ class _Signals:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self._pid:
+        if self._pid and number == signal.SIGTERM and self.agent is not None and _is_sent(self.agent):
+            self.agent = None
+        elif self._pid:
             # not reaped yet, or gone: never another process
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, number)
