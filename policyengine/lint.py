@@ -18,6 +18,7 @@ from mesh.request import Effect, Mode
 from mesh.uncollected import uncollected
 from policyengine import model
 from policyengine.authzen import ISSUER as SAID
+from policyengine.compile.allowed import INVALID_TOKEN
 from policyengine.idle import idle as find_idle
 from policyengine.idle import unnamed
 from policyengine.ir import Grant, ServiceForm, normalise
@@ -239,7 +240,8 @@ def _rule(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> 
 def _undeclared(policies: model.PolicySet, rule: model.Rule, facts: Mapping[str, object]) -> Iterator[Diagnostic]:
     """(LM2127) The issuers that a rule names and nothing declares; `issuer` is compared letter by letter.
 
-    What a caller of the AuthZEN API says of people is nobody's token: it is declared nowhere.
+    What a caller of the AuthZEN API says of people is nobody's token, and who means any token that does not verify
+    names an issuer that nobody is: neither is declared.
     """
     if not rule.reads_claims:
         return
@@ -247,7 +249,7 @@ def _undeclared(policies: model.PolicySet, rule: model.Rule, facts: Mapping[str,
     conditions = (rule.when, rule.unless.when if rule.unless is not None else None)
     named = (found.claims.issuer for found in conditions if found is not None and found.claims is not None)
     for issuer in dict.fromkeys(named):
-        if issuer not in declared and not issuer.startswith(SAID):
+        if issuer not in declared and issuer != INVALID_TOKEN and not issuer.startswith(SAID):
             hint = did_you_mean(issuer, declared)
             yield _finding("LM2127", rule.span, {**facts, "issuer": issuer, "hint": hint})
 

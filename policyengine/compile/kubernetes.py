@@ -25,6 +25,7 @@ from policyengine.compile.export import (
 from policyengine.model import PolicySet
 
 Row = dict[str, object]
+_MAX_LABEL = 63
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 
 
@@ -63,10 +64,21 @@ def compile_kubernetes(policies: PolicySet, domain: TrustDomain, workloads: Work
 
 
 def labels_of(identity: SpiffeId, workloads: Workloads, findings: Findings) -> dict[str, str] | None:
-    """The labels of an identity's pods; None, and a finding, when they are not known."""
+    """The labels of an identity's pods; None, and a finding, when they are not known.
+
+    Without any list of workloads the label `app` is taken for the account's name, as most charts have it, and the
+    export says so.
+    """
     labels = dict(workloads[identity].labels) if identity in workloads else {}
     if labels:
         return labels
+    account = identity.segments[-1]
+    if not workloads and len(account) <= _MAX_LABEL:
+        findings.needs(
+            f"the pods of service account `{account}`, and no others, have the label `app: {account}`: "
+            "that is assumed where no list of workloads is given (`--workloads`)"
+        )
+        return {"app": account}
     findings.unmapped(identity, "Kubernetes selects pods by labels: give them in the list of workloads")
     return None
 

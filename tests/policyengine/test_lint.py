@@ -12,6 +12,7 @@ from mesh.flow import Flow
 from mesh.request import Effect, Request
 from mesh.spiffe import SpiffeId
 from policyengine import reference
+from policyengine.compile.allowed import INVALID_TOKEN
 from policyengine.issuer import Issuer
 from policyengine.lint import lint, lint_tree
 from policyengine.model import Group, Policy, PolicySet, Principal, Rule
@@ -249,6 +250,7 @@ def test_an_issuer_that_a_rule_names_is_declared(issuers: tuple[Issuer, ...], ex
         assert all(item.facts["issuer"] == "https://idp.test" for item in found)
 
 
-def test_what_callers_of_the_authzen_api_say_is_declared_nowhere() -> None:
-    when = {"claims": {"issuer": "authzen:user", "role": ["editor"]}}
+@pytest.mark.parametrize("issuer", ["authzen:user", INVALID_TOKEN])
+def test_what_is_no_issuer_is_declared_nowhere(issuer: str) -> None:
+    when = {"claims": {"issuer": issuer, "role": ["editor"]}}
     assert "LM2127" not in {item.code for item in lint(tree(app=[allow(when=when, **PLAIN)]), NOW)}

@@ -81,9 +81,19 @@ def test_a_namespace_denies_what_nothing_allows() -> None:
 
 
 def test_a_workload_without_labels_is_left_out_by_name() -> None:
-    found = compile_istio(trees.tree([{"id": "r", "effect": "allow", "from": ["any"]}]), TD, {})
+    other = {SpiffeId.parse("spiffe://corp.test/ns/shop/sa/other"): Workload(labels=(("app", "other"),))}
+    found = compile_istio(trees.tree([{"id": "r", "effect": "allow", "from": ["any"]}]), TD, other)
     assert not found.files
     assert [item.code for item in found.findings["db"]] == ["LM2512", "LM2513"]
+
+
+def test_without_any_list_of_workloads_the_label_app_is_assumed_and_said() -> None:
+    found = compile_istio(trees.tree([{"id": "r", "effect": "allow", "from": ["any"]}]), TD, {})
+    assert "app: db" in dict(found.files)["limen-db.yaml"]
+    assert {item.code for item in found.findings["db"]} == {"LM2512"}
+    assert any("`app: db`" in str(item.facts["reason"]) for item in found.findings["db"])
+    # a label that fits nothing opens nothing
+    assert "limen-default-deny.yaml" in dict(found.files)
 
 
 @pytest.mark.parametrize(
