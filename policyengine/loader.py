@@ -15,7 +15,7 @@ from mesh.problems import Diagnostic, Invalid, Severity, Span
 from mesh.uncollected import uncollected
 from mesh.yamlio import Node, compose_documents
 from policyengine import model
-from policyengine.consistency import check
+from policyengine.consistency import Checked, check
 from policyengine.issuer import Issuer
 from policyengine.issuerreading import read_issuer
 from policyengine.reading import MISSING, Finding, Path, Reader, did_you_mean
@@ -60,6 +60,8 @@ class KeptFiles:
     """
 
     def __init__(self) -> None:
+        self.checked = Checked()
+        """The policies that fitted together in the tree before: what did not change is not checked again."""
         self._read: dict[str, tuple[_Read, ...]] = {}
         self._size = 0
 
@@ -143,22 +145,23 @@ def read_tree(
             _add_text(file.text, str(file.path), tree, kept)
         if not tree.count and not tree.diagnostics:
             tree.diagnostics.append(Diagnostic(code="LM2023", facts={"path": str(root)}))
-        return _checked(tree)
+        return _checked(tree, kept)
 
 
 def load_text(text: str, file: str) -> tuple[model.PolicySet, list[Diagnostic]]:
     """Read the documents of one file that is already in memory, as `load_tree` would."""
     tree = _Tree()
-    _add_text(text, file, tree, KeptFiles())
-    policies, _, findings = _checked(tree)
+    kept = KeptFiles()
+    _add_text(text, file, tree, kept)
+    policies, _, findings = _checked(tree, kept)
     return policies, findings
 
 
-def _checked(tree: _Tree) -> tuple[model.PolicySet, tuple[PolicyTest, ...], list[Diagnostic]]:
+def _checked(tree: _Tree, kept: KeptFiles) -> tuple[model.PolicySet, tuple[PolicyTest, ...], list[Diagnostic]]:
     """Step 3 of `load_tree`."""
     policies = _policy_set(tree)
     tests = tuple(item for item in tree.objects["tests"] if isinstance(item, PolicyTest))
-    for finding in (*check(policies), *check_tests(policies, tests)):
+    for finding in (*check(policies, kept.checked), *check_tests(policies, tests)):
         if not _is_consequence(finding, tree):
             tree.diagnostics.append(_placed(finding, tree))
     return policies, tests, sorted(tree.diagnostics, key=_by_place)
