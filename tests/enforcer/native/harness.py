@@ -28,7 +28,7 @@ from mesh.tls import client_context, server_context
 from mesh.x509svid import X509Svid
 
 ROOT = pathlib.Path(__file__).parents[3]
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 WEB = "spiffe://corp.test/ns/shop/sa/web"
 DB = "spiffe://corp.test/ns/shop/sa/db"
 OPS = "spiffe://corp.test/ns/ops/sa/admin"
