@@ -36,7 +36,7 @@ def test_a_killed_server_comes_back_and_a_stop_ends_it(tmp_path: pathlib.Path) -
             os.kill(first, signal.SIGKILL)
             async with asyncio.timeout(100):
                 while part.starts < 2 or not part.ready.is_set():
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0.01)
             assert part.pid != first
             await part.stop()
             await running
