@@ -186,7 +186,8 @@ async def websocket():
         reader, writer = await connect()
         try:
             writer.write(head.encode())
-            status = int((await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1])
+            async with asyncio.timeout(PATIENCE_S):
+                status = int((await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1])
             if KIND != "cart":
                 if status == 101:
                     wrong.append("a WebSocket was opened by one who may not")
@@ -201,7 +202,10 @@ async def websocket():
                 mask = os.urandom(4)
                 masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(text))
                 writer.write(bytes([0x82, 0x80 | len(text)]) + mask + masked)
-                if await reader.readexactly(2 + len(text)) != bytes([0x82, len(text)]) + text:
+                # a frame that never comes is a failure, and not the end of the run
+                async with asyncio.timeout(PATIENCE_S):
+                    came = await reader.readexactly(2 + len(text))
+                if came != bytes([0x82, len(text)]) + text:
                     wrong.append("a WebSocket's frame came back as another")
                 count("WebSocket frames")
                 await asyncio.sleep(0.1)

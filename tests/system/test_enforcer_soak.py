@@ -69,7 +69,7 @@ class Caller:
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        self.process.wait(timeout=120)
+        self.process.wait(timeout=300)
         self._listening.join(30)
         return self.said
 
