@@ -39,7 +39,8 @@ class Redirected:
 def chains(redirected: Sequence[Redirected]) -> list[str]:
     """The chains of an `inet` table, as nft reads them; none without workloads.
 
-    1. Connections to the host's loopback pass. All others are redirected to the sidecar, IPv4 and IPv6.
+    1. Connections to the host's loopback pass. All others are redirected to the sidecar, IPv4 and IPv6: one step before
+       the usual chains (-100), where Docker's would take a published port of this host first.
     2. What is left after that: loopback, answers to connections that others began, what is named for UDP.
     3. The rest is rejected and counted.
     """
@@ -63,7 +64,7 @@ def chains(redirected: Sequence[Redirected]) -> list[str]:
         ]
     return [
         *bodies,
-        " chain taken { type nat hook output priority -100; policy accept;",
+        " chain taken { type nat hook output priority -101; policy accept;",
         # (1)
         "  ip daddr 127.0.0.0/8 return",
         "  ip6 daddr ::1 return",
