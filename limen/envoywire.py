@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 MARK = b"x-limen-rule"
 _LIFE = dt.timedelta(hours=24)
 _MOST = 1 << 16

@@ -22,7 +22,7 @@ from limen.unixhttp import UnixConnection
 from mesh.problems import NotFound, Unavailable
 from policyengine.compile.rego import DATA_PATH, FIXED_MODULES, Program
 
-START_DEADLINE_S = 20.0
+START_DEADLINE_S = 60.0
 QUERY_DEADLINE_S = 60.0
 Document = Mapping[str, object]
 

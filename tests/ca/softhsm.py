@@ -32,7 +32,7 @@ def make_token(folder: pathlib.Path, label: str) -> str:
         )
         os.environ["SOFTHSM2_CONF"] = str(settings)
     made = ["softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", "12345678", "--pin", PIN]
-    subprocess.run(made, check=True, capture_output=True, timeout=30)
+    subprocess.run(made, check=True, capture_output=True, timeout=100)
     loaded = pkcs11._loaded.get(module)
     if loaded is not None:
         # the library saw its tokens when it began

@@ -11,8 +11,8 @@ from enforcer.ports import Ports
 from enforcer.sight import Sight
 from enforcer.workload import Workload
 from mesh.problems import NotFound
-from tests.enforcer.test_agent import free_port
 from tests.enforcer.test_workload import FEED, run, start
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 

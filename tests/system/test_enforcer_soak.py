@@ -28,7 +28,7 @@ import pytest
 from enforcer import control
 from mesh.clock import SystemClock
 from mesh.problems import Unavailable
-from tests.enforcer.test_agent import free_port
+from tests.ports import free_port
 
 HERE = pathlib.Path(__file__).parent
 IS_FULL = bool(os.environ.get("LIMEN_SOAK"))

@@ -314,6 +314,18 @@ class Agent:
             assert self.changed.wait_for(lambda: self.records(**fields), PATIENCE_S), f"no {fields}; {self.heard}"
         return self.records(**fields)[0]
 
+    def flow(self, count: int) -> dict[str, Any]:
+        """The first flow that was told, with the connections of all: what is told every second may be a half."""
+
+        def flows() -> list[dict[str, Any]]:
+            return [row for message in self._found("flows", lambda _: True) for row in message["flows"]]  # type: ignore[attr-defined]  # a list of flows
+
+        with self.changed:
+            assert self.changed.wait_for(lambda: sum(row["connections"] for row in flows()) >= count, PATIENCE_S), (
+                f"no {count} connections; {self.heard}"
+            )
+            return {**flows()[0], "connections": sum(row["connections"] for row in flows())}
+
     def policy(self, policies: dict[str, object] | None, *, epoch: int = 1, candidate: object = None) -> None:
         """Activate policies and wait until they hold."""
         active = None if policies is None else {"hash": f"sha256:{epoch}", "policies": policies}

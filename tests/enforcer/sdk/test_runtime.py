@@ -120,7 +120,7 @@ def test_exchanges_are_counted(limens: Make) -> None:
     judgement, _ = limen.judge_request(contact, head())
     for _ in range(3):
         limen.exchanged(contact, judgement, method="GET", status=200)
-    row = teller.programs[0].wait("flows")["flows"][0]  # type: ignore[index]
+    row = teller.programs[0].flow(3)
     assert (row["source"], row["path"], row["status"], row["connections"]) == (WEB, "/orders", 200, 3)
 
 
