@@ -96,6 +96,10 @@ class Agents:
             found.until = None
         return any(not found.watches for found in gone)
 
+    def are_awaited(self) -> bool:
+        """Whether some agent counts that is not connected."""
+        return any(not found.watches and found.until is not None for found in self._agents.values())
+
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Every listener of agents that count."""
         found = {item for agent in self._agents.values() if agent.is_live for item in agent.endpoints}

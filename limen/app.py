@@ -62,6 +62,8 @@ from policyengine.snapshot import Snapshot
 _AGENT_PATH = "/limen/agent/"
 Json = Any
 SETTLING = dt.timedelta(seconds=10)
+"""How long after a start, or the return of an agent that was known, others may not have reported again."""
+LONGEST_SETTLING = dt.timedelta(seconds=60)
 
 
 class App:
@@ -92,6 +94,7 @@ class App:
         self._url = self._node_api = ""
         # agents report their endpoints again after a restart: until then nobody forgets the ones that were known
         self._settles: dt.datetime | None = clock.now() + SETTLING
+        self._settles_by = clock.now() + LONGEST_SETTLING
         with transaction(engine) as connection:
             self._flow_connections = store.count_flows(connection)
         self.nodes = Nodes(
@@ -206,11 +209,18 @@ class App:
         if self._agents.forget(self._clock.now()):
             self._changed()
         self.authorities.step()
-        if self._settles is not None and self._clock.now() >= self._settles:
+        if self._is_settled():
             self._settles = None
             self._changed()
         self.acme.tick()
         self._signers.rest()
+
+    def _is_settled(self) -> bool:
+        """Whether a start is over: agents that were known have come back, or did not in time."""
+        now = self._clock.now()
+        if self._settles is None or now < self._settles:
+            return False
+        return now >= self._settles_by or not self._agents.are_awaited()
 
     def _refresh_rules(self) -> None:
         if self._rules.refresh():
@@ -363,6 +373,9 @@ class App:
     def watch_begins(self, node: str) -> None:
         """A node's watch began: its listeners count."""
         self._agents.begin(node)
+        if self._settles is not None:
+            # it reports its listeners next
+            self._settles = min(max(self._settles, self._clock.now() + SETTLING), self._settles_by)
         self._changed()
 
     def watch_ends(self, node: str) -> None:

@@ -49,6 +49,28 @@ def test_signers_rest_when_nothing_large_was_asked_for(world: World, monkeypatch
     assert len(looked) == 1
 
 
+def test_a_start_is_over_when_agents_that_were_known_had_time_to_report(world: World) -> None:
+    """However long they take to come back on a busy host: until then agents keep the listeners that they know."""
+    second = dt.timedelta(seconds=1)
+
+    def settling() -> bool:
+        world.app.tick()
+        return world.app.state(0).is_settling
+
+    node = world.join()
+    world.app.close()
+    world.app = open_app(world.state, trust_domain=DOMAIN, database=None, reviewers=None, clock=world.clock)
+    world.clock.advance(25 * second)
+    assert settling()
+    world.app.watch_begins(node)
+    world.clock.advance(9 * second)
+    assert settling()
+    world.clock.advance(second)
+    assert not settling()
+    world.app.watch_ends(node)
+    assert not settling()
+
+
 def test_a_token_expires(world: World) -> None:
     token = world.app.create_token(ttl_s=60, actor="test")["token"]
     world.clock.advance(dt.timedelta(seconds=60))
