@@ -38,6 +38,8 @@ ABOVE = "the server above"
 SETTLE = dt.timedelta(milliseconds=500)
 WITHIN = dt.timedelta(seconds=60)
 LONGEST_TTL = dt.timedelta(hours=1)
+# beyond what a document says of its age: it may be a second old when it is given out (`limen.api.wellknown`)
+_OLDER = dt.timedelta(seconds=2)
 Json = Any
 _EXPIRY = prometheus_client.Gauge(
     "limen_authority_expiry_timestamp_seconds", "When the authority that signs now ends, Unix time.", ["kind"]
@@ -135,7 +137,8 @@ class Authorities:
                 self._activate(slot, now, actor="server", reason="its time has come")
             return
         if not behind:
-            self._activate(slot, now, actor="server", reason="every live agent has reported it")
+            if now >= self._signs_from(slot):
+                self._activate(slot, now, actor="server", reason="every live agent has reported it")
         elif now >= deadline:
             nodes = ", ".join(behind)[:300]
             self._failures[slot.id] = Refused("LM1309", kind=slot.kind, seconds=WITHIN.seconds, nodes=nodes)
@@ -154,6 +157,15 @@ class Authorities:
         reported = {agent.node: agent.trust for agent in self._agents.live()}
         behind = may_activate(slot, published=self._do.published(slot.id), reported=reported, now=now, settle=SETTLE)
         return behind if self.is_held_above(slot) else [*behind, ABOVE]
+
+    def _signs_from(self, slot: Slot) -> dt.datetime:
+        """From when a prepared authority that somebody asked for signs at the earliest, agents aside.
+
+        Clients of an OIDC issuer may go on for `max-age` with keys that they fetched before this one was there.
+        """
+        if slot.kind is not Kind.JWT or self._authority.jwt_issuer is None:
+            return slot.created
+        return slot.created + dt.timedelta(seconds=self._authority.bundle.refresh_seconds) + _OLDER
 
     def _timing(self) -> Timing:
         return Timing(
@@ -297,7 +309,7 @@ class Authorities:
         }
 
     def rotate(self, kind: Kind, *, actor: str, is_forced: bool) -> Json:
-        """Prepare a successor; it signs as soon as every live agent has it, or at once when that is forced."""
+        """Prepare a successor; it signs as soon as everybody who verifies has it, or at once when that is forced."""
         now = self._clock.now()
         active = self._authority.active(Kind.ISSUING if kind is Kind.ROOT else kind)
         former = self._authority.active(kind)
@@ -331,9 +343,15 @@ class Authorities:
             raise problem
         slot = self._do.find(slot_id)
         now = self._clock.now()
-        behind = self._behind(slot, now) if slot.state is AuthorityState.PREPARED else []
-        live = self._agents.live()
-        return {**self._show(slot, now), "agents": len(live), "behind": [node for node in behind if node]}
+        is_prepared = slot.state is AuthorityState.PREPARED
+        behind = self._behind(slot, now) if is_prepared else []
+        begins = self._signs_from(slot)
+        return {
+            **self._show(slot, now),
+            "agents": len(self._agents.live()),
+            "behind": [node for node in behind if node],
+            "signs_from": format_time(begins) if is_prepared and begins > now else None,
+        }
 
     def leave(self, verb: str, slot_id: str, *, actor: str, reason: str, is_forced: bool, is_dry: bool) -> Json:
         """Taint or revoke an authority, with what that breaks; nothing is done in a dry run.

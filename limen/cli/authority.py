@@ -51,14 +51,15 @@ def authorities(output: str) -> None:
 @click.option("--root", "is_root", is_flag=True, help="The same as `rotate root`.")
 @click.option("--jwt", "is_jwt", is_flag=True, help="The same as `rotate jwt`.")
 @click.option("--svids", is_flag=True, help="Keep the authorities: renew every workload's SVID.")
-@click.option("--force", is_flag=True, help="Do not wait until every agent has the new one.")
+@click.option("--force", is_flag=True, help="Do not wait until every agent, and every OIDC client, has the new one.")
 @click.option("--no-wait", is_flag=True, help="Return when it is prepared.")
 @context.output_option("table", "json")
 def rotate(*, kind: str, is_root: bool, is_jwt: bool, svids: bool, force: bool, no_wait: bool, output: str) -> None:
     """Replace a signing authority: prepared, reported by every agent, active.
 
     KIND is issuing (default), root (with a new issuing authority; cross-signed by the old root) or jwt. What the old
-    one signed stays valid until it ends.
+    one signed stays valid until it ends. A JWT authority of an OIDC issuer waits for its clients too, which keep keys
+    for five minutes.
     """
     if svids:
         found = client.call("POST", "/v1/rotate")
@@ -73,7 +74,9 @@ def rotate(*, kind: str, is_root: bool, is_jwt: bool, svids: bool, force: bool, 
     begun = client.call("POST", "/v1/authorities/rotate", {"kind": kind, "force": force})
     found = {**begun, **client.call("GET", f"/v1/authorities/{begun['authority']}")}
     while not no_wait and found["state"] == "prepared":
-        render.progress(f"prepared {found['id']}: {found['agents'] - len(found['behind'])} of {found['agents']} agents")
+        older = f"; OIDC clients may keep older keys until {found['signs_from']}" if found.get("signs_from") else ""
+        told = found["agents"] - len(found["behind"])
+        render.progress(f"prepared {found['id']}: {told} of {found['agents']} agents{older}")
         time.sleep(_POLL_S)
         found = {**begun, **client.call("GET", f"/v1/authorities/{begun['authority']}")}
     if output == "json":

@@ -64,6 +64,43 @@ def test_it_signs_only_after_every_live_agent_reported_it(world: World, kind: Ki
     assert state(world, made) == "active"
 
 
+def test_a_jwt_key_of_an_oidc_issuer_signs_when_no_client_has_only_older_ones(world: World) -> None:
+    """What was fetched just before it was published may be used for `max-age`, and was a second old."""
+    world.app.use_jwt_issuer("https://oidc.test")
+    node = live(world)
+    made = rotate(world, Kind.JWT)
+    report(world, node)
+    age = dt.timedelta(seconds=world.app.bundle().refresh_seconds)
+    begins = world.clock.now() + age + 2 * SECOND
+    assert age > WITHIN
+    for moment in (begins - age, begins - SECOND / 1000):
+        world.clock.advance(moment - world.clock.now())
+        world.app.tick()
+        found = world.app.authorities.progress(made)
+        assert (found["state"], parse_time(found["signs_from"])) == ("prepared", begins)
+    world.clock.advance(begins - world.clock.now())
+    found = world.app.authorities.progress(made)
+    assert (found["state"], found["signs_from"]) == ("active", None)
+
+
+def test_nothing_else_waits_for_clients_of_an_oidc_issuer(world: World) -> None:
+    world.app.use_jwt_issuer("https://oidc.test")
+    assert state(world, rotate(world, Kind.JWT, is_forced=True)) == "active"
+    for kind in (Kind.ISSUING, Kind.ROOT):
+        made = rotate(world, kind)
+        world.clock.advance(SECOND)
+        assert state(world, made) == "active"
+
+
+def test_an_agent_that_is_behind_ends_the_wait_for_clients(world: World) -> None:
+    world.app.use_jwt_issuer("https://oidc.test")
+    live(world)
+    made = rotate(world, Kind.JWT)
+    world.clock.advance(WITHIN + SECOND)
+    world.app.tick()
+    assert code_of(lambda: state(world, made)) == "LM1309"
+
+
 def test_an_agent_that_is_gone_holds_nothing_up(world: World) -> None:
     gone = live(world)
     made = rotate(world)
