@@ -13,6 +13,9 @@ from limen.values import Endpoint
 
 # an agent that fell is started again within that time, and its sidecars serve meanwhile
 AWAY = dt.timedelta(seconds=30)
+# how long after a start, or the return of an agent, listeners may not have been reported again; and all of it
+SETTLING = dt.timedelta(seconds=10)
+LONGEST_SETTLING = dt.timedelta(seconds=60)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -119,3 +122,18 @@ class Agents:
             }
             for item in self.all()
         ]
+
+
+class Start:
+    """A server's start: until it is over, agents may know listeners that it does not know yet."""
+
+    def __init__(self, now: dt.datetime) -> None:
+        self._until, self._at_most = now + SETTLING, now + LONGEST_SETTLING
+
+    def returned(self, now: dt.datetime) -> None:
+        """An agent connected: it reports its listeners next."""
+        self._until = min(max(self._until, now + SETTLING), self._at_most)
+
+    def is_over(self, agents: Agents, now: dt.datetime) -> bool:
+        """Whether agents that were known have come back and had time to report, or did not in time."""
+        return now >= self._at_most or (now >= self._until and not agents.are_awaited())

@@ -29,7 +29,7 @@ from limen.above import Above
 from limen.acme.file import AcmeFile
 from limen.acme.operators import Operators
 from limen.acme.service import Acme
-from limen.agents import Agents
+from limen.agents import Agents, Start
 from limen.attestation import Attestation
 from limen.attestorsfile import AttestorsFile
 from limen.authorities import Authorities
@@ -61,9 +61,6 @@ from policyengine.snapshot import Snapshot
 
 _AGENT_PATH = "/limen/agent/"
 Json = Any
-SETTLING = dt.timedelta(seconds=10)
-"""How long after a start, or the return of an agent that was known, others may not have reported again."""
-LONGEST_SETTLING = dt.timedelta(seconds=60)
 
 
 class App:
@@ -93,8 +90,7 @@ class App:
         self._sequence = self._rotation = 0
         self._url = self._node_api = ""
         # agents report their endpoints again after a restart: until then nobody forgets the ones that were known
-        self._settles: dt.datetime | None = clock.now() + SETTLING
-        self._settles_by = clock.now() + LONGEST_SETTLING
+        self._start: Start | None = Start(clock.now())
         with transaction(engine) as connection:
             self._flow_connections = store.count_flows(connection)
         self.nodes = Nodes(
@@ -209,18 +205,11 @@ class App:
         if self._agents.forget(self._clock.now()):
             self._changed()
         self.authorities.step()
-        if self._is_settled():
-            self._settles = None
+        if self._start is not None and self._start.is_over(self._agents, self._clock.now()):
+            self._start = None
             self._changed()
         self.acme.tick()
         self._signers.rest()
-
-    def _is_settled(self) -> bool:
-        """Whether a start is over: agents that were known have come back, or did not in time."""
-        now = self._clock.now()
-        if self._settles is None or now < self._settles:
-            return False
-        return now >= self._settles_by or not self._agents.are_awaited()
 
     def _refresh_rules(self) -> None:
         if self._rules.refresh():
@@ -358,7 +347,7 @@ class App:
             sequence=self._sequence,
             bundle=self.bundle().to_json(),
             trust=self._authority.signed_trust,
-            is_settling=self._settles is not None,
+            is_settling=self._start is not None,
             releases=releases,
             epoch=activations[-1].epoch if activations else since,
             candidate=candidate.to_bytes() if candidate is not None else b"",
@@ -373,9 +362,8 @@ class App:
     def watch_begins(self, node: str) -> None:
         """A node's watch began: its listeners count."""
         self._agents.begin(node)
-        if self._settles is not None:
-            # it reports its listeners next
-            self._settles = min(max(self._settles, self._clock.now() + SETTLING), self._settles_by)
+        if self._start is not None:
+            self._start.returned(self._clock.now())
         self._changed()
 
     def watch_ends(self, node: str) -> None:
