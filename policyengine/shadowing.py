@@ -112,10 +112,13 @@ class Shadowing:
         self._below: dict[str, _Group] = {}
         self._passes: list[list[Grant]] = [[] for _ in model.TIERS]
         for grant in sorted(form.grants, key=_width):
-            if grant.rank in self._ignored or grant.callers.incomplete:
+            if grant.rank in self._ignored:
                 continue
             if grant.effect is Effect.PASS:
+                # one whose callers are not known may undo an allow for anybody
                 self._passes[_TIER[grant.tier]].append(grant)
+            if grant.callers.incomplete:
+                continue
             groups = [self._any] if grant.callers.is_any else []
             if not groups:
                 for pattern in grant.callers.patterns:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from enforcer.native import serial
 from enforcer.native.form import MAX_GAPS, Form, learned
-from enforcer.native.http1 import RequestHead, RequestReader
+from enforcer.native.http1 import Framing, RequestHead, RequestReader
 from mesh.problems import Invalid
 
 NAMES = [b"traceparent", b"x-a", b"Accept", b"Connection", b"Content-Length", b"Host", b"x-limen-source", b"x_b", b"te"]
@@ -52,6 +52,8 @@ def test_heads_that_differ_in_values_read_as_each_would_alone(
         assert writer.head(after, "/x", serial.forwarded_host) == fresh.head(
             after._replace(form=None), "/x", serial.forwarded_host
         )
+        if not after.keep_alive or after.framing is not Framing.NONE:
+            break  # nothing follows, or a body does
 
 
 def test_only_what_differs_is_read_anew() -> None:
