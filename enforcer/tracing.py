@@ -1,26 +1,27 @@
-"""Exports the spans that sidecars tell, to an OpenTelemetry collector or Jaeger over OTLP/HTTP.
+"""Exports the spans that sidecars tell, to an OpenTelemetry collector or Jaeger: OTLP/HTTP in its JSON encoding.
 
-The official exporter does the work; it is imported when somebody asked for spans and not before. Spans wait in a
-bounded queue, nobody waits for the collector, and what is lost is counted (`limen_agent_spans_total`). The exporter's
-own environment variables hold here too, `OTEL_EXPORTER_OTLP_HEADERS` for one.
+Spans wait in a bounded queue, nobody waits for the collector, and what is lost is counted (`limen_agent_spans_total`).
+`OTEL_EXPORTER_OTLP_HEADERS` gives headers to send along. The official exporter is not used: the messages that it brings
+have the same names on the disk as those of xds-protos, and whichever is installed last breaks the other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import re
+import ssl
 import urllib.parse
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
 from enforcer.agentmetrics import SPANS
 from mesh.problems import Invalid
 from mesh.spiffe import SpiffeId, SpiffeIdError
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
 
 MAX_WAITING = 8192
 BATCH = 512
@@ -29,7 +30,20 @@ TIMEOUT_S = 10.0
 WHOLE = 1_000_000
 _DEFAULT_PATH = "/v1/traces"
 
-Send = Callable[[Sequence["ReadableSpan"]], bool]
+_TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
+_SPAN_ID = re.compile(r"(?!0{16})[0-9a-f]{16}")
+_SERVER, _ERROR = 2, 2
+"""SPAN_KIND_SERVER and STATUS_CODE_ERROR of opentelemetry/proto/trace/v1/trace.proto."""
+
+
+class Span(NamedTuple):
+    """A span in the JSON encoding of OTLP, and the workload that was called."""
+
+    workload: SpiffeId
+    fields: Mapping[str, object]
+
+
+Send = Callable[[Sequence[Span]], bool]
 
 
 class Tracing(NamedTuple):
@@ -96,54 +110,95 @@ class Exporter:
 
 
 def sender(endpoint: str) -> Send:
-    """What sends spans to an endpoint with the official exporter; it blocks for ten seconds at most."""
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  heavy
-    from opentelemetry.sdk.trace.export import SpanExportResult  # noqa: PLC0415
+    """What sends spans to an endpoint; it blocks for ten seconds at most.
 
-    exporter = OTLPSpanExporter(endpoint=endpoint, timeout=TIMEOUT_S)
+    Raises Invalid LM3309 when the headers in `OTEL_EXPORTER_OTLP_HEADERS` cannot be read.
+    """
+    import httpx2  # noqa: PLC0415  asked for here alone
 
-    def send(spans: Sequence[ReadableSpan]) -> bool:
-        return exporter.export(spans) is SpanExportResult.SUCCESS
+    headers = {"content-type": "application/json", **_headers(endpoint)}
+    client = httpx2.Client(headers=headers, timeout=TIMEOUT_S, verify=ssl.create_default_context())
+
+    def send(spans: Sequence[Span]) -> bool:
+        try:
+            return client.post(endpoint, content=request_of(spans)).is_success
+        except httpx2.HTTPError:
+            return False
 
     return send
 
 
-def readable(workload: str, row: Mapping[str, object]) -> ReadableSpan | None:
-    """A span as the exporter takes it; None for a row that is none. ``workload`` is the called one's SPIFFE ID."""
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-    from opentelemetry.sdk.trace import ReadableSpan  # noqa: PLC0415
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope  # noqa: PLC0415
-    from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags  # noqa: PLC0415
+def _headers(endpoint: str) -> dict[str, str]:
+    """The headers to send along: `name=value` with commas between, percent-encoded (OpenTelemetry, OTLP exporter)."""
+    found = {}
+    for part in filter(None, os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", "").split(",")):
+        name, equals, value = (urllib.parse.unquote(text).strip() for text in part.partition("="))
+        if not equals or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not re.fullmatch(r"[ -~]*", value):
+            raise Invalid("LM3309", endpoint=endpoint, ratio="headers that cannot be read")
+        found[name.lower()] = value
+    return found
 
+
+def request_of(spans: Sequence[Span]) -> bytes:
+    """An ExportTraceServiceRequest: the spans by the workload that was called (OTLP 1.0, JSON Protobuf encoding)."""
+    of_workload: dict[SpiffeId, list[Mapping[str, object]]] = {}
+    for span in spans:
+        of_workload.setdefault(span.workload, []).append(span.fields)
+    resources = [
+        {
+            "resource": {
+                "attributes": _attributes(
+                    {
+                        "service.name": str(workload).rpartition("/")[2],
+                        "service.namespace": str(workload.trust_domain),
+                        "service.instance.id": str(workload),
+                    }
+                )
+            },
+            "scopeSpans": [{"scope": {"name": "limen.sidecar"}, "spans": rows}],
+        }
+        for workload, rows in of_workload.items()
+    ]
+    return json.dumps({"resourceSpans": resources}).encode()
+
+
+def readable(workload: str, row: Mapping[str, object]) -> Span | None:
+    """A span as it is exported; None for a row that is none. ``workload`` is the called one's SPIFFE ID."""
     try:
         service = SpiffeId.parse(workload)
-        trace_id, span_id = int(str(row["trace_id"]), 16), int(str(row["span_id"]), 16)
-        parent_id, begin, end = str(row["parent_id"]), int(str(row["begin_ns"])), int(str(row["end_ns"]))
+        trace_id, span_id, parent_id = str(row["trace_id"]), str(row["span_id"]), str(row["parent_id"])
+        begin, end = int(str(row["begin_ns"])), int(str(row["end_ns"]))
         attributes, error = row["attributes"], str(row["error"])
     except (SpiffeIdError, KeyError, ValueError):
         return None
-    if not isinstance(attributes, dict):
+    if not isinstance(attributes, dict) or not _TRACE_ID.fullmatch(trace_id) or not _SPAN_ID.fullmatch(span_id):
         return None
-    flags = TraceFlags(TraceFlags.SAMPLED)
-    context = SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags)
-    if not context.is_valid:
+    if parent_id and not _SPAN_ID.fullmatch(parent_id):
         return None
-    parent = SpanContext(trace_id, int(parent_id, 16), is_remote=True, trace_flags=flags) if parent_id else None
-    return ReadableSpan(
-        name=str(attributes.get("http.request.method", "HTTP")),
-        context=context,
-        parent=parent,
-        resource=Resource(
-            {
-                "service.name": str(service).rpartition("/")[2],
-                "service.namespace": str(service.trust_domain),
-                "service.instance.id": workload,
-            }
-        ),
-        attributes={str(name): value for name, value in attributes.items() if isinstance(value, str | int)},
-        kind=SpanKind.SERVER,
-        instrumentation_scope=InstrumentationScope("limen.sidecar"),
-        status=Status(StatusCode.ERROR, error) if error else Status(StatusCode.UNSET),
-        start_time=begin,
-        end_time=end,
-    )
+    fields: dict[str, object] = {
+        "traceId": trace_id,
+        "spanId": span_id,
+        "name": str(attributes.get("http.request.method", "HTTP")),
+        "kind": _SERVER,
+        "flags": 1,
+        # a 64-bit number is text in JSON
+        "startTimeUnixNano": str(begin),
+        "endTimeUnixNano": str(end),
+        "attributes": _attributes(attributes),
+    }
+    if parent_id:
+        fields["parentSpanId"] = parent_id
+    if error:
+        fields["status"] = {"code": _ERROR, "message": error}
+    return Span(service, fields)
+
+
+def _attributes(values: Mapping[Any, object]) -> list[dict[str, object]]:
+    """Attributes that are text or whole numbers, as KeyValue messages; others are left out."""
+    found: list[dict[str, object]] = []
+    for name, value in values.items():
+        if isinstance(value, str):
+            found.append({"key": str(name), "value": {"stringValue": value}})
+        elif isinstance(value, int) and not isinstance(value, bool):
+            found.append({"key": str(name), "value": {"intValue": str(value)}})
+    return found

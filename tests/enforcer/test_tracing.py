@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import json
 import pathlib
 import subprocess
 import sys
@@ -12,12 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from enforcer import tracing
 from enforcer.agentmetrics import SPANS
-from enforcer.tracing import Exporter, Tracing, readable, sender
+from enforcer.tracing import Exporter, Tracing, readable, request_of, sender
 from mesh.problems import Invalid
 
 DB = "spiffe://corp.test/ns/shop/sa/db"
@@ -33,7 +32,7 @@ ROW: dict[str, Any] = {
 
 
 class Receiver:
-    """An OTLP/HTTP receiver: it decodes what comes with the protocol's own messages."""
+    """An OTLP/HTTP receiver: it reads the JSON encoding."""
 
     def __init__(self, status: int) -> None:
         got = self.got = []
@@ -43,7 +42,7 @@ class Receiver:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 with changed:
-                    got.append((self.path, self.headers["content-type"], ExportTraceServiceRequest.FromString(body)))
+                    got.append((self.path, dict(self.headers.items()), json.loads(body)))
                     changed.notify_all()
                 self.send_response(status)
                 self.send_header("content-length", "0")
@@ -56,7 +55,7 @@ class Receiver:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
 
-    got: list[tuple[str, str, ExportTraceServiceRequest]]
+    got: list[tuple[str, dict[str, str], Any]]
 
 
 @pytest.fixture
@@ -77,7 +76,10 @@ def counted(outcome: str) -> float:
     return float(SPANS.labels(outcome=outcome)._value.get())
 
 
-def test_spans_reach_a_receiver_as_the_protocol_has_them(receiver: Callable[..., Receiver]) -> None:
+def test_spans_reach_a_receiver_as_the_protocol_has_them(
+    receiver: Callable[..., Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "X-Token=a%2Cb")
     found = receiver()
     settled = Tracing.parse(found.endpoint, 1)
     assert settled is not None
@@ -93,21 +95,42 @@ def test_spans_reach_a_receiver_as_the_protocol_has_them(receiver: Callable[...,
         running.cancel()
 
     asyncio.run(main())
-    path, kind, request = found.got[0]
-    assert (path, kind) == ("/v1/traces", "application/x-protobuf")
-    (of_resource,) = request.resource_spans
-    resource = {item.key: item.value.string_value for item in of_resource.resource.attributes}
-    assert (resource["service.name"], resource["service.instance.id"]) == ("db", DB)
-    (span,) = of_resource.scope_spans[0].spans
-    assert (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()) == (
+    path, headers, request = found.got[0]
+    assert (path, headers["content-type"], headers["x-token"]) == ("/v1/traces", "application/json", "a,b")
+    (of_resource,) = request["resourceSpans"]
+    resource = {item["key"]: item["value"] for item in of_resource["resource"]["attributes"]}
+    assert resource == {
+        "service.name": {"stringValue": "db"},
+        "service.namespace": {"stringValue": "corp.test"},
+        "service.instance.id": {"stringValue": DB},
+    }
+    (of_scope,) = of_resource["scopeSpans"]
+    (span,) = of_scope["spans"]
+    assert (span["traceId"], span["spanId"], span["parentSpanId"]) == (
         ROW["trace_id"], ROW["span_id"], ROW["parent_id"],
     )  # fmt: skip
-    assert (span.name, span.kind) == ("GET", Span.SpanKind.SPAN_KIND_SERVER)
-    assert (span.start_time_unix_nano, span.end_time_unix_nano) == (1_000, 3_000)
-    assert (span.status.code, span.status.message) == (Status.StatusCode.STATUS_CODE_ERROR, "LM2302")
-    attributes = {item.key: item.value for item in span.attributes}
-    assert attributes["http.response.status_code"].int_value == 403
-    assert attributes["limen.code"].string_value == "LM2302"
+    assert (span["name"], span["kind"]) == ("GET", 2)
+    assert (span["startTimeUnixNano"], span["endTimeUnixNano"]) == ("1000", "3000")
+    assert span["status"] == {"code": 2, "message": "LM2302"}
+    attributes = {item["key"]: item["value"] for item in span["attributes"]}
+    assert attributes["http.response.status_code"] == {"intValue": "403"}
+    assert attributes["limen.code"] == {"stringValue": "LM2302"}
+
+
+def test_spans_of_one_workload_are_of_one_resource() -> None:
+    rows = [readable(DB, ROW), readable(DB + "2", ROW), readable(DB, ROW | {"error": "", "parent_id": ""})]
+    sent = json.loads(request_of([row for row in rows if row is not None]))["resourceSpans"]
+    assert [len(item["scopeSpans"][0]["spans"]) for item in sent] == [2, 1]
+    last = sent[0]["scopeSpans"][0]["spans"][1]
+    assert "status" not in last
+    assert "parentSpanId" not in last
+
+
+@pytest.mark.parametrize("text", ["x", "a b=1", "x=%00", "x=\xe9", "=1"])
+def test_headers_that_cannot_be_read_are_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", text.replace("\xe9", "%C3%A9"))
+    with pytest.raises(Invalid, match="LM3309"):
+        sender("http://127.0.0.1:9/v1/traces")
 
 
 def test_a_receiver_that_refuses_loses_the_batch_and_it_is_counted(receiver: Callable[..., Receiver]) -> None:
@@ -161,7 +184,7 @@ def test_what_is_no_endpoint_or_no_ratio_is_refused(endpoint: str, ratio: float)
 
 @pytest.mark.slow
 def test_nothing_of_it_is_loaded_before_somebody_asks() -> None:
-    code = "import sys, enforcer.tracing, enforcer.native.sidecar; print('opentelemetry.sdk' in sys.modules)"
+    code = "import sys, enforcer.tracing, enforcer.native.sidecar; print('httpx2' in sys.modules)"
     root = pathlib.Path(__file__).parents[2]
     out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
