@@ -236,11 +236,12 @@ def test_allows_that_no_recorded_request_can_have_used() -> None:
 @pytest.mark.parametrize(
     ("issuers", "expected"),
     [
-        ((), [""]),
+        ((), []),
+        ((dataclasses.replace(IDP, issuer="https://elsewhere.example"),), [""]),
         ((dataclasses.replace(IDP, issuer="https://idp.test/"),), ["; did you mean `https://idp.test/`?"]),
         ((IDP,), []),
     ],
-    ids=["none", "another", "declared"],
+    ids=["none", "another", "a-likely-one", "declared"],
 )
 def test_an_issuer_that_a_rule_names_is_declared(issuers: tuple[Issuer, ...], expected: list[str]) -> None:
     for rule in (allow(when=CLAIM_ADMIN, **PLAIN), deny(unless={"when": CLAIM_ADMIN}, **PLAIN)):
@@ -253,4 +254,5 @@ def test_an_issuer_that_a_rule_names_is_declared(issuers: tuple[Issuer, ...], ex
 @pytest.mark.parametrize("issuer", ["authzen:user", INVALID_TOKEN])
 def test_what_is_no_issuer_is_declared_nowhere(issuer: str) -> None:
     when = {"claims": {"issuer": issuer, "role": ["editor"]}}
-    assert "LM2127" not in {item.code for item in lint(tree(app=[allow(when=when, **PLAIN)]), NOW)}
+    policies = dataclasses.replace(tree(app=[allow(when=when, **PLAIN)]), issuers=(IDP,))
+    assert "LM2127" not in {item.code for item in lint(policies, NOW)}
