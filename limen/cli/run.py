@@ -201,7 +201,7 @@ def _stay(path: pathlib.Path, sock: socket.socket, child: subprocess.Popen[bytes
             signals.agent = sock
             is_running = not _is_told(sock, "ended")
             while is_running:
-                signals.agent = None
+                signals.agent_is_gone()
                 render.say("the agent is gone; the program goes on until the next one is there")
                 found = _come_back(path, handle)
                 if found is None:
@@ -307,6 +307,7 @@ class _Signals:
     def __init__(self) -> None:
         self._pid = 0
         self.agent: socket.socket | None = None
+        self._is_asked = False
         self._is_held = False
         self._waiting: list[int] = []
         self._before: dict[int, object] = {}
@@ -322,7 +323,7 @@ class _Signals:
     def _take(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._pid and number == signal.SIGTERM and self.agent is not None and _is_sent(self.agent):
-            self.agent = None
+            self.agent, self._is_asked = None, True
         elif self._pid:
             # not reaped yet, or gone: never another process
             with contextlib.suppress(ProcessLookupError):
@@ -331,6 +332,13 @@ class _Signals:
             self._waiting.append(number)
         else:
             raise _SignalledError(number)
+
+    def agent_is_gone(self) -> None:
+        """Tell the program itself what an agent was asked for that may not have come to it."""
+        self.agent = None
+        if self._is_asked:
+            self._is_asked = False
+            self._take(signal.SIGTERM, None)
 
     def hold(self) -> None:
         """Keep signals until there is a program."""

@@ -109,6 +109,9 @@ class Sidecar:
         self.reader = Reader()
         self.connection._reader = self.reader
 
+    def forwarded(self, head: RequestHead) -> RequestHead:
+        return head
+
     def judge(self, head: RequestHead) -> tuple[Judgement, str]:
         found = self.judge_.request(head, source=bypasses.WEB, port=8080, peer_ip="127.0.0.1", now=NOW)
         if found.decision.is_allowed:

@@ -213,8 +213,13 @@ def test_an_agent_of_other_code_puts_sidecars_of_its_own_in_their_place(pair: Pa
             sidecar["build"] = "another"
         path.write_text(json.dumps(row))
     os.kill(pair.installation.pid("agent"), signal.SIGKILL)
-    until(lambda: len({*pair.serving("db"), *pair.serving("cart")} - before) == 3, 90)
-    assert not {*pair.serving("db"), *pair.serving("cart")} & before
+
+    def replaced() -> bool:
+        serving = {*pair.serving("db"), *pair.serving("cart")}
+        return len(serving) == 3 and not serving & before
+
+    # one that drains serves until it is told so
+    until(replaced, 90)
     assert more(pair, until) == []
 
 
