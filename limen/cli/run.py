@@ -178,7 +178,9 @@ def _launch(path: pathlib.Path, message: Row, order: Order) -> int | None:
             with _begun(order, prepared) as child:
                 with launch.held(child.pid):
                     handle = os.pidfd_open(child.pid)
-                    control.send_with_handles(sock, {"type": "begun"}, (handle,))
+                    # an agent that could not begin has hung up, and its reason waits to be read
+                    with contextlib.suppress(OSError):
+                        control.send_with_handles(sock, {"type": "begun"}, (handle,))
                     os.close(handle)
                     if not _is_told(sock, "launched"):
                         return None

@@ -304,11 +304,13 @@ from spiffe import WorkloadApiClient, X509Source
 source = X509Source(socket_path=sys.argv[1])
 news = threading.Semaphore(0)
 source.subscribe_for_updates(news.release)
-print(source.svid.spiffe_id, source.svid.leaf.serial_number, len(source.bundles), flush=True)
+# read once: the next one may be there before this one is printed
 serial = source.svid.leaf.serial_number
+print(source.svid.spiffe_id, serial, len(source.bundles), flush=True)
 for line in sys.stdin:
     while source.svid.leaf.serial_number == serial:
-        news.acquire()
+        # a source that failed tells no subscriber, but says so when it is asked again
+        news.acquire(timeout=1)
     serial = source.svid.leaf.serial_number
     print(source.svid.spiffe_id, serial, len(source.bundles), flush=True)
 source.close()
