@@ -271,6 +271,8 @@ class Agent:
     has_ended: bool = False
     heard: list[wire.Message] = dataclasses.field(default_factory=list)
     changed: threading.Condition = dataclasses.field(default_factory=threading.Condition)
+    # a long message goes out in parts: an acknowledgement of the listening thread may not come between them
+    sending: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def listen(self) -> None:
         with contextlib.suppress(OSError):
@@ -287,7 +289,7 @@ class Agent:
             self.changed.notify_all()
 
     def send(self, message: wire.Message) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self.sending:
             wire.send(self.sock, message)
 
     def wait(self, kind: str, matches: Callable[[wire.Message], bool] = lambda _: True) -> wire.Message:
