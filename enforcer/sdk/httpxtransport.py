@@ -96,11 +96,27 @@ class _Services:
         self.limen.failed(place, time.monotonic())
 
 
-class _Stream(httpcore2.NetworkStream):
+class _Secure:
     """A connection that is secure already, and knows when it is to be given up."""
+
+    _tls: tuple[str, type[CheckedSocket | CheckedObject]]
+    """By what name the library tells what checked the peer, and what that is."""
 
     def __init__(self, inner: Any, is_stale: Callable[..., bool]) -> None:  # noqa: ANN401  a stream of either library
         self._inner, self._is_stale = inner, is_stale
+
+    def get_extra_info(self, info: str) -> Any:  # noqa: ANN401  as the base has it
+        if info == "is_readable":
+            name, kind = self._tls
+            tls = self._inner.get_extra_info(name)
+            return self._is_stale(tls if isinstance(tls, kind) else None) or self._inner.get_extra_info(info)
+        return None if info == "ssl_object" else self._inner.get_extra_info(info)
+
+
+class _Stream(_Secure, httpcore2.NetworkStream):
+    """One that is read and written in turn."""
+
+    _tls = "socket", CheckedSocket
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         return self._inner.read(max_bytes, timeout)  # type: ignore[no-any-return]
@@ -114,18 +130,11 @@ class _Stream(httpcore2.NetworkStream):
     def start_tls(self, *_: Any, **__: Any) -> _Stream:  # noqa: ANN401  it has been started
         return self
 
-    def get_extra_info(self, info: str) -> Any:  # noqa: ANN401  as the base has it
-        if info == "is_readable":
-            tls = self._inner.get_extra_info("socket")
-            return self._is_stale(tls if isinstance(tls, CheckedSocket) else None) or self._inner.get_extra_info(info)
-        return None if info == "ssl_object" else self._inner.get_extra_info(info)
 
-
-class _AsyncStream(httpcore2.AsyncNetworkStream):
+class _AsyncStream(_Secure, httpcore2.AsyncNetworkStream):
     """The same, awaited."""
 
-    def __init__(self, inner: Any, is_stale: Callable[..., bool]) -> None:  # noqa: ANN401  a stream of either library
-        self._inner, self._is_stale = inner, is_stale
+    _tls = "ssl_object", CheckedObject
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  the base's
         return await self._inner.read(max_bytes, timeout)  # type: ignore[no-any-return]
@@ -138,12 +147,6 @@ class _AsyncStream(httpcore2.AsyncNetworkStream):
 
     async def start_tls(self, *_: Any, **__: Any) -> _AsyncStream:  # noqa: ANN401  it has been started
         return self
-
-    def get_extra_info(self, info: str) -> Any:  # noqa: ANN401  as the base has it
-        if info == "is_readable":
-            tls = self._inner.get_extra_info("ssl_object")
-            return self._is_stale(tls if isinstance(tls, CheckedObject) else None) or self._inner.get_extra_info(info)
-        return None if info == "ssl_object" else self._inner.get_extra_info(info)
 
 
 class _Backend(_Services, httpcore2.NetworkBackend):
