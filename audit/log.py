@@ -5,7 +5,10 @@ with one write. Tiles, bundles and then the checkpoint follow for readers: befor
 background, where batches that came meanwhile share them; a kill makes them follow at the next start. They become
 durable by themselves later: they are *settled*. What a crash or a loss of power left of them is made again from the
 journal, and the very same: the tree follows from its records. So no two checkpoints contradict each other.
-This module exports nothing. Longer than most: growing, showing and recovering are one another's mirror images.
+Of what is in the log this holds the right edge in memory (`audit.frontier`), and a start reads that and the newest
+records; which ones were delivered before is asked of a file (`audit.seen`) and looked up. Whether everything else still
+is what was signed is `audit.verify`'s business. This module exports nothing. Longer than most: showing and recovering
+are one another's mirror images.
 """
 
 from __future__ import annotations
@@ -21,26 +24,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.checkpoint import Checkpoint, VerifierKey, read_checkpoint, sign_checkpoint
+from audit.frontier import Frontier
 from audit.journal import ROOM, Journal, Turn
-from audit.merkle import EMPTY_ROOT, fold, leaf_hash, node_hash, root_hash
+from audit.merkle import fold, inclusion_proof, leaf_hash, root_hash, verify_inclusion
+from audit.places import Place, changed, said_of
 from audit.reader import CHECKPOINT, KEY, read_records
 from audit.record import check_record, read_record, to_bytes
+from audit.retention import newest
+from audit.seen import Seen
 from audit.shelf import Note, Shelf, write
-from audit.tiles import (
-    HEIGHT,
-    WIDTH,
-    TileReader,
-    entries_path,
-    hashes_of,
-    leftovers,
-    pack_entries,
-    read_from,
-    stored,
-    tile_path,
-)
+from audit.tiles import HEIGHT, WIDTH, TileReader, entries_path, hashes_of, leftovers, read_from, stored
 from mesh.problems import Conflict, Invalid, Problem, Unavailable
 
 _SECRET = b"limen/audit/journal/1"
+# so many of the newest bundles are compared with their tiles at the start: a crash leaves nothing older half done
+_NEWEST = 16
 
 # the process's locks by directory (device and inode), and which log may write there
 _locks: dict[tuple[int, int], int] = {}
@@ -62,20 +60,23 @@ class Log:
         self._shelf = Shelf(directory, is_in_background=is_in_background)
         self._journal: Journal | None = None
         self._is_in_background = is_in_background
-        self._begin()
+        self._frontier = Frontier()
+        self._seen = Seen(directory)
+        # leaf hashes that were looked for and are not in the log of now
+        self._absent: set[bytes] = set()
         _writers[self._lock] = self
         # nobody else can make the signature: who can write to the disk alone puts nothing into the log
         self._secret, self._room = hashlib.sha256(key.sign(_SECRET)).digest(), room
 
-    def _begin(self) -> None:
-        # what is in the log already, by leaf hash; an id alone could be taken by somebody who saw it early
-        self._known: set[bytes] = set()
-        # the right edge: the hashes of the unfinished tile of each level, and the unfinished bundle
-        self._edge: list[list[bytes]] = []
-        self._bundle: list[bytes] = []
-        # the hashes of the complete subtrees that the tree is made of, with their heights, the largest first
-        self._peaks: list[tuple[int, bytes]] = []
-        self.size = 0
+    @property
+    def size(self) -> int:
+        """How many records the log holds."""
+        return self._frontier.size
+
+    @property
+    def root(self) -> bytes:
+        """The root of the tree."""
+        return self._frontier.root
 
     @classmethod
     def open(
@@ -120,6 +121,7 @@ class Log:
             write(self._directory / KEY, f"{self._verifier}\n".encode(), is_durable=True)
             write(self._directory / CHECKPOINT, self._note()(), is_durable=True)
             self._journal.begin(self._note()(), is_settled=True)
+            self._know()
         self._is_behind = False
 
     def close(self) -> None:
@@ -130,9 +132,11 @@ class Log:
                 with contextlib.suppress(OSError):
                     self._shelf.finish()
                     self._journal.begin(self._note()(), is_settled=True)
+                    self._seen.flush(self.size, self.root)
             del _writers[self._lock]
             os.close(_locks.pop(self._lock))
         self._shelf.close()
+        self._seen.close()
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -145,7 +149,9 @@ class Log:
         1. The journal's turns, from the oldest one that counts, over the tree below its checkpoint (`_replay`); from
            the next one when that tree is not whole any more.
         2. Without a journal, or when the checkpoint on the disk is beyond all that it holds: the tree below that.
-        3. What was found is made durable, and the journal begins anew over it.
+        3. What was found is made durable, and the journal begins anew over it. What a crash left is removed; where the
+           journal is settled and holds nothing, there was none.
+        4. Which records are in the log is known again.
 
         Raises Invalid as `open` does, OSError when the disk refuses.
         """
@@ -172,11 +178,24 @@ class Log:
         # (3)
         self._shelf.put(writes, None)
         self._shelf.flush()
-        self._sweep(is_torn=bool(writes))
+        if not _is_clean(turns, note):
+            self._sweep(is_torn=bool(writes))
         if signed is None or signed.size < self.size:
             self._shelf.put({}, self._note())
         self._shelf.finish()
         self._journal.begin(self._note()(), is_settled=True)
+        # (4)
+        self._know()
+
+    def _know(self) -> None:
+        """Step 4 of `_load`: records are read only as far as the file does not know them. Raises as `_load` does."""
+        tiles = TileReader(self._read, self.size)
+        self._absent = set()
+        self._seen.open(
+            self.size,
+            lambda size: root_hash(tiles.subtree, size),
+            lambda begin: read_records(tiles, begin, self.size, set()),
+        )
 
     def _signed(self, note: bytes) -> tuple[Checkpoint | None, Problem | None]:
         """A checkpoint, or why it is none."""
@@ -219,11 +238,8 @@ class Log:
             if (base.size, base.root) != (self.size, self.root):
                 raise Invalid("LM6033", reason="its journal is not all there")
             for batch in turn.batches:
-                for found in batch:
-                    leaf = leaf_hash(found)
-                    self._known.add(leaf)
-                    self._grow(leaf, found, writes)
-        writes |= self._unfinished()
+                self._frontier.grow([leaf_hash(found) for found in batch], batch, writes)
+        writes |= self._frontier.unfinished()
         # (2)
         if signed is not None:
             tiles = TileReader(lambda path: writes.get(path) or self._read(path), self.size)
@@ -232,38 +248,39 @@ class Log:
         return writes
 
     def _load_tree(self, checkpoint: Checkpoint) -> None:
-        """Read the tree below a checkpoint.
+        """Read the right edge of the tree below a checkpoint.
 
-        1. The tiles of the right edge hash to its root.
-        2. EVERY record has the hash that its tile says, and is known from then on.
+        1. Its tiles hash to the signed root.
+        2. EVERY record of the newest bundles has the hash that its tile says, and the tile the one that the next says.
+        3. EVERY one of those bundles is there, or was pruned, as the newest record of that says.
 
         Raises Invalid LM6020 or LM6021 for a tile that is missing or broken, LM6033 for (1), LM6034 for (2).
         """
-        self._begin()
         # (1)
         size = checkpoint.size
         tiles = TileReader(self._read, size)
         if root_hash(tiles.subtree, size) != checkpoint.root:
             raise Invalid("LM6033", reason="the tiles do not hash to the signed root")
-        level = 0
-        while size >> HEIGHT * level:
-            width = (size >> HEIGHT * level) % WIDTH
-            self._edge.append(hashes_of(tiles.tile(level, size >> HEIGHT * (level + 1))) if width else [])
-            level += 1
-        # (2)
-        for index in range((size + WIDTH - 1) // WIDTH):
-            entries, hashes = tiles.entries(index), hashes_of(tiles.tile(0, index))
-            for place, entry in enumerate(entries):
-                if leaf_hash(entry) != hashes[place]:
-                    raise Invalid("LM6034", index=index * WIDTH + place)
-            self._known.update(hashes)
-            if size % WIDTH and index == size // WIDTH:
-                self._bundle = entries
-        self.size = size
-        for level in reversed(range(size.bit_length())):
-            if size >> level & 1:
-                # the subtrees before it are twice as large, or more
-                self._peaks.append((level, self._subtree(level, (size >> level) - 1)))
+        # (2), (3)
+        count = (size + WIDTH - 1) // WIDTH
+        for index in range(max(0, count - _NEWEST), count):
+            self._check_bundle(tiles, index, size)
+        self._frontier = Frontier.load(tiles, size)
+
+    def _check_bundle(self, tiles: TileReader, index: int, size: int) -> None:
+        """Steps 2 and 3 of `_load_tree` for one bundle."""
+        hashes = hashes_of(tiles.tile(0, index))
+        if len(hashes) == WIDTH and fold(hashes) != tiles.subtree(HEIGHT, index):
+            raise said_of(tiles, index, 0, Place(0, len(tiles.bundle(index)[1]), is_whole=False))
+        try:
+            entries = tiles.entries(index)
+        except Invalid as problem:
+            if problem.code != "LM6020" or not newest(tiles, size).is_pruned(index):
+                raise
+            return
+        for place, entry in enumerate(entries):
+            if leaf_hash(entry) != hashes[place]:
+                raise changed(tiles, index, entries, place)
 
     def _sweep(self, *, is_torn: bool) -> None:
         """Remove what a crash left: beyond the log, and narrower tiles that a loss of power may have torn."""
@@ -279,8 +296,11 @@ class Log:
         try:
             self._load()
         except OSError as err:
-            raise Unavailable("LM6023", path=self._directory, reason=err.strerror or str(err)) from err
+            raise self._refused(err) from err
         self._is_behind = False
+
+    def _refused(self, err: OSError) -> Unavailable:
+        return Unavailable("LM6023", path=self._directory, reason=err.strerror or str(err))
 
     # -- growing
 
@@ -301,7 +321,7 @@ class Log:
         # (1)
         for found in records:
             read_record(found)
-        return self._append(records)
+        return self._append(records, None)
 
     def append_made(self, records: Sequence[Mapping[str, object]]) -> int:
         """Append records that were made here, as `append` does: what is written here is canonical, and not read again.
@@ -310,109 +330,156 @@ class Log:
         """
         for found in records:
             check_record(found)
-        return self._append([to_bytes(found) for found in records])
+        return self._append([to_bytes(found) for found in records], None)
 
-    def _append(self, records: Sequence[bytes]) -> int:
-        """Steps 1, but for the form, to 6 of `append`."""
+    def held(self, records: Sequence[bytes], leaves: Sequence[bytes]) -> list[int]:
+        """The places, among these records, of those that the log would drop: delivered before, or twice now.
+
+        ``leaves`` are their leaf hashes. Raises as `append` does.
+        """
+        self._stand()
+        fresh: dict[bytes, bytes] = {}
+        found = []
+        for place, (leaf, data) in enumerate(zip(leaves, records, strict=True)):
+            if leaf in fresh:
+                found.append(place)
+            fresh[leaf] = data
+        try:
+            known = self._known(fresh)
+        except OSError as err:
+            self._is_behind = True
+            raise self._refused(err) from err
+        return sorted({*found, *(place for place, leaf in enumerate(leaves) if leaf in known)}) if known else found
+
+    def append_checked(self, records: Sequence[bytes], leaves: Sequence[bytes] | None = None) -> int:
+        """Append records that `audit.record.read_record` took, as `append` does; ``leaves`` are their leaf hashes."""
+        return self._append(records, leaves)
+
+    def _known(self, records: Mapping[bytes, bytes]) -> set[bytes]:
+        """Those of some records, by their leaf hashes, that are in the log. Raises OSError."""
+        asked = {leaf: data for leaf, data in records.items() if leaf not in self._absent}
+        places = self._seen.places(asked) if asked else {}
+        known = set()
+        if places:
+            self._shelf.flush()
+            tiles = TileReader(self._read, self.size)
+            # what was vouched for
+            hashes: dict[int, list[bytes]] = {}
+            for leaf, several in places.items():
+                for place in several:
+                    index = place // WIDTH
+                    if index not in hashes:
+                        hashes[index] = self._vouched(tiles, index)
+                    if hashes[index][place % WIDTH : place % WIDTH + 1] == [leaf]:
+                        known.add(leaf)
+        self._absent.update(asked.keys() - known)
+        return known
+
+    def _vouched(self, tiles: TileReader, index: int) -> list[bytes]:
+        """The hashes of a level 0 tile if they lead to the root, else none: what is not in the log is not dropped."""
+        try:
+            found = hashes_of(tiles.tile(0, index))
+            # the proof of one leaf is made of all the others of its tile
+            path = inclusion_proof(tiles.subtree, index * WIDTH, self.size)
+        except (Invalid, ValueError):
+            return []
+        return found if verify_inclusion(found[0], index * WIDTH, self.size, path, self.root) else []
+
+    def _stand(self) -> None:
+        """Know what is in the log. Raises Conflict LM6022, Unavailable LM6023."""
         if _writers.get(self._lock) is not self or self._journal is None:
             raise Conflict("LM6022", path=self._directory)
         if self._is_behind:
             self._catch_up()
+
+    def _append(self, records: Sequence[bytes], leaves: Sequence[bytes] | None) -> int:
+        """Steps 1, but for the form, to 6 of `append`."""
+        self._stand()
+        assert self._journal is not None
         # (1)
-        fresh: dict[bytes, bytes] = {}
-        for found in records:
-            leaf = leaf_hash(found)
-            if leaf not in self._known:
-                fresh[leaf] = found
-        if not fresh:
-            return 0
+        found = dict(zip(leaves or map(leaf_hash, records), records, strict=True))
+        fresh: list[bytes] = []
         self._is_behind = True
         try:
-            # (2)
-            writes: dict[str, bytes] = {}
-            before = self._note()
-            for leaf, found in fresh.items():
-                self._grow(leaf, found, writes)
-            # (3)
-            if self._journal.is_full:
-                self._shelf.wait()
-                self._shelf.settle()
-                self._journal.begin(before(), is_settled=False)
-            self._journal.add([*fresh.values()])
-            # (4), (5)
-            self._shelf.put(writes | self._unfinished(), self._note())
+            if self._seen.is_due:
+                self._seen.flush(self.size, self.root)
+            for leaf in self._known(found):
+                del found[leaf]
+            if found:
+                fresh = [*found.values()]
+                # (2)
+                writes: dict[str, bytes] = {}
+                before, size = self._note(), self.size
+                self._frontier.grow([*found], fresh, writes)
+                # (3)
+                if self._journal.is_full:
+                    self._shelf.wait()
+                    self._shelf.settle()
+                    self._journal.begin(before(), is_settled=False)
+                self._journal.add(fresh)
+                # (4), (5)
+                self._shelf.put(writes | self._frontier.unfinished(), self._note())
+                self._seen.extend(size, found)
+                self._absent.clear()
         except OSError as err:
             # (6) the next append reads it back
-            raise Unavailable("LM6023", path=self._directory, reason=err.strerror or str(err)) from err
-        self._known.update(fresh)
+            raise self._refused(err) from err
         self._is_behind = False
         return len(fresh)
-
-    def _grow(self, leaf: bytes, data: bytes, writes: dict[str, bytes]) -> None:
-        """Step 2 of `append` for one leaf."""
-        self._bundle.append(data)
-        if len(self._bundle) == WIDTH:
-            writes[entries_path(self.size // WIDTH)] = pack_entries(self._bundle)
-            self._bundle = []
-        # what is complete by now: the leaf, and every subtree that ends with it
-        height, found = 0, leaf
-        complete = [leaf]
-        while self._peaks and self._peaks[-1][0] == height:
-            found = node_hash(self._peaks.pop()[1], found)
-            height += 1
-            if not height % HEIGHT:
-                # a full tile stands in the one above as the root of what is below it
-                complete.append(found)
-        self._peaks.append((height, found))
-        for level, part in enumerate(complete):
-            if level == len(self._edge):
-                self._edge.append([])
-            row = self._edge[level]
-            row.append(part)
-            if len(row) == WIDTH:
-                writes[tile_path(level, self.size >> HEIGHT * (level + 1))] = b"".join(row)
-                self._edge[level] = []
-        self.size += 1
-
-    def _unfinished(self) -> dict[str, bytes]:
-        """The partial tiles and the partial bundle of the size."""
-        found = {}
-        for level, row in enumerate(self._edge):
-            if row:
-                found[tile_path(level, self.size >> HEIGHT * (level + 1), len(row))] = b"".join(row)
-        if self._bundle:
-            found[entries_path(self.size // WIDTH, len(self._bundle))] = pack_entries(self._bundle)
-        return found
-
-    @property
-    def root(self) -> bytes:
-        """The root of the tree."""
-        if not self._peaks:
-            return EMPTY_ROOT
-        found = self._peaks[-1][1]
-        for _, peak in reversed(self._peaks[:-1]):
-            found = node_hash(peak, found)
-        return found
 
     def _note(self) -> Note:
         """The signed checkpoint of now; signed when somebody asks, and then always the same (Ed25519)."""
         checkpoint = Checkpoint(origin=self._verifier.name, size=self.size, root=self.root)
         return functools.partial(sign_checkpoint, checkpoint, self._key)
 
-    def _subtree(self, level: int, index: int) -> bytes:
-        """Subtree hashes from the right edge in memory: it holds every one that the root is made of."""
-        tile_level, inner = divmod(level, HEIGHT)
-        first = index << inner
-        assert first // WIDTH == self.size >> HEIGHT * (tile_level + 1)
-        return fold(self._edge[tile_level][first % WIDTH : first % WIDTH + (1 << inner)])
+    @property
+    def directory(self) -> pathlib.Path:
+        """Where the log stands."""
+        return self._directory
 
-    def records(self, after: int = 0) -> Iterator[tuple[int, bytes]]:
-        """The records from an index on, with their indexes. Raises Unavailable LM6023."""
+    def show(self) -> None:
+        """Have readers see everything now. Raises Unavailable LM6023."""
         try:
             self._shelf.flush()
         except OSError as err:
-            raise Unavailable("LM6023", path=self._directory, reason=err.strerror or str(err)) from err
-        yield from read_records(TileReader(self._read, self.size), after, self.size)
+            raise self._refused(err) from err
+
+    def remove(self, bundles: Sequence[int]) -> None:
+        """Remove the entries of full bundles; their tiles stay. A record in the log says so by now.
+
+        1. Everything is settled and both turns of the journal are over: no start makes from it what is removed here.
+           That their records were delivered is in the file that says so: it cannot be read from them any more.
+        2. The bundles are removed, those that are gone already too.
+
+        Raises Unavailable LM6023, Conflict LM6022.
+        """
+        self._stand()
+        assert self._journal is not None
+        try:
+            # (1)
+            self._shelf.finish()
+            for _ in range(2):
+                self._journal.begin(self._note()(), is_settled=True)
+            self._seen.flush(self.size, self.root)
+            # (2)
+            for bundle in bundles:
+                assert bundle < self.size // WIDTH
+                path = self._directory / entries_path(bundle)
+                for narrower in path.with_name(f"{path.name}.p").glob("*"):
+                    narrower.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+        except OSError as err:
+            raise self._refused(err) from err
+
+    def records(self, after: int = 0) -> Iterator[tuple[int, bytes]]:
+        """The records from an index on, with their indexes. Raises Unavailable LM6023."""
+        self.show()
+        yield from read_records(TileReader(self._read, self.size), after, self.size, set())
+
+
+def _is_clean(turns: Sequence[Turn], note: bytes) -> bool:
+    """Whether the log was closed, or opened and not appended to since: everything below the checkpoint was settled."""
+    return bool(turns) and turns[-1].is_settled and not turns[-1].batches and turns[-1].note == note
 
 
 def _lock(directory: pathlib.Path) -> tuple[int, int]:

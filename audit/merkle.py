@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 
+_SHA256 = hashlib.sha256
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 # the hash of the complete subtree at (level, index): leaves index * 2**level up to (index + 1) * 2**level
 Subtree = Callable[[int, int], bytes]
@@ -26,9 +27,10 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 def fold(row: Sequence[bytes]) -> bytes:
     """The hash of a complete row of 2^n hashes."""
-    found = list(row)
+    found = row
     while len(found) > 1:
-        found = [node_hash(found[place], found[place + 1]) for place in range(0, len(found), 2)]
+        # `node_hash`, without a call for each: a log hashes as many nodes as it has records
+        found = [_SHA256(b"\x01" + left + right).digest() for left, right in zip(found[::2], found[1::2], strict=True)]
     return found[0]
 
 

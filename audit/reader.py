@@ -15,6 +15,8 @@ from audit.tiles import WIDTH, TileReader, read_from
 from mesh.problems import Invalid, NotFound, Problem
 
 CHECKPOINT, KEY = "checkpoint", "key.pub"
+# where cosigned checkpoints stand, one for each witness, by its key hash
+WITNESSED = "witness"
 
 
 def read_key(file: pathlib.Path) -> str:
@@ -45,6 +47,8 @@ class Reader:
         self.note = note
         self.checkpoint: Checkpoint = read_checkpoint(note, VerifierKey.parse(key))
         self.tiles = TileReader(self._read, self.checkpoint.size)
+        # the full bundles that were not there to be read: pruned, or taken away; `audit.verify` tells
+        self.missing: set[int] = set()
 
     @property
     def size(self) -> int:
@@ -56,7 +60,7 @@ class Reader:
 
         Raises Invalid LM6020 or LM6021 for a bundle that is missing or broken.
         """
-        yield from read_records(self.tiles, begin, self.size if end is None else min(end, self.size))
+        yield from read_records(self.tiles, begin, self.size if end is None else min(end, self.size), self.missing)
 
     def tail(self, count: int) -> list[tuple[int, bytes]]:
         """The newest records, oldest first."""
@@ -134,10 +138,24 @@ class Reader:
         ]
 
 
-def read_records(tiles: TileReader, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """The records of a log from an index to before another one, with their indexes."""
+def read_records(
+    tiles: TileReader, begin: int, end: int, missing: set[int] | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """The records of a log from an index to before another one, with their indexes.
+
+    A full bundle that is not there is passed over when there is a set to name it in: it may have been pruned.
+
+    Raises Invalid LM6020 or LM6021 for a bundle that is missing or broken.
+    """
     for bundle in range(begin // WIDTH, (end + WIDTH - 1) // WIDTH):
-        for offset, entry in enumerate(tiles.entries(bundle)):
+        try:
+            entries = tiles.entries(bundle)
+        except Invalid as problem:
+            if missing is None or problem.code != "LM6020" or tiles.width(0, bundle) < WIDTH:
+                raise
+            missing.add(bundle)
+            continue
+        for offset, entry in enumerate(entries):
             index = bundle * WIDTH + offset
             if begin <= index < end:
                 yield index, entry

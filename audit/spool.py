@@ -1,8 +1,9 @@
 """A durable queue of records on one host: what was appended is on the disk before `append` returns.
 
 Segments of frames ``length (4) | crc32 of the bytes (4) | crc32 of these two (4) | bytes``. A torn tail, as kill -9 or
-a power cut leaves it, is cut off when the spool is opened: nothing in it was ever acknowledged. A frame that breaks
-otherwise is reported with its place, never skipped silently. The cursor is a file that is replaced atomically.
+a power cut leaves it, is cut off when the spool is opened: nothing in it was ever acknowledged. What breaks otherwise
+is reported with its place, never skipped silently: `step_over` sets it aside, so that the records behind it go on. The
+cursor is a file that is replaced atomically; without it everything is read again, which ids make harmless.
 
 When the spool holds ``max_bytes`` it takes no more: the caller must hold its own work back, or count what it drops.
 This module sends nothing.
@@ -10,6 +11,7 @@ This module sends nothing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -20,15 +22,12 @@ import struct
 import zlib
 from collections.abc import Sequence
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
+from audit.batches import MAX_BATCH
 from mesh.disk import sync
-from mesh.problems import Conflict, Forbidden, Invalid, Unavailable
+from mesh.problems import Conflict, Invalid, Unavailable
 
 SEGMENT_BYTES = 8 << 20
 MAX_SPOOL_BYTES = 1 << 30
-MAX_BATCH = 2_000
 # a batch fits into one gRPC message of the default size
 MAX_BATCH_BYTES = 2 << 20
 _HEAD = struct.Struct(">III")
@@ -46,6 +45,19 @@ class Cursor:
     offset: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """Bytes of the spool that are no records any more: where they stood, how many, and their SHA-256.
+
+    Of a whole segment that is gone the size is 0. They lie in the spool's folder `damaged`, where the disk took them.
+    """
+
+    segment: str
+    offset: int
+    size: int
+    sha256: str
+
+
 class Spool:
     """One directory, one writer."""
 
@@ -54,11 +66,13 @@ class Spool:
     ) -> None:
         """Open a spool, or make it.
 
-        1. Segments before the cursor are forgotten; those from it on are all there.
-        2. The last segment's torn tail is cut off; anything else that is broken is reported.
+        1. Segments before the cursor are forgotten. One that is gone from the middle is noted in ``damages``.
+        2. The last segment's torn tail is cut off. One that is broken otherwise stays as it is: reading reports it, and
+           what is appended goes into the next one.
         3. A cursor beyond what was kept points at records that the server has and this disk lost; a new segment begins.
+        4. A cursor that is broken is noted and set aside: everything is read again, in batches numbered from 1.
 
-        Raises Conflict LM6013 when another process has it open, Invalid LM6010 when it is damaged.
+        Raises Conflict LM6013 when another process has it open.
         """
         self._directory = directory
         self._segment_bytes, self._max_bytes = segment_bytes, max_bytes
@@ -71,25 +85,33 @@ class Spool:
             raise
 
     def _open(self) -> None:
-        self._cursor, self.sequence, self.previous = self._read_cursor()
-        # (1)
+        self.damages: list[Damage] = []
         present = sorted(int(path.stem) for path in self._directory.glob(f"*{_SUFFIX}") if path.stem.isdecimal())
+        # (4)
+        try:
+            self._cursor, self.sequence, self.previous = self._read_cursor()
+        except Invalid:
+            self.damages.append(self._set_aside("cursor", 0, (self._directory / "cursor").read_bytes()))
+            self._cursor, self.sequence, self.previous = Cursor(present[0] if present else 0, 0), 0, ""
+            self._write_cursor(self._cursor, 0, "")
+        # (1)
         for number in [number for number in present if number < self._cursor.segment]:
             self._path(number).unlink()
         kept = [number for number in present if number >= self._cursor.segment]
-        if kept != list(range(self._cursor.segment, self._cursor.segment + len(kept))):
-            missing = min(set(range(self._cursor.segment, kept[-1])) - set(kept))
-            raise Invalid("LM6010", segment=self._path(missing).name, offset=0)
+        for number in sorted(set(range(self._cursor.segment, kept[-1] if kept else 0)) - set(kept)):
+            self.damages.append(Damage(segment=self._path(number).name, offset=0, size=0, sha256=""))
+        if kept and kept[0] != self._cursor.segment:
+            self._cursor = Cursor(kept[0], 0)
         if not kept:
             self._path(self._cursor.segment).touch(0o600)
             kept = [self._cursor.segment]
         # (2)
-        self._repair(kept[-1])
+        is_whole = self._repair(kept[-1])
         self._sizes = {number: self._path(number).stat().st_size for number in kept}
         # (3)
         if self._sizes[self._cursor.segment] < self._cursor.offset:
             self._cursor = Cursor(self._cursor.segment + 1, 0)
-        self._number = max([*kept, self._cursor.segment])
+        self._number = max(kept[-1] if is_whole else kept[-1] + 1, self._cursor.segment)
         self._file = os.open(self._path(self._number), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._sizes.setdefault(self._number, 0)
         sync(self._directory)
@@ -141,11 +163,16 @@ class Spool:
                     file.seek(offset)
                     data = file.read(self._sizes[number] - offset)
             except OSError as err:
+                if found:
+                    return cursor, found
                 raise Invalid("LM6010", segment=path.name, offset=offset) from err
             place = 0
             while place < len(data) and len(found) < limit:
                 end = _frame_end(data, place)
                 if end is None:
+                    if found:
+                        # what stands before it goes first
+                        return cursor, found
                     raise Invalid("LM6010", segment=path.name, offset=offset + place)
                 if found and total + end - place > limit_bytes:
                     return cursor, found
@@ -164,6 +191,73 @@ class Spool:
         """
         if cursor < self._cursor:
             raise ValueError("a cursor moves forwards")
+        try:
+            self._write_cursor(cursor, sequence, previous)
+        except OSError as err:
+            raise Unavailable("LM6011", reason=err.strerror or str(err)) from err
+        self._cursor, self.sequence, self.previous = cursor, sequence, previous
+        for number in [number for number in self._sizes if number < cursor.segment]:
+            self._path(number).unlink(missing_ok=True)
+            del self._sizes[number]
+
+    def begin_anew(self) -> None:
+        """Number batches from 1 again: the server does not know the one that was sent last. Nothing is forgotten.
+
+        Raises Unavailable LM6011.
+        """
+        self.ack(self._cursor, sequence=0, previous="")
+
+    def step_over(self) -> Damage | None:
+        """Set aside what `read` raised LM6010 for, and go on behind it; None when there is nothing broken.
+
+        1. Where a frame's head is whole, its end is known; else the next whole frame is looked for.
+        2. The bytes between are kept in the folder `damaged`. The cursor moves with the next `ack`: after a crash this
+           happens again.
+
+        Raises Unavailable LM6011.
+        """
+        try:
+            self.read(1)
+        except Invalid as problem:
+            name = str(problem.facts["segment"])
+        else:
+            return None
+        number = int(name.removesuffix(_SUFFIX))
+        offset = self._cursor.offset if number == self._cursor.segment else 0
+        # (1)
+        try:
+            data = self._path(number).read_bytes()[: self._sizes[number]]
+        except OSError:
+            data = b""
+        place = offset
+        while place < len(data) and (end := _frame_end(data, place)) is not None:
+            place = end
+        end = _next_frame(data, place)
+        # (2)
+        found = self._set_aside(name, place, data[place:end])
+        self._cursor = Cursor(number, end) if end < len(data) else self._after(number, len(data))
+        return found
+
+    def _after(self, number: int, size: int) -> Cursor:
+        """The cursor at the end of a segment; of one that cannot be read whole, at the beginning of the next."""
+        if size == self._sizes[number]:
+            return Cursor(number, size)
+        if number == self._number:
+            try:
+                self._roll()
+            except OSError as err:
+                raise Unavailable("LM6011", reason=err.strerror or str(err)) from err
+        return Cursor(min(other for other in self._sizes if other > number), 0)
+
+    def _set_aside(self, name: str, offset: int, data: bytes) -> Damage:
+        folder = self._directory / "damaged"
+        # a disk that is full keeps no copy: what it was is in the record of it
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            (folder / f"{name}-{offset}").write_bytes(data)
+        return Damage(segment=name, offset=offset, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    def _write_cursor(self, cursor: Cursor, sequence: int, previous: str) -> None:
         fields: dict[str, object] = {
             "segment": cursor.segment,
             "offset": cursor.offset,
@@ -171,19 +265,12 @@ class Spool:
             "previous": previous,
         }
         draft = self._directory / ".cursor"
-        try:
-            with draft.open("w") as file:
-                json.dump(fields | {"check": _check(fields)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._directory / "cursor")
-            sync(self._directory)
-        except OSError as err:
-            raise Unavailable("LM6011", reason=err.strerror or str(err)) from err
-        self._cursor, self.sequence, self.previous = cursor, sequence, previous
-        for number in [number for number in self._sizes if number < cursor.segment]:
-            self._path(number).unlink(missing_ok=True)
-            del self._sizes[number]
+        with draft.open("w") as file:
+            json.dump(fields | {"check": _check(fields)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._directory / "cursor")
+        sync(self._directory)
 
     def _path(self, number: int) -> pathlib.Path:
         return self._directory / f"{number:012d}{_SUFFIX}"
@@ -209,8 +296,8 @@ class Spool:
             raise Invalid("LM6010", segment="cursor", offset=0)
         return Cursor(row["segment"], row["offset"]), row["sequence"], row["previous"]
 
-    def _repair(self, number: int) -> None:
-        """Cut a torn tail off; anything broken otherwise is reported."""
+    def _repair(self, number: int) -> bool:
+        """Cut a torn tail off; whether the segment is whole then. Anything broken otherwise stays."""
         path = self._path(number)
         data = path.read_bytes()
         good = 0
@@ -220,12 +307,13 @@ class Spool:
                 break
             good = end
         if good == len(data):
-            return
+            return True
         if not _is_torn(data[good:]):
-            raise Invalid("LM6010", segment=path.name, offset=good)
+            return False
         with path.open("r+b") as file:
             file.truncate(good)
             os.fsync(file.fileno())
+        return True
 
 
 def _frame(found: bytes) -> bytes:
@@ -242,6 +330,16 @@ def _frame_end(data: bytes, place: int) -> int | None:
     if zlib.crc32(data[place : place + _CHECKED.size]) != check or end > len(data):
         return None
     return end if zlib.crc32(data[place + _HEAD.size : end]) == checksum else None
+
+
+def _next_frame(data: bytes, place: int) -> int:
+    """Where the frames go on behind a broken one; the end of the data where they do not."""
+    if len(data) - place >= _HEAD.size:
+        length, _, check = _HEAD.unpack_from(data, place)
+        end = place + _HEAD.size + int(length)
+        if zlib.crc32(data[place : place + _CHECKED.size]) == check and end <= len(data):
+            return end
+    return next((at for at in range(place + 1, len(data)) if _frame_end(data, at) is not None), len(data))
 
 
 def _is_torn(tail: bytes) -> bool:
@@ -281,34 +379,3 @@ def _lock(directory: pathlib.Path) -> int:
         os.close(handle)
         raise Conflict("LM6013", path=directory) from err
     return handle
-
-
-def batch_digest(agent: str, sequence: int, records: Sequence[bytes], previous: str) -> str:
-    """The digest that names a batch: who, the how-manieth, what, and after which batch."""
-    digest = hashlib.sha256(b"limen/audit/batch/1\n")
-    for part in (agent.encode(), str(sequence).encode(), previous.encode(), *records):
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
-
-
-def sign_batch(
-    key: Ed25519PrivateKey, agent: str, sequence: int, records: Sequence[bytes], previous: str
-) -> tuple[bytes, str]:
-    """Sign a batch; return the signature and the digest that the next batch names."""
-    digest = batch_digest(agent, sequence, records, previous)
-    return key.sign(digest.encode()), digest
-
-
-def verify_batch(
-    key: Ed25519PublicKey, agent: str, sequence: int, records: Sequence[bytes], previous: str, signature: bytes
-) -> str:
-    """Check that an agent sent this batch after that one, and return its digest.
-
-    Raises Forbidden LM6012 when it did not.
-    """
-    digest = batch_digest(agent, sequence, records, previous)
-    try:
-        key.verify(signature, digest.encode())
-    except InvalidSignature as err:
-        raise Forbidden("LM6012", agent=agent, sequence=sequence) from err
-    return digest

@@ -85,9 +85,10 @@ def pack_entries(entries: Sequence[bytes]) -> bytes:
 
     Raises ValueError for an entry that is longer than 65535 bytes.
     """
-    if any(len(entry) > MAX_ENTRY_BYTES for entry in entries):
-        raise ValueError("an entry has at most 65535 bytes")
-    return b"".join(len(entry).to_bytes(2, "big") + entry for entry in entries)
+    try:
+        return b"".join([len(entry).to_bytes(2, "big") + entry for entry in entries])
+    except OverflowError as err:
+        raise ValueError("an entry has at most 65535 bytes") from err
 
 
 def unpack_entries(data: bytes, path: str) -> list[bytes]:
@@ -171,6 +172,14 @@ class TileReader:
         if len(found) < width or (len(found) > width and not (is_full and len(found) == WIDTH)):
             raise Invalid("LM6021", path=entries_path(index, width), reason=f"it has {len(found)} entries, not {width}")
         return found[:width]
+
+    def bundle(self, index: int) -> tuple[str, bytes]:
+        """A bundle's path and its bytes, whatever they are; the full one's stand in for a partial one's.
+
+        Raises Invalid LM6020 for a missing bundle.
+        """
+        data, is_full = self._bundle(index)
+        return entries_path(index, WIDTH if is_full else self.width(0, index)), data
 
     def has_text(self, index: int, text: bytes) -> bool:
         """Whether a bundle has these bytes somewhere; far quicker than looking at its entries.

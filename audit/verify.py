@@ -13,14 +13,19 @@ import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
+from audit.batches import verify_batches
 from audit.checkpoint import Checkpoint, VerifierKey, read_checkpoint
 from audit.merkle import fold, inclusion_proof, leaf_hash, root_hash, verify_inclusion
-from audit.reader import KEY, Reader
+from audit.places import changed, places, said_of
+from audit.reader import KEY, Reader, read_records
 from audit.record import read_record
+from audit.retention import NEEDLE, Retention, said_by
 from audit.tiles import HASH_BYTES, HEIGHT, WIDTH, TileReader, hashes_of, leftovers, level_widths, read_from, tile_path
+from audit.witnessed import Cosigned, check_witnessed
 from mesh.problems import Diagnostic, Invalid, NotFound, Problem, Severity
 
 MAX_PROOF_HASHES = 64
+BATCH = b'"kind":"batch"'
 # a signed size far beyond what is there must not keep anybody busy for ever
 MAX_FINDINGS = 1000
 
@@ -33,6 +38,7 @@ class Verification:
     root: bytes
     origin: str
     findings: tuple[Diagnostic, ...]
+    witnessed: tuple[Cosigned, ...] = ()
 
     @property
     def is_good(self) -> bool:
@@ -40,18 +46,29 @@ class Verification:
         return not any(item.severity is Severity.ERROR for item in self.findings)
 
 
-def verify_log(directory: pathlib.Path, key: str) -> Verification:
+def verify_log(
+    directory: pathlib.Path,
+    key: str,
+    witnesses: Sequence[VerifierKey] = (),
+    *,
+    agents: Mapping[str, bytes] | None = None,
+) -> Verification:
     """Check a whole log.
 
     1. The checkpoint carries the key's signature.
-    2. EVERY leaf's hash is that of its record; EVERY record is well-formed, and no id stands twice.
+    2. EVERY leaf's hash is that of its record, unless a record of the log says that it was pruned; EVERY record is
+       well-formed, and no id stands twice.
     3. EVERY hash of a higher tile is that of the full tile below it.
     4. The root of all is the signed one.
     5. What else stands in the directory under a name of this log says nothing else: narrower partial tiles of earlier
        checkpoints are prefixes, and `key.pub` is the key.
+    6. EVERY cosigned checkpoint beside the log is of this history; EVERY witness named cosigned (`audit.witnessed`).
+    7. Where all of that holds: EVERY agent's batches are whole, in their order, and signed by the raw Ed25519 key that
+       ``agents`` names for it (`audit.batches`).
 
-    Where (2) or (3) fails, the side that the signed root vouches for is believed and the other one named. Findings are
-    returned, the first thousand of them; what cannot even be read is one too.
+    Where (2) or (3) fails, the side that the signed root vouches for is believed and the other one named: a hash by its
+    file and byte, a record by its file and the bytes that are no longer it (`audit.places`). Findings are returned, the
+    first thousand of them; what cannot even be read is one too.
     """
     try:
         verifier = VerifierKey.parse(key)
@@ -63,9 +80,30 @@ def verify_log(directory: pathlib.Path, key: str) -> Verification:
     found = itertools.chain(
         check.records(), check.tiles(), check.root(), _check_leftovers(directory, check.reader, verifier)
     )
-    findings = itertools.islice(found, MAX_FINDINGS)
+    findings = list(itertools.islice(found, MAX_FINDINGS))
+    # (6)
+    said = list(check_witnessed(directory, check.reader, checkpoint, verifier, witnesses))
+    findings += [item for item in said if isinstance(item, Diagnostic)]
+    witnessed = tuple(item for item in said if isinstance(item, Cosigned))
+    # (7)
+    if not any(item.severity is Severity.ERROR for item in findings):
+        # of a pruned log, what follows the last hole and the batch that may have begun in it
+        begin = (max(check.missing) + 1) * WIDTH if check.missing else 0
+        if begin:
+            left = read_records(check.reader, begin, checkpoint.size)
+            begin = next((index + 1 for index, data in left if BATCH in data), checkpoint.size)
+        batches = verify_batches(
+            lambda: read_records(check.reader, begin, checkpoint.size), keys=agents, is_whole=not begin
+        )
+        findings += itertools.islice(batches, MAX_FINDINGS)
     unique = list({(item.code, str(item.facts)): item for item in findings}.values())
-    return Verification(size=checkpoint.size, root=checkpoint.root, origin=checkpoint.origin, findings=tuple(unique))
+    return Verification(
+        size=checkpoint.size,
+        root=checkpoint.root,
+        origin=checkpoint.origin,
+        findings=tuple(unique),
+        witnessed=witnessed,
+    )
 
 
 class _Check:
@@ -75,6 +113,10 @@ class _Check:
         self.reader = TileReader(read_from(directory), checkpoint.size)
         self._checkpoint = checkpoint
         self._seen: dict[str, int] = {}
+        self.missing: dict[int, Problem] = {}
+        self._retention, self._retained_at = Retention(), 0
+        # the records of the bundle that is being read
+        self._entries: list[bytes] = []
         # the hashes of tiles that were named wrong, as they should be: what is above them is right
         self._right: dict[tuple[int, int], bytes] = {}
 
@@ -84,9 +126,14 @@ class _Check:
             try:
                 entries = self.reader.entries(bundle)
             except Problem as problem:
-                yield problem.diagnostic()
+                if self._may_be_pruned(bundle, problem):
+                    self.missing[bundle] = problem
+                else:
+                    yield problem.diagnostic()
+                    yield from self._torn(bundle)
                 continue
             below = [leaf_hash(entry) for entry in entries]
+            self._entries = entries
             wrong: set[int] = set()
             for finding, place in self._compare(0, bundle, below):
                 if place is not None:
@@ -95,12 +142,47 @@ class _Check:
             for offset, entry in enumerate(entries):
                 if offset not in wrong:
                     yield from self._form(bundle * WIDTH + offset, entry)
+                    if NEEDLE in entry and (found := said_by(entry)) is not None:
+                        self._retention, self._retained_at = found, bundle * WIDTH + offset
+        yield from self._missing()
+
+    def _may_be_pruned(self, bundle: int, problem: Problem) -> bool:
+        """Whether a bundle is gone and its hashes are there: a size that nothing stands behind is said at once."""
+        if problem.code != "LM6020" or self.reader.width(0, bundle) < WIDTH:
+            return False
+        try:
+            self.reader.tile(0, bundle)
+        except Problem:
+            return False
+        return True
+
+    def _missing(self) -> Iterator[Diagnostic]:
+        """What is not there: pruned, as a record says that leads to the signed root as all others do, or taken away."""
+        gone = [bundle for bundle in self.missing if self._retention.is_pruned(bundle)]
+        for first, last in Retention().with_pruned(gone).pruned:
+            facts: dict[str, object] = {"first": first * WIDTH, "last": (last + 1) * WIDTH - 1}
+            yield Diagnostic(code="LM6090", facts={**facts, "index": self._retained_at})
+        for bundle, problem in self.missing.items():
+            if bundle not in gone:
+                yield problem.diagnostic()
+
+    def _torn(self, bundle: int) -> Iterator[Diagnostic]:
+        """Which records a bundle still has that cannot be taken apart, by the hashes in its tile."""
+        try:
+            found = places(self.reader.bundle(bundle)[1], hashes_of(self.reader.tile(0, bundle)))
+        except Problem:
+            return  # it was said why
+        for number, place in enumerate(found):
+            if not place.is_whole:
+                yield said_of(self.reader, bundle, number, place).diagnostic()
 
     def _form(self, index: int, entry: bytes) -> Iterator[Diagnostic]:
         try:
             name = str(read_record(entry)["id"])
         except Problem as problem:
-            yield Diagnostic(code="LM6035", facts={"index": index, "reason": problem.message})
+            place = changed(self.reader, index // WIDTH, self._entries, index % WIDTH).facts
+            reason = f"{problem.message} (it stands at byte {place['offset']} of `{place['path']}`)"
+            yield Diagnostic(code="LM6035", facts={"index": index, "reason": reason})
             return
         if name in self._seen:
             yield Diagnostic(code="LM6036", facts={"id": name, "index": index, "other": self._seen[name]})
@@ -165,7 +247,7 @@ class _Check:
 
     def _below(self, level: int, index: int, place: int, path: str) -> Diagnostic:
         if level == 0:
-            return Diagnostic(code="LM6034", facts={"index": index * WIDTH + place})
+            return changed(self.reader, index, self._entries, place).diagnostic()
         covered = 1 << HEIGHT * level
         first = (index * WIDTH + place) * covered
         facts: dict[str, object] = {"path": path, "place": place, "first": first, "last": first + covered - 1}
@@ -226,19 +308,25 @@ def prove(directory: pathlib.Path, key: str, record_id: str, *, at: int | None =
     index, entry = reader.find(record_id) if at is None else (at, reader.record(at))
     if read_record(entry)["id"] != record_id:
         raise NotFound("LM6038", id=record_id)
-    path = inclusion_proof(reader.tiles.subtree, index, reader.size)
-    proof: dict[str, object] = {
-        "id": record_id,
+    proof = proof_of(reader, index, entry)
+    if not verify_proof(proof, key):
+        raise Invalid("LM6033", reason="the record does not lead to the signed root")
+    return proof
+
+
+def proof_of(reader: Reader, index: int, entry: bytes) -> dict[str, object]:
+    """The proof that a record stands at an index of a log, not verified."""
+    return {
+        "id": read_record(entry)["id"],
         "index": index,
         "size": reader.size,
         "record": entry.decode(),
         "leaf_hash": base64.b64encode(leaf_hash(entry)).decode(),
-        "proof": [base64.b64encode(item).decode() for item in path],
+        "proof": [
+            base64.b64encode(item).decode() for item in inclusion_proof(reader.tiles.subtree, index, reader.size)
+        ],
         "checkpoint": reader.note.decode(),
     }
-    if not verify_proof(proof, key):
-        raise Invalid("LM6033", reason="the record does not lead to the signed root")
-    return proof
 
 
 def verify_proof(proof: Mapping[str, object], key: str) -> bool:

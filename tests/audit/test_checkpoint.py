@@ -1,10 +1,23 @@
 import base64
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.checkpoint import MAX_CHECKPOINT_BYTES, Checkpoint, VerifierKey, read_checkpoint, sign_checkpoint
+from audit.checkpoint import (
+    MAX_CHECKPOINT_BYTES,
+    Algorithm,
+    Checkpoint,
+    PrivateKey,
+    VerifierKey,
+    claimed,
+    cosign,
+    cosigned_at,
+    read_checkpoint,
+    read_note,
+    sign_checkpoint,
+)
 from audit.merkle import EMPTY_ROOT
 from mesh.problems import Problem
 from tests.audit.making import KEY, ORIGIN, OTHER_KEY
@@ -137,3 +150,50 @@ def test_what_is_no_key_is_refused(text: str) -> None:
 def test_no_text_breaks_the_key_reader(text: str) -> None:
     with pytest.raises(Problem):
         VerifierKey.parse(text)
+
+
+# the example of the tlog-cosignature specification: its log and its witness publish no keys, so that only form is read
+SOFA = (
+    "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n"
+    "— example.com/behind-the-sofa Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+"
+    "zyWE+xeMcTOAYQ8=\n"
+    "— witness.example.com/w1 jWbPPwAAAABkGFDLEZMHwSRaJNiIDoe9DYn/zXcrtPHeolMI5OWXEhZCB9dlrDJsX3b2oyin1nPZqhf5nNo0xUe+"
+    "mbIUBkBIfZ+qnA==\n"
+)
+
+
+def test_reads_the_published_cosigned_checkpoint() -> None:
+    assert claimed(SOFA.encode()).size == 20852163
+    text, signatures = read_note(SOFA.encode())
+    assert text == SOFA.partition("\n\n")[0] + "\n"
+    assert [(name, len(data)) for name, data in signatures] == [
+        ("example.com/behind-the-sofa", 4 + 64),
+        ("witness.example.com/w1", 4 + 8 + 64),
+    ]
+    # the time that the specification names beside it
+    assert int.from_bytes(signatures[1][1][4:12], "big") == 1679315147
+
+
+@pytest.mark.parametrize("key", [OTHER_KEY, MLDSA44PrivateKey.generate()], ids=["ed25519", "ml-dsa-44"])
+def test_a_cosignature_says_who_and_when_and_holds_for_nothing_else(key: PrivateKey) -> None:
+    algorithm = Algorithm.COSIGNATURE if key is OTHER_KEY else Algorithm.ML_DSA_44
+    witness = VerifierKey(name="w.test", key=key.public_key(), algorithm=algorithm)
+    assert VerifierKey.parse(str(witness)) == witness
+    line = cosign(SAID.text(), "w.test", key, at=1679315147)
+    assert cosigned_at(NOTE + line.encode(), witness) == 1679315147
+    assert cosigned_at(NOTE, witness) is None
+    # the log's own signature is read beside it
+    assert read_checkpoint(NOTE + line.encode(), VERIFIER) == SAID
+    other = sign_checkpoint(Checkpoint(origin=ORIGIN, size=20852164, root=EMPTY_ROOT), KEY)
+    with pytest.raises(Problem) as caught:
+        cosigned_at(other + line.encode(), witness)
+    assert caught.value.code == "LM6032"
+
+
+def test_a_log_may_sign_with_a_second_algorithm() -> None:
+    key = MLDSA44PrivateKey.generate()
+    verifier = VerifierKey(name=ORIGIN, key=key.public_key(), algorithm=Algorithm.ML_DSA_44)
+    both = NOTE + cosign(SAID.text(), ORIGIN, key, at=0).encode()
+    assert read_checkpoint(both, verifier) == SAID
+    assert read_checkpoint(both, VERIFIER) == SAID
+    assert code_of(NOTE, verifier) == "LM6032"

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from audit.checkpoint import VerifierKey, read_checkpoint
 from audit.log import Log
-from audit.merkle import consistency_proof, verify_consistency
+from audit.merkle import consistency_proof, leaf_hash, verify_consistency
 from audit.reader import Reader
-from audit.tiles import TileReader
+from audit.tiles import Read, TileReader, read_from
 from audit.verify import verify_log
 from mesh.problems import Problem
 from tests.audit.losing import Disk
@@ -149,6 +149,80 @@ def test_a_changed_log_is_not_continued(tmp_path: pathlib.Path, path: str, code:
     data[20] ^= 1
     (tmp_path / path).write_bytes(data)
     assert code_of(lambda: open_log(tmp_path)) == code
+
+
+def reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files of logs that are read from now on."""
+    found: list[str] = []
+
+    def listen(directory: pathlib.Path) -> Read:
+        read = read_from(directory)
+
+        def listening(path: str) -> bytes | None:
+            found.append(path)
+            return read(path)
+
+        return listening
+
+    monkeypatch.setattr("audit.log.read_from", listen)
+    return found
+
+
+def test_a_start_reads_the_edge_and_the_newest_records_alone(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 80 * 256 + 7
+    log = open_log(tmp_path)
+    log.append([make(number) for number in range(size)])
+    log.close()
+    read = reading(monkeypatch)
+    again = open_log(tmp_path)
+    assert again.size == size
+    assert len({path for path in read if path.startswith("tile/entries/")}) == 16
+    assert len(read) < 60
+    # and what was delivered long ago is known all the same
+    assert again.append([make(3), make(256 * 40), make(size)]) == 1
+    again.close()
+    assert verify_log(tmp_path, (tmp_path / "key.pub").read_text()).findings == ()
+
+
+def test_a_record_is_dropped_for_being_in_the_log_and_for_nothing_that_a_file_says(tmp_path: pathlib.Path) -> None:
+    """Whoever can write to the disk, and knows a record before it comes, does not have it dropped."""
+    make_log(tmp_path, 600)
+    data = make(5000)
+    leaf = leaf_hash(data)
+    log = open_log(tmp_path)
+    # the file says where the record stands, and the tile there says so too
+    log._seen.add(leaf, data, 7)
+    path = tmp_path / "tile" / "0" / "000"
+    tile = bytearray(path.read_bytes())
+    tile[7 * 32 : 8 * 32] = leaf
+    path.write_bytes(tile)
+    assert log.append([data]) == 1
+    log.close()
+    assert contents(tmp_path)[-1] == data
+
+
+def test_without_the_file_that_says_so_records_are_known_by_reading_them(tmp_path: pathlib.Path) -> None:
+    make_log(tmp_path, 600)
+    (tmp_path / "seen.db").unlink()
+    log = open_log(tmp_path)
+    assert log.append([make(0), make(599), make(600)]) == 1
+    log.close()
+
+
+def test_a_broken_file_of_what_was_seen_heals(tmp_path: pathlib.Path) -> None:
+    make_log(tmp_path, 600)
+    log = open_log(tmp_path)
+    path = tmp_path / "seen.db"
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
+    batch = [make(1), make(700)]
+    assert code_of(lambda: log.held(batch, [leaf_hash(item) for item in batch])) == "LM6023"
+    assert log.held(batch, [leaf_hash(item) for item in batch]) == [0]
+    assert log.append(batch) == 1
+    log.close()
+    assert verify_log(tmp_path, (tmp_path / "key.pub").read_text()).findings == ()
 
 
 def test_the_log_that_is_opened_last_is_the_writer(tmp_path: pathlib.Path) -> None:

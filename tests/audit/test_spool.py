@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pathlib
 import subprocess
@@ -8,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit.spool import Cursor, Spool, batch_digest, sign_batch, verify_batch
+from audit.spool import Cursor, Damage, Spool
 from mesh.problems import Problem
-from tests.audit.making import KEY, OTHER_KEY, make
+from tests.audit.making import make
 from tests.examples import examples
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -127,17 +128,45 @@ def filled(directory: pathlib.Path) -> pathlib.Path:
     return segments(directory)[0]
 
 
+def drained(spool: Spool) -> tuple[list[bytes], list[Damage]]:
+    """Everything that a spool gives, and what was broken in between."""
+    found: list[bytes] = []
+    damages = list(spool.damages)
+    while True:
+        try:
+            cursor, records = spool.read()
+        except Problem as problem:
+            assert problem.code == "LM6010"
+            damage = spool.step_over()
+            assert damage is not None
+            damages.append(damage)
+            continue
+        if not records:
+            return found, damages
+        found += records
+        spool.ack(cursor, sequence=spool.sequence + 1, previous="x")
+
+
 @settings(max_examples=examples(40), deadline=None)
 @given(st.integers(0, STARTS[-1] - 1), st.integers(1, 255))
-def test_a_changed_byte_is_reported_with_the_record_it_is_in(place: int, change: int) -> None:
+def test_a_changed_byte_costs_one_record_and_is_said(place: int, change: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = filled(pathlib.Path(folder))
         data = bytearray(path.read_bytes())
         data[place] ^= change
         path.write_bytes(data)
-        code, facts = code_of(lambda: Spool(pathlib.Path(folder)))
-        assert (code, facts["segment"]) == ("LM6010", path.name)
-        assert facts["offset"] == max(start for start in STARTS if start <= place)
+        spool = Spool(pathlib.Path(folder))
+        spool.append([b"after"])
+        found, (damage,) = drained(spool)
+        (broken,) = [number for number in range(len(RECORDS)) if STARTS[number] <= place < STARTS[number + 1]]
+        assert found == [*RECORDS[:broken], *RECORDS[broken + 1 :], b"after"]
+        assert (damage.segment, damage.offset) == (path.name, STARTS[broken])
+        kept = pathlib.Path(folder) / "damaged" / f"{path.name}-{damage.offset}"
+        assert kept.read_bytes() == bytes(data[STARTS[broken] : STARTS[broken + 1]])
+        assert hashlib.sha256(kept.read_bytes()).hexdigest() == damage.sha256
+        spool.append([b"more"])
+        assert everything(spool) == [b"more"]
+        spool.close()
 
 
 @settings(max_examples=examples(60), deadline=None)
@@ -157,14 +186,20 @@ def test_a_torn_tail_is_cut_off_and_the_rest_kept(size: int, unwritten: bytes) -
         spool.close()
 
 
-@given(st.binary(max_size=200))
-def test_no_bytes_break_the_opening(data: bytes) -> None:
+@given(st.lists(st.binary(max_size=200), min_size=1, max_size=3), st.binary(max_size=60) | st.none())
+def test_no_bytes_stop_a_spool(segments_: list[bytes], cursor: bytes | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        (pathlib.Path(folder) / "000000000000.log").write_bytes(data)
-        try:
-            Spool(pathlib.Path(folder)).close()
-        except Problem as problem:
-            assert problem.code == "LM6010"
+        for number, data in enumerate(segments_):
+            (pathlib.Path(folder) / f"{number:012d}.log").write_bytes(data)
+        if cursor is not None:
+            (pathlib.Path(folder) / "cursor").write_bytes(cursor)
+        spool = Spool(pathlib.Path(folder))
+        spool.append([b"after"])
+        assert drained(spool)[0][-1] == b"after"
+        spool.close()
+        again = Spool(pathlib.Path(folder))
+        assert drained(again) == ([], [])
+        again.close()
 
 
 def test_damage_in_an_earlier_segment_is_reported_when_it_is_read(tmp_path: pathlib.Path) -> None:
@@ -182,21 +217,56 @@ def test_damage_in_an_earlier_segment_is_reported_when_it_is_read(tmp_path: path
     again.close()
 
 
-def test_a_missing_segment_is_reported(tmp_path: pathlib.Path) -> None:
+def test_a_missing_segment_is_said_and_the_others_go_on(tmp_path: pathlib.Path) -> None:
     spool = Spool(tmp_path, segment_bytes=50)
-    for _ in range(3):
-        spool.append([bytes(30)])
+    for number in range(3):
+        spool.append([bytes([number]) * 30])
     spool.close()
     path = segments(tmp_path)[1]
     path.unlink()
-    assert code_of(lambda: Spool(tmp_path)) == ("LM6010", {"segment": path.name, "offset": 0})
+    again = Spool(tmp_path)
+    assert drained(again) == (
+        [bytes(30), bytes([2]) * 30], [Damage(segment=path.name, offset=0, size=0, sha256="")],
+    )  # fmt: skip
+    again.close()
+
+
+def test_without_its_first_segment_a_spool_goes_on_with_the_next(tmp_path: pathlib.Path) -> None:
+    spool = Spool(tmp_path, segment_bytes=50)
+    for number in range(2):
+        spool.append([bytes([number]) * 30])
+    spool.close()
+    segments(tmp_path)[0].unlink()
+    again = Spool(tmp_path)
+    assert (drained(again)[0], len(again.damages)) == ([bytes([1]) * 30], 1)
+    again.close()
+
+
+def test_a_segment_that_goes_while_the_spool_is_open_is_stepped_over(tmp_path: pathlib.Path) -> None:
+    spool = Spool(tmp_path)
+    spool.append([b"gone"])
+    segments(tmp_path)[0].unlink()
+    assert drained(spool)[0] == []
+    spool.append([b"after"])
+    assert everything(spool) == [b"after"]
+    spool.close()
 
 
 @given(st.binary(max_size=60) | st.recursive(st.none() | st.integers(), st.lists).map(lambda x: json.dumps(x).encode()))
-def test_a_broken_cursor_is_reported(data: bytes) -> None:
+def test_a_broken_cursor_costs_nothing(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
+        spool = Spool(pathlib.Path(folder))
+        spool.append([b"a", b"b"])
+        cursor, _ = spool.read(1)
+        spool.ack(cursor, sequence=1, previous="x")
+        spool.close()
         (pathlib.Path(folder) / "cursor").write_bytes(data)
-        assert code_of(lambda: Spool(pathlib.Path(folder))) == ("LM6010", {"segment": "cursor", "offset": 0})
+        again = Spool(pathlib.Path(folder))
+        # what the server has is sent again, as a first batch
+        assert (again.sequence, again.previous) == (0, "")
+        found, (damage,) = drained(again)
+        assert (found, damage.segment, damage.size) == ([b"a", b"b"], "cursor", len(data))
+        again.close()
 
 
 def test_a_changed_cursor_skips_nothing(tmp_path: pathlib.Path) -> None:
@@ -207,7 +277,22 @@ def test_a_changed_cursor_skips_nothing(tmp_path: pathlib.Path) -> None:
     spool.close()
     text = (tmp_path / "cursor").read_text()
     (tmp_path / "cursor").write_text(text.replace('"offset": 42', '"offset": 84'))
-    assert code_of(lambda: Spool(tmp_path))[0] == "LM6010"
+    again = Spool(tmp_path)
+    assert everything(again) == [bytes(30)] * 3
+    again.close()
+
+
+def test_batches_that_begin_anew_lose_nothing(tmp_path: pathlib.Path) -> None:
+    spool = Spool(tmp_path)
+    spool.append([b"a", b"b"])
+    cursor, _ = spool.read(1)
+    spool.ack(cursor, sequence=7, previous="x")
+    spool.begin_anew()
+    spool.close()
+    again = Spool(tmp_path)
+    assert (again.sequence, again.previous, everything(again)) == (0, "", [b"b"])
+    assert again.step_over() is None
+    again.close()
 
 
 def test_a_disk_that_lost_what_the_server_has_skips_nothing_new(tmp_path: pathlib.Path) -> None:
@@ -247,30 +332,35 @@ def test_a_kill_before_any_write_loses_no_acknowledged_record(tmp_path: pathlib.
         spool.close()
 
 
-AGENT = "spiffe://a.test/limen/agent/n1"
+FULL = """
+import pathlib, resource, sys
+from audit.spool import Spool
+from mesh.problems import Unavailable
+
+spool, taken = Spool(pathlib.Path(sys.argv[1])), 0
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+try:
+    while True:
+        spool.append([b"%05d" % taken * 20])
+        taken += 1
+except Unavailable as problem:
+    assert problem.code == "LM6011", problem
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+for _ in range(10):
+    spool.append([b"%05d" % taken * 20])
+    taken += 1
+print(taken)
+"""
 
 
-def test_a_batch_verifies_under_its_own_key_place_and_content() -> None:
-    signature, digest = sign_batch(KEY, AGENT, 3, [b"a", b"b"], "before")
-    public = KEY.public_key()
-    assert verify_batch(public, AGENT, 3, [b"a", b"b"], "before", signature) == digest
-    for wrong in (
-        (AGENT, 3, [b"b", b"a"], "before"),
-        (AGENT, 3, [b"a"], "before"),
-        (AGENT, 3, [b"ab"], "before"),
-        (AGENT, 3, [b"a", b"b", b""], "before"),
-        (AGENT, 4, [b"a", b"b"], "before"),
-        (AGENT, 3, [b"a", b"b"], "other"),
-        (AGENT + "0", 3, [b"a", b"b"], "before"),
-    ):
-        assert code_of(lambda wrong=wrong: verify_batch(public, *wrong, signature))[0] == "LM6012"
-    assert (
-        code_of(lambda: verify_batch(OTHER_KEY.public_key(), AGENT, 3, [b"a", b"b"], "before", signature))[0]
-        == "LM6012"
+@pytest.mark.system
+def test_a_disk_that_is_full_takes_nothing_in_half_and_goes_on_when_there_is_room(tmp_path: pathlib.Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert code_of(lambda: verify_batch(public, AGENT, 3, [b"a", b"b"], "before", b""))[0] == "LM6012"
-
-
-@given(st.lists(st.binary(max_size=5), max_size=4), st.lists(st.binary(max_size=5), max_size=4))
-def test_two_batches_never_share_a_digest(one: list[bytes], other: list[bytes]) -> None:
-    assert (batch_digest(AGENT, 1, one, "") == batch_digest(AGENT, 1, other, "")) == (one == other)
+    taken = int(said.stdout)
+    assert taken > 20
+    spool = Spool(tmp_path)
+    assert everything(spool) == [b"%05d" % number * 20 for number in range(taken)]
+    assert spool.damages == []
+    spool.close()

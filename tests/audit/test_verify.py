@@ -15,6 +15,7 @@ from audit.tiles import pack_entries
 from audit.verify import prove, verify_log, verify_proof
 from mesh.problems import Problem
 from tests.audit.making import KEY, ORIGIN, OTHER_KEY, id_of, make, make_log, open_log
+from tests.audit.signing import Keeper
 from tests.examples import examples
 
 SIZE = 300
@@ -28,9 +29,9 @@ def good() -> tuple[pathlib.Path, str]:
 
 
 def files(directory: pathlib.Path) -> list[str]:
-    # the journal is the writer's own: a copy of the log is the same without it
+    # the journal, and which records were seen, are the writer's own: a copy of the log is the same without them
     found = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-    return sorted(path for path in found if not path.startswith("journal."))
+    return sorted(path for path in found if not path.startswith(("journal.", "seen.db")))
 
 
 def found_in(directory: pathlib.Path, key: str) -> list[tuple[str, dict[str, object]]]:
@@ -112,7 +113,9 @@ def test_a_changed_record_is_named_by_its_index_and_alone(good: tuple[pathlib.Pa
     entries = [make(number) for number in range(first, last)]
     entries[index - first] = make(index, decision="allow")
     findings = mutated(good, f"tile/entries/{bundle}", pack_entries(entries))
-    assert [(code, facts) for code, facts in findings if code == "LM6034"] == [("LM6034", {"index": index})]
+    path, place = f"tile/entries/{bundle}", entries[: index - first]
+    where = {"path": path, "offset": len(pack_entries(place)), "size": len(entries[index - first]) + 2}
+    assert [facts for code, facts in findings if code == "LM6034"] == [{"index": index, **where}]
     # narrower bundles of before contradict the changed one too
     assert {facts["path"] for code, facts in findings if code == "LM6039"} <= set(files(good[0]))
 
@@ -307,3 +310,15 @@ def test_a_log_that_grows_while_it_is_checked_verifies(tmp_path: pathlib.Path) -
     (tmp_path / "checkpoint").write_bytes(note)
     result = verify_log(tmp_path, key)
     assert (result.size, result.findings) == (250, ())
+
+
+def test_an_agents_batch_that_a_server_left_out_is_named(tmp_path: pathlib.Path) -> None:
+    keeper = Keeper()
+    for number in range(3):
+        keeper.batch([make(number)])
+    log = open_log(tmp_path)
+    log.append([*keeper.log[:2], *keeper.log[4:]])
+    log.close()
+    found = verify_log(tmp_path, (tmp_path / "key.pub").read_text())
+    assert not found.is_good
+    assert [(item.code, item.facts["first"], item.facts["last"]) for item in found.findings] == [("LM6073", 2, 2)]
