@@ -1,4 +1,4 @@
-"""Who an address was at a moment: a file that maps addresses, ports and times to SPIFFE IDs.
+"""Who an address was at a moment: files that map addresses, ports and times to SPIFFE IDs, or Kubernetes objects.
 
 What cannot be attributed stays without an identity: it is counted and listed, never guessed.
 """
@@ -18,6 +18,8 @@ from mesh.flow import Flow
 from mesh.problems import Diagnostic, Invalid, Span
 from mesh.spiffe import SpiffeId, SpiffeIdError
 
+# what Istio calls a trust domain that nobody named
+TRUST_DOMAIN = "cluster.local"
 _FIELDS = frozenset({"ip", "port", "spiffe_id", "from", "until"})
 
 
@@ -43,17 +45,27 @@ class Workloads:
 
     def __init__(self, assignments: Iterable[Assignment] = ()) -> None:
         self._by_ip: defaultdict[str, list[Assignment]] = defaultdict(list)
+        self.add(assignments)
+
+    def add(self, assignments: Iterable[Assignment]) -> None:
+        """Take more assignments in."""
         for item in assignments:
             self._by_ip[item.ip].append(item)
 
+    def identities(self) -> frozenset[str]:
+        """Every identity that the map names."""
+        return frozenset(item.spiffe_id for found in self._by_ip.values() for item in found)
+
     def identity(self, ip: str | None, port: int | None, moment: dt.datetime) -> str | None:
         """Who an address was: an assignment with the port wins; two that disagree are nobody."""
-        if ip is None:
-            return None
-        fitting = [item for item in self._by_ip.get(normal_ip(ip), ()) if item.covers(port, moment)]
-        best = [item for item in fitting if item.port is not None] or fitting
-        names = {item.spiffe_id for item in best}
+        names = {item.spiffe_id for item in self._best(ip, port, moment)}
         return names.pop() if len(names) == 1 else None
+
+    def _best(self, ip: str | None, port: int | None, moment: dt.datetime) -> list[Assignment]:
+        if ip is None:
+            return []
+        fitting = [item for item in self._by_ip.get(normal_ip(ip), ()) if item.covers(port, moment)]
+        return [item for item in fitting if item.port is not None] or fitting
 
     def attribute(self, flows: Iterable[Flow]) -> Iterator[Flow]:
         """Fill in the identities that flows lack and the map knows."""
@@ -64,6 +76,21 @@ class Workloads:
                 yield flow
             else:
                 yield dataclasses.replace(flow, source=source, destination=destination)
+
+
+def from_endpoints(rows: object) -> list[Assignment]:
+    """The assignments of the listeners that agents reported to their server; rows that are none are left out."""
+    out = []
+    for row in rows if isinstance(rows, list) else []:
+        name, address, port = (row.get(key) for key in ("spiffe_id", "address", "port"))
+        try:
+            ipaddress.ip_address(str(address))
+            SpiffeId.parse(str(name))
+        except (ValueError, SpiffeIdError):
+            continue
+        if type(port) is int:
+            out.append(Assignment(ip=normal_ip(str(address)), spiffe_id=str(name), port=port))
+    return out
 
 
 def normal_ip(text: str) -> str:
@@ -77,17 +104,29 @@ def normal_ip(text: str) -> str:
     return str(found)
 
 
-def read_workloads(path: pathlib.Path) -> tuple[Workloads, list[Diagnostic]]:
-    """Read a map, one JSON object a line; every line that breaks the format is a finding.
+def read_workloads(path: pathlib.Path, trust_domain: str = TRUST_DOMAIN) -> tuple[Workloads, list[Diagnostic]]:
+    """Read a map, one JSON object a line, or a document of Kubernetes objects (`learner.kubernetes`).
+
+    Every line that breaks the format is a finding, and so is a service whose addresses are nobody's. Identities of
+    Kubernetes are of the trust domain.
 
     Raises Invalid LM4001 when the file cannot be read.
     """
+    from learner import kubernetes  # noqa: PLC0415  it speaks in assignments
+
     found: list[Assignment] = []
     findings: list[Diagnostic] = []
     try:
-        lines = path.read_bytes().splitlines()
+        data = path.read_bytes()
     except OSError as err:
         raise Invalid("LM4001", file=str(path), reason=err.strerror or str(err)) from err
+    document = kubernetes.is_objects(data)
+    if document is not None:
+        found, reasons = kubernetes.assignments(document, trust_domain)
+        place = Span(file=str(path), line=1, column=1)
+        findings += [Diagnostic(code="LM4017", span=place, facts={"reason": text[:300]}) for text in reasons]
+        return Workloads(found), findings
+    lines = data.splitlines()
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:

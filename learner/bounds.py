@@ -6,6 +6,7 @@ one assumption that is printed beside them: units are exchangeable. Pure Python;
 
 from __future__ import annotations
 
+import functools
 import math
 
 CONFIDENCE = 0.95
@@ -14,6 +15,7 @@ _INFINITY_WEIGHT = 0.5
 _GRID = tuple(4.0 * 0.72**step for step in range(16))
 
 
+@functools.lru_cache(maxsize=65_536)
 def time_uniform_bound(novel: int, units: int, confidence: float = CONFIDENCE) -> float:
     """An upper bound for the missing mass that holds at every moment at once, however often people look.
 
@@ -36,7 +38,7 @@ def time_uniform_bound(novel: int, units: int, confidence: float = CONFIDENCE) -
     low, high = 0.0, float(units)
     if evidence(high) < limit:
         return 1.0
-    for _ in range(100):
+    while high - low > 1e-12 * high:
         middle = (low + high) / 2
         if evidence(middle) < limit:
             low = middle
@@ -45,12 +47,16 @@ def time_uniform_bound(novel: int, units: int, confidence: float = CONFIDENCE) -
     return min(1.0, high / units)
 
 
+@functools.lru_cache(maxsize=65_536)
 def clopper_pearson_bound(novel: int, units: int, confidence: float = CONFIDENCE) -> float:
     """The exact bound for a gate that was fixed beforehand: BetaInv(confidence; novel + 1, units - novel)."""
     if units <= 0 or novel >= units:
         return 1.0
+    if novel == 0:
+        return float(1.0 - (1.0 - confidence) ** (1.0 / units))
     low, high = 0.0, 1.0
-    for _ in range(200):
+    # to twelve digits of the bound itself, which may be tiny
+    while high - low > 1e-12 * high:
         middle = (low + high) / 2
         if regularised_beta(middle, novel + 1, units - novel) < confidence:
             low = middle

@@ -16,6 +16,8 @@ from typing import BinaryIO
 from mesh.problems import Invalid
 
 MAX_PACKET_BYTES = 1 << 20
+CUT = "cut short"
+CUT_INSIDE = "cut short within a tunnel"
 TCP, UDP = 6, 17
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 _ETHERNET, _NULL, _RAW, _LOOP, _SLL, _SLL2 = 1, 0, 101, 108, 113, 276
@@ -23,9 +25,25 @@ _RAW_OTHERS = frozenset({12, 14, 228, 229})
 _IPV4, _IPV6 = 0x0800, 0x86DD
 _VLANS = frozenset({0x8100, 0x88A8, 0x9100})
 _EXTENSIONS = frozenset({0, 43, 60, 135})
-_FRAGMENT = 44
+_FRAGMENT, _AUTHENTICATION = 44, 51
+# IP within IP: what follows
+_INNER = {4: 0x0800, 41: 0x86DD}
+_VXLAN, _GENEVE = 4789, 6081
+TUNNEL_PORTS = (_VXLAN, _GENEVE)
+_ETHER_BRIDGED = 0x6558
+_MAX_DEPTH, _MAX_TAGS = 3, 8
 _SECTION = b"\x0a\x0d\x0d\x0a"
-KNOWN_LINKS = frozenset({_ETHERNET, _NULL, _RAW, _LOOP, _SLL, _SLL2}) | _RAW_OTHERS
+# link type -> where the network layer begins, and where its EtherType stands, if there is one
+LINK_OFFSETS: dict[int, tuple[int, int | None]] = {
+    _ETHERNET: (14, 12),
+    _SLL: (16, 14),
+    _SLL2: (20, 0),
+    _NULL: (4, None),
+    _LOOP: (4, None),
+    _RAW: (0, None),
+    **dict.fromkeys(_RAW_OTHERS, (0, None)),
+}
+KNOWN_LINKS = frozenset(LINK_OFFSETS)
 
 
 @dataclasses.dataclass(slots=True)
@@ -40,7 +58,7 @@ class Frame:
 
 @dataclasses.dataclass(slots=True)
 class Packet:
-    """The transport header of one packet. ``flags`` are TCP's, 0 for UDP; ``wire_bytes`` is the frame's length."""
+    """One packet's transport header. ``flags`` and ``sequence`` are TCP's, 0 for UDP; ``wire_bytes`` its frame's."""
 
     time_ns: int
     source: bytes
@@ -50,6 +68,7 @@ class Packet:
     protocol: int
     flags: int
     wire_bytes: int
+    sequence: int = 0
 
 
 def read_frames(file: BinaryIO, name: str) -> Iterator[Frame]:
@@ -100,8 +119,8 @@ def _read_pcapng(file: BinaryIO, name: str) -> Iterator[Frame]:
                 raise Invalid("LM4010", file=name, reason="a block breaks off")
             kind = struct.unpack(f"{order}I", kind_bytes)[0]
             body = _block(file, name, struct.unpack(f"{order}I", size)[0], 8)
-            if kind == 1 and len(body) >= 8:
-                interfaces.append((struct.unpack(f"{order}H", body[:2])[0], _resolution(body[8:], order)))
+            if kind == 1 and (interface := interface_of(body, order)) is not None:
+                interfaces.append(interface)
             frame = _enhanced(body, order, interfaces) if kind == 6 else None
             if frame is not None:
                 yield frame
@@ -130,6 +149,27 @@ def _block(file: BinaryIO, name: str, size: int, done: int) -> bytes:
     return data[:-4]
 
 
+def interface_of(body: bytes, order: str) -> tuple[int, int] | None:
+    """The link type of an interface's block, and the nanoseconds of its ticks."""
+    return (struct.unpack(f"{order}H", body[:2])[0], _resolution(body[8:], order)) if len(body) >= 8 else None
+
+
+def statistics_of(body: bytes, order: str) -> tuple[int, int]:
+    """Statistics: the interface, and how many packets it (isb_ifdrop) and the system dropped (isb_osdrop)."""
+    if len(body) < 12:
+        return 0, 0
+    interface = struct.unpack(f"{order}I", body[:4])[0]
+    options, dropped = body[12:], 0
+    while len(options) >= 4:
+        code, size = struct.unpack(f"{order}HH", options[:4])
+        if code in {5, 7} and size == 8 and len(options) >= 12:
+            dropped += struct.unpack(f"{order}Q", options[4:12])[0]
+        if code == 0:
+            break
+        options = options[4 + (size + 3 & ~3) :]
+    return interface, dropped
+
+
 def _resolution(options: bytes, order: str) -> int:
     """Nanoseconds per tick of an interface, from its if_tsresol option; microseconds without one."""
     while len(options) >= 4:
@@ -155,64 +195,108 @@ def _enhanced(body: bytes, order: str, interfaces: list[tuple[int, int]]) -> Fra
     return Frame((high << 32 | low) * tick, link, body[20 : 20 + kept], max(wire, kept))
 
 
-def parse(frame: Frame, skipped: Counter[str]) -> Packet | None:
-    """The transport header of a frame; what has none is counted by its reason."""
+def parse(frame: Frame, skipped: Counter[str]) -> tuple[Packet, ...]:
+    """The transport headers of a frame, outermost first: a tunnel is a conversation, and so is what is in it.
+
+    What has none is counted by its reason; empty then.
+    """
+    found: list[Packet] = []
     try:
         network = _network(frame, skipped)
-        return None if network is None else _transport(frame, *network, skipped)
+        if network is not None:
+            _transport(frame, *network, skipped, found, _MAX_DEPTH)
     except (struct.error, IndexError):
-        skipped["cut short"] += 1
-        return None
+        # a tunnel was read, and what is in it was cut off, or is something else
+        skipped[CUT if not found else CUT_INSIDE] += 1
+    return tuple(found)
 
 
 def _network(frame: Frame, skipped: Counter[str]) -> tuple[int, bytes] | None:
     """The EtherType and the network layer's bytes."""
     data, link = frame.data, frame.link
-    if link == _ETHERNET:
-        kind, offset = struct.unpack_from("!H", data, 12)[0], 14
-        while kind in _VLANS:
-            kind, offset = struct.unpack_from("!H", data, offset + 2)[0], offset + 4
-        return kind, data[offset:]
-    if link == _SLL:
-        return struct.unpack_from("!H", data, 14)[0], data[16:]
-    if link == _SLL2:
-        return struct.unpack_from("!H", data, 0)[0], data[20:]
-    if link in {_NULL, _LOOP}:
-        data = data[4:]
-    elif link != _RAW and link not in _RAW_OTHERS:
+    known = LINK_OFFSETS.get(link)
+    if known is None:
         skipped[f"link type {link}"] += 1
         return None
-    return (_IPV4 if data[0] >> 4 == 4 else _IPV6), data
+    offset, ether_at = known
+    if ether_at is None:
+        return (_IPV4 if data[offset] >> 4 == 4 else _IPV6), data[offset:]
+    return _untagged(struct.unpack_from("!H", data, ether_at)[0], data, offset)
 
 
-def _transport(frame: Frame, kind: int, data: bytes, skipped: Counter[str]) -> Packet | None:
+def _untagged(kind: int, data: bytes, offset: int) -> tuple[int, bytes]:
+    """What follows VLAN tags, at most eight of them."""
+    for _ in range(_MAX_TAGS):
+        if kind not in _VLANS:
+            break
+        kind, offset = struct.unpack_from("!H", data, offset + 2)[0], offset + 4
+    return kind, data[offset:]
+
+
+def _transport(  # noqa: C901  one branch for each protocol
+    frame: Frame, kind: int, data: bytes, skipped: Counter[str], found: list[Packet], depth: int
+) -> None:
     if kind == _IPV4:
         length = (data[0] & 0x0F) * 4
         if data[0] >> 4 != 4 or length < 20:
             skipped["malformed"] += 1
-            return None
+            return
         if struct.unpack_from("!H", data, 6)[0] & 0x1FFF:
             skipped["later fragment"] += 1
-            return None
+            return
         protocol, source, destination = data[9], data[12:16], data[16:20]
         rest = data[length:]
     elif kind == _IPV6:
         source, destination = data[8:24], data[24:40]
-        found = _skip_extensions(data, skipped)
-        if found is None:
-            return None
-        protocol, rest = found
+        inner = _skip_extensions(data, skipped)
+        if inner is None:
+            return
+        protocol, rest = inner
     else:
         skipped["not IP"] += 1
-        return None
-    if protocol == TCP:
-        sport, dport = struct.unpack_from("!HH", rest)
-        return Packet(frame.time_ns, source, sport, destination, dport, TCP, rest[13] & 0x3F, frame.wire_bytes)
-    if protocol == UDP:
-        sport, dport = struct.unpack_from("!HH", rest)
-        return Packet(frame.time_ns, source, sport, destination, dport, UDP, 0, frame.wire_bytes)
-    skipped["neither TCP nor UDP"] += 1
-    return None
+        return
+    if protocol in _INNER and depth:
+        _transport(frame, _INNER[protocol], rest, skipped, found, depth - 1)
+    elif protocol == TCP:
+        _tcp(frame, source, destination, rest, skipped, found)
+    elif protocol == UDP:
+        sport, dport, length = struct.unpack_from("!HHH", rest)
+        # a length of 0 is that of a jumbogram (RFC 2675 §4)
+        if length < 8 and not (length == 0 and kind == _IPV6):
+            skipped["malformed"] += 1
+            return
+        found.append(Packet(frame.time_ns, source, sport, destination, dport, UDP, 0, frame.wire_bytes))
+        if dport in TUNNEL_PORTS and depth:
+            _tunnel(frame, dport, rest[8:], skipped, found, depth - 1)
+    else:
+        skipped["neither TCP nor UDP"] += 1
+
+
+def _tcp(
+    frame: Frame, source: bytes, destination: bytes, data: bytes, skipped: Counter[str], found: list[Packet]
+) -> None:
+    sport, dport, sequence = struct.unpack_from("!HHI", data)
+    if data[12] < 0x50:
+        skipped["malformed"] += 1
+        return
+    # a header that was not captured whole may have flags, and is none (tshark says so too)
+    flags, _ = data[13] & 0x3F, data[19]
+    found.append(Packet(frame.time_ns, source, sport, destination, dport, TCP, flags, frame.wire_bytes, sequence))
+
+
+def _tunnel(frame: Frame, port: int, data: bytes, skipped: Counter[str], found: list[Packet], depth: int) -> None:
+    """VXLAN (RFC 7348 §5) and Geneve (RFC 8926 §3.4); a payload that is neither is left alone."""
+    if port == _VXLAN:
+        if data[0] & 0x08 == 0:
+            return
+        kind, rest = _ETHER_BRIDGED, data[8:]
+    else:
+        if data[0] >> 6:
+            return
+        kind, rest = struct.unpack_from("!H", data, 2)[0], data[8 + (data[0] & 0x3F) * 4 :]
+    if kind == _ETHER_BRIDGED:
+        kind, rest = _untagged(struct.unpack_from("!H", rest, 12)[0], rest, 14)
+    _transport(frame, kind, rest, skipped, found, depth)
 
 
 def _skip_extensions(data: bytes, skipped: Counter[str]) -> tuple[int, bytes] | None:
@@ -221,6 +305,9 @@ def _skip_extensions(data: bytes, skipped: Counter[str]) -> tuple[int, bytes] | 
     for _ in range(8):
         if protocol in _EXTENSIONS:
             protocol, offset = data[offset], offset + (data[offset + 1] + 1) * 8
+        elif protocol == _AUTHENTICATION:
+            # its length is in words of four bytes, less two (RFC 4302 §2.2)
+            protocol, offset = data[offset], offset + (data[offset + 1] + 2) * 4
         elif protocol == _FRAGMENT:
             if struct.unpack_from("!H", data, offset + 2)[0] & 0xFFF8:
                 skipped["later fragment"] += 1

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from learner.bounds import wilson_lower
-from policyengine.canonical import SEGMENT_TYPES, Ambiguous, canonical_path
+from policyengine.canonical import SEGMENT_TYPES, Ambiguous, canonical_path, literal_text
 
 MIN_TYPED = 2
 MIN_DISTINCT = 8
@@ -22,7 +22,6 @@ MIN_SINGLES_SHARE = 0.03
 _ORDER = ("uuid", "date", "ulid", "int", "decimal", "hex", "token")
 _HEX = re.compile(r"(?=.*[0-9])(?=.*[a-fA-F])[0-9A-Fa-f]{8,}\Z")
 _TOKEN = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_-]{20,}\Z")
-_PLAIN = re.compile(r"[A-Za-z0-9._~!$&'()+,=:@-]*\Z")  # `*` and braces mean something in a pattern
 
 Segments = tuple[str, ...]
 
@@ -52,6 +51,16 @@ class Templates:
 
 def segment_type(segment: str) -> str:
     """The narrowest type of a segment, empty for plain words."""
+    if len(segment) < 20:
+        # nearly all of them: every type that short has a digit, and digits alone are an `int`
+        if segment.isalpha():
+            return ""
+        if segment.isdigit() and segment.isascii():
+            return "int"
+    return _checked_type(segment)
+
+
+def _checked_type(segment: str) -> str:
     for name in _ORDER:
         if name == "hex":
             if _HEX.match(segment):
@@ -74,13 +83,18 @@ def learn_templates(paths: Iterable[str]) -> Templates:
     2. Place by place, from the left: values of one type, at least two, become a typed parameter.
     3. What is left becomes a free parameter only by the open-or-closed test (`_is_open`), else it stays literal.
     """
+    return learn_counted(Counter(paths))
+
+
+def learn_counted(paths: Mapping[str, int]) -> Templates:
+    """Learn the templates of paths of which each was answered well so many times."""
     counts: Counter[str] = Counter()
     segments: dict[str, Segments] = {}
-    for raw in paths:
+    for raw, number in paths.items():
         # (1)
         found = canonical_path(raw)
         if not isinstance(found, Ambiguous):
-            counts[found.text] += 1
+            counts[found.text] += number
             segments[found.text] = found.segments
     of: dict[str, str] = {}
     folds: dict[str, tuple[Fold, ...]] = {}
@@ -133,7 +147,7 @@ def _partition(
             yield _joined(values, groups), "", _fold("", values, groups, counts)
         else:
             for value in sorted(values):
-                yield groups[value], _literal(value), None
+                yield groups[value], literal_text(value), None
 
 
 def _joined(values: Iterable[str], groups: Mapping[str, list[str]]) -> list[str]:
@@ -180,13 +194,3 @@ def _parameter(prefix: tuple[str, ...], name: str) -> str:
     used = sum(part.startswith("{") for part in prefix)
     label = "id" if used == 0 else f"id{used + 1}"
     return f"{{{label}:{name}}}" if name else f"{{{label}}}"
-
-
-def _literal(value: str) -> str:
-    """A literal segment as a pattern spells it: percent-encoded where the canonical form is."""
-    if _PLAIN.match(value):
-        return value
-    return "".join(
-        character if _PLAIN.match(character) else "".join(f"%{byte:02X}" for byte in character.encode())
-        for character in value
-    )

@@ -1,111 +1,111 @@
-"""From flows to a proposal: who calls whom, how, with which evidence, and what may break (design D9).
+"""From what was watched to a proposal: who calls whom, how, with which evidence, and what may break (design D9).
 
-Pure: flows in, a proposal and its risk out. The written tree is judged by the policy engine, not by this module.
+Pure: a history in, a proposal and its risk out. The written tree is judged by the policy engine, not by this module;
+`learner.risk` says what it may break.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 
-from learner.coverage import Coverage, measure
-from learner.paths import Templates, learn_templates
+from learner.history import BEYOND, History, Kind, moment
+from learner.judge import Judge
+from learner.naming import owner_of, plain_name, service_names
+from learner.paths import Templates, learn_counted
 from learner.proposal import Grant, ProposedRule, ProposedService
-from learner.sessions import Atom, Session, split_sessions
-from learner.suspicion import Edge, Quarantined, edge_of, find_suspicious, is_success
+from learner.risk import Proposal, Watch, assess
+from learner.schedules import Schedule
+from learner.specs import Specs
+from learner.suspicion import Suspicion, find_suspicious
 from mesh.clock import format_time
 from mesh.flow import Flow
-from mesh.request import Request
 from mesh.spiffe import SpiffeId, SpiffeIdError
-from policyengine.decide import Index
 from policyengine.loader import load_text
 from policyengine.model import PolicySet
 
+__all__ = ["Lesson", "learn", "propose", "propose_from", "service_names", "watched", "written"]
+
 MAX_EXAMPLES = 3
+MAX_DECISIONS = 3
+
+_Place = tuple[str, int, str]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceReport:
-    """What is known of one proposed service; ``open`` says what is not."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a history teaches: the kinds that do, their templates, and what is quarantined."""
 
-    service: str
-    identity: str
-    coverage: Coverage
-    open: tuple[str, ...]
+    kinds: tuple[Kind, ...]
+    templates: Mapping[_Place, Templates]
+    suspicion: Suspicion
+    specs: Specs
 
-    def to_json(self) -> dict[str, object]:
-        """The public JSON form."""
-        return {
-            "service": self.service,
-            "identity": self.identity,
-            "sessions": self.coverage.sessions,
-            "days": self.coverage.days,
-            "session_bound_95": self.coverage.session_bound_95,
-            "day_bound_95": self.coverage.day_bound_95,
-            "expected_new_per_day": self.coverage.expected_new_per_day,
-            "open": list(self.open),
-        }
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
-    """A policy tree with its evidence and its risk."""
-
-    services: tuple[ProposedService, ...]
-    reports: tuple[ServiceReport, ...]
-    quarantined: tuple[Quarantined, ...]
-    blind_spots: tuple[dict[str, object], ...]
-    unattributed: int
-
-    @property
-    def rules(self) -> int:
-        """How many rules it has."""
-        return sum(len(service.rules) for service in self.services)
-
-    def to_json(self) -> dict[str, object]:
-        """The public JSON form."""
-        return {
-            "rules": self.rules,
-            "services": [report.to_json() for report in self.reports],
-            "blind_spots": list(self.blind_spots),
-            "quarantined": [item.to_json() for item in self.quarantined],
-            "unattributed": self.unattributed,
-        }
+    def template(self, kind: Kind) -> str | None:
+        """The template of a kind's path: of the specification that speaks of it, else the learned one."""
+        if not kind.path or kind.shape == BEYOND:
+            return None
+        if (found := self.specs.template(kind.destination, kind.port, kind.method, kind.path)) is not None:
+            return found
+        if kind.protocol == "grpc":
+            return kind.path  # `/pkg.Service/Method` is a template already
+        known = self.templates.get((kind.destination, kind.port, kind.method))
+        return known.template(kind.path) if known is not None else None
 
 
 def propose(flows: Sequence[Flow], schedules: Sequence[Mapping[str, str]] = ()) -> Proposal:
+    """Propose a policy tree from flows."""
+    history = History()
+    history.add(flows)
+    declared = [
+        Schedule(row.get("spiffe_id", ""), row.get("destination", ""), row.get("cron", "")) for row in schedules
+    ]
+    return propose_from(history, Watch(schedules=tuple(declared)))
+
+
+def propose_from(
+    history: History,
+    watch: Watch | None = None,
+    specs: Specs | None = None,
+    tree: Callable[[tuple[ProposedService, ...]], PolicySet] | None = None,
+) -> Proposal:
     """Propose a policy tree.
 
     1. What is suspicious is quarantined, with its reason; what has no identity on a side is counted.
     2. From the rest, only contacts that were answered well teach anything.
     3. Paths become templates per destination, port and method; rules are per caller, with the methods and templates
        that this caller used, never a cross product.
-    4. The written tree is read back by the policy engine and decides EVERY flow, quarantined ones included: what it
-       denies counts against the bounds, whatever the reason.
+    4. The tree that is written (``tree`` makes it, when there is one already) is read by the policy engine and decides
+       EVERY kind, quarantined ones included: what it denies counts against the bounds, whatever the reason.
     """
-    # (1)
-    quarantined = find_suspicious(flows)
-    outside = {(item.source, item.destination, item.port) for item in quarantined}
-    unattributed = sum(flow.connections for flow in flows if _ids(flow) is None)
-    # (2)
-    good = [flow for flow in flows if _ids(flow) and edge_of(flow) not in outside and is_success(flow)]
-    # (3)
-    templates = _templates(good)
-    services = _services(good, templates)
+    watch = watch or Watch()
+    # (1), (2), (3)
+    lesson = learn(history, watch, specs)
+    services = services_of(lesson)
     # (4)
-    policies = written(services)
-    index = Index(policies, "proposal")
-    denied = _Denied(index)
-    reports = _reports(flows, services, templates, denied, schedules)
-    return Proposal(
-        services=services,
-        reports=reports,
-        quarantined=quarantined,
-        blind_spots=_blind_spots(good),
-        unattributed=unattributed,
+    policies = written(services) if tree is None else tree(services)
+    return assess(history, watch, lesson, services, Judge(policies))
+
+
+def learn(history: History, watch: Watch, specs: Specs | None = None) -> Lesson:
+    """What a history teaches."""
+    suspicion = find_suspicious(history, watch.schedules)
+    outside = {(item.source, item.destination, item.port) for item in suspicion.quarantined}
+    kinds = tuple(
+        kind
+        for key, kind in sorted(history.kinds.items(), key=lambda item: item[0])
+        if kind.good
+        and kind.shape != BEYOND
+        and key not in suspicion.excluded
+        and kind.edge not in outside
+        and kind.is_attributed
+        and is_workload(kind.source)
+        and is_workload(kind.destination)
     )
+    return Lesson(kinds, templates_of(kinds), suspicion, specs or Specs())
 
 
 def written(services: Sequence[ProposedService]) -> PolicySet:
@@ -121,120 +121,77 @@ def written(services: Sequence[ProposedService]) -> PolicySet:
     return policies
 
 
-def _ids(flow: Flow) -> tuple[SpiffeId, SpiffeId] | None:
-    """Both identities of a flow; None when one is missing or no workload's."""
-    if flow.source is None or flow.destination is None:
-        return None
+def is_workload(identity: str) -> bool:
+    """Whether a text is the identity of a workload."""
     try:
-        found = SpiffeId.parse(flow.source), SpiffeId.parse(flow.destination)
+        return bool(SpiffeId.parse(identity).path)
     except SpiffeIdError:
-        return None
-    return found if all(item.path for item in found) else None
+        return False
 
 
-_Key = tuple[str, int, str]
+def templates_of(kinds: Sequence[Kind]) -> dict[_Place, Templates]:
+    """The path templates of what was called, by destination, port and method."""
+    paths: defaultdict[_Place, dict[str, int]] = defaultdict(dict)
+    for kind in kinds:
+        if kind.protocol == "http" and kind.path:
+            found = paths[kind.destination, kind.port, kind.method]
+            # the examples stand for all: each was seen, and the first takes the rest of the count
+            for number, path in enumerate(kind.examples):
+                found[path] = found.get(path, 0) + (kind.good - len(kind.examples) + 1 if number == 0 else 1)
+    return {place: learn_counted(found) for place, found in paths.items()}
 
 
-def _templates(flows: Sequence[Flow]) -> dict[_Key, Templates]:
-    paths: defaultdict[_Key, list[str]] = defaultdict(list)
-    for flow in flows:
-        if flow.path is not None and flow.protocol == "http":
-            # what is frequent stays frequent, and no single row can outvote all others
-            paths[_key(flow)] += [flow.path] * min(flow.connections, 1000)
-    return {key: learn_templates(found) for key, found in paths.items()}
-
-
-def _key(flow: Flow) -> _Key:
-    return str(flow.destination), flow.destination_port, flow.method or ""
-
-
-def _template(flow: Flow, templates: Mapping[_Key, Templates]) -> str | None:
-    """The template of a flow's path; gRPC methods are templates already."""
-    if flow.path is None:
-        return None
-    if flow.protocol == "grpc":
-        return flow.path
-    found = templates.get(_key(flow))
-    return found.template(flow.path) if found is not None else None
-
-
-def _services(flows: Sequence[Flow], templates: Mapping[_Key, Templates]) -> tuple[ProposedService, ...]:
-    by_destination: defaultdict[str, list[Flow]] = defaultdict(list)
-    for flow in flows:
-        if flow.protocol != "udp":
-            by_destination[str(flow.destination)].append(flow)
+def services_of(lesson: Lesson) -> tuple[ProposedService, ...]:
+    """The services that were called, with the rules of their callers."""
+    by_destination: defaultdict[str, list[Kind]] = defaultdict(list)
+    for kind in lesson.kinds:
+        if kind.protocol != "udp":
+            by_destination[kind.destination].append(kind)
     names = service_names(by_destination)
     return tuple(
-        _service(names[identity], identity, found, templates) for identity, found in sorted(by_destination.items())
+        _service(names[identity], identity, found, lesson) for identity, found in sorted(by_destination.items())
     )
 
 
-def service_names(identities: Sequence[str] | Mapping[str, object]) -> dict[str, str]:
-    """Name services after the last segment of their identity, with what comes before where that is not enough."""
-    names: dict[str, str] = {}
-    segments = {identity: SpiffeId.parse(identity).segments for identity in identities}
-    last = Counter(found[-1].lower() for found in segments.values())
-    for identity in sorted(segments):
-        parts = segments[identity]
-        name = _name(parts[-1])
-        if last[parts[-1].lower()] > 1:
-            namespace = parts[1] if len(parts) > 2 and parts[0] == "ns" else "-".join(parts[:-1]) or "root"
-            name = _name(f"{namespace}-{parts[-1]}")
-        candidate, number = name, 2
-        while candidate in names.values():
-            candidate, number = f"{name}-{number}", number + 1
-        names[identity] = candidate
-    return names
-
-
-def _name(text: str) -> str:
-    """A name as policies allow it: lower case, digits, dots and dashes, not at the ends."""
-    found = "".join(c if c.isalnum() or c in "-." else "-" for c in text.lower()).strip("-.")
-    return found or "service"
-
-
-def _owner(identity: str) -> str:
-    parts = SpiffeId.parse(identity).segments
-    return f"team-{_name(parts[1])}" if len(parts) > 2 and parts[0] == "ns" else "unowned"
-
-
-def _service(name: str, identity: str, flows: Sequence[Flow], templates: Mapping[_Key, Templates]) -> ProposedService:
+def _service(name: str, identity: str, kinds: Sequence[Kind], lesson: Lesson) -> ProposedService:
     protocols: dict[int, str] = {}
-    for flow in flows:
-        seen = protocols.get(flow.destination_port)
+    for kind in kinds:
+        seen = protocols.get(kind.port)
         # a port where requests were seen is parsed; the same port's plain connections are its transport
         if seen is None or seen == "tcp":
-            protocols[flow.destination_port] = flow.protocol if flow.protocol != "udp" else "tcp"
-    by_caller: defaultdict[str, list[Flow]] = defaultdict(list)
-    for flow in flows:
-        if flow.protocol == protocols[flow.destination_port]:
-            by_caller[str(flow.source)].append(flow)
+            protocols[kind.port] = kind.protocol
+    by_caller: defaultdict[str, list[Kind]] = defaultdict(list)
+    for kind in kinds:
+        if kind.protocol == protocols[kind.port]:
+            by_caller[kind.source].append(kind)
     callers = service_names(by_caller)
-    rules = tuple(
-        ProposedRule(
-            id=f"from-{callers[caller]}",
-            caller=caller,
-            grants=_grants(found, templates),
-            evidence=_evidence(found),
-        )
-        for caller, found in sorted(by_caller.items())
-        if _grants(found, templates)
-    )
+    rules = []
+    for caller, found in sorted(by_caller.items()):
+        if grants := grants_of(found, lesson):
+            rules.append(
+                ProposedRule(
+                    id=f"from-{plain_name(callers[caller])}", caller=caller, grants=grants, evidence=evidence_of(found)
+                )
+            )
     return ProposedService(
-        name=name, owner=_owner(identity), identity=identity, ports=tuple(sorted(protocols.items())), rules=rules
+        name=name,
+        owner=owner_of(identity),
+        identity=identity,
+        ports=tuple(sorted(protocols.items())),
+        rules=tuple(rules),
     )
 
 
-def _grants(flows: Sequence[Flow], templates: Mapping[_Key, Templates]) -> tuple[Grant, ...]:
+def grants_of(kinds: Sequence[Kind], lesson: Lesson) -> tuple[Grant, ...]:
     """What one caller did on each port, and nothing that only another caller did."""
     operations: defaultdict[int, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     plain: set[int] = set()
-    for flow in flows:
-        template = _template(flow, templates)
-        if flow.protocol == "tcp":
-            plain.add(flow.destination_port)
+    for kind in kinds:
+        template = lesson.template(kind)
+        if kind.protocol == "tcp":
+            plain.add(kind.port)
         elif template is not None:
-            operations[flow.destination_port][flow.method or "POST"].add(template)
+            operations[kind.port][kind.method or "POST"].add(template)
     grants = [Grant(port=port) for port in sorted(plain)]
     grants += [
         Grant(port=port, operations=tuple((method, tuple(sorted(paths))) for method, paths in sorted(found.items())))
@@ -243,129 +200,24 @@ def _grants(flows: Sequence[Flow], templates: Mapping[_Key, Templates]) -> tuple
     return tuple(grants)
 
 
-def _evidence(flows: Sequence[Flow]) -> dict[str, object]:
-    first, last = min(flow.start for flow in flows), max(flow.end or flow.start for flow in flows)
-    examples = sorted({f"{flow.method} {flow.path}" for flow in flows if flow.path is not None})[:MAX_EXAMPLES]
+def evidence_of(kinds: Sequence[Kind]) -> dict[str, object]:
+    """Why a rule is there: how often, from when to when, on how many days, by whom and where it was seen."""
+    good = [kind for kind in kinds if kind.good]
+    days = sorted(set().union(*(kind.days() for kind in good)))
+    examples = sorted({f"{kind.method} {path}" for kind in good for path in kind.examples})[:MAX_EXAMPLES]
+    decisions = sorted({name for kind in good for name in kind.decisions})[:MAX_DECISIONS]
     return {
-        "n": sum(flow.connections for flow in flows),
-        "first": format_time(first),
-        "last": format_time(last),
-        "days": len({flow.start.date() for flow in flows}),
-        "replicas": sorted({flow.replica for flow in flows if flow.replica is not None}),
-        "versions": sorted({flow.version for flow in flows if flow.version is not None}),
-        "sensors": sorted({flow.sensor for flow in flows if flow.sensor is not None}),
+        "n": sum(kind.answered for kind in good),
+        "first": format_time(moment(min(kind.first_good for kind in good))),
+        "last": format_time(moment(max(kind.last_good for kind in good))),
+        "days": len(days),
+        "longest_gap_days": max((later - day for day, later in itertools.pairwise(days)), default=0),
+        "replicas": sorted({name for kind in good for name, uses in kind.replicas.items() if name and uses.good}),
+        "versions": sorted({kind.version for kind in good if kind.version}),
+        "sensors": sorted(set().union(*(kind.sensors for kind in good))),
         "examples": examples,
+        "decisions": decisions,
     }
-
-
-class _Denied:
-    """Whether the written proposal denies a flow; decided once per kind of request."""
-
-    def __init__(self, index: Index) -> None:
-        self._index = index
-        self._known: dict[tuple[object, ...], bool] = {}
-
-    def __call__(self, flow: Flow) -> bool:
-        key = (flow.source, flow.destination, flow.destination_port, flow.protocol, flow.method, flow.path)
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = self._decide(flow)
-        return found
-
-    def _decide(self, flow: Flow) -> bool:
-        if flow.destination is None or flow.protocol == "udp":
-            return True
-        request = Request(
-            service=flow.destination,
-            port=flow.destination_port,
-            protocol=flow.protocol,
-            source=flow.source,
-            method=flow.method,
-            path=flow.path,
-        )
-        return not self._index.decide(request).is_allowed
-
-
-def _reports(
-    flows: Sequence[Flow],
-    services: Sequence[ProposedService],
-    templates: Mapping[_Key, Templates],
-    denied: _Denied,
-    schedules: Sequence[Mapping[str, str]],
-) -> tuple[ServiceReport, ...]:
-    def atom_of(flow: Flow) -> Atom:
-        source, destination, port = edge_of(flow)
-        return source, destination, port, flow.method or flow.protocol, _template(flow, templates) or flow.path or ""
-
-    sessions: defaultdict[str, list[Session]] = defaultdict(list)
-    for session in split_sessions(flows, atom_of, denied):
-        sessions[session.atom[1]].append(session)
-    reports = []
-    for service in services:
-        coverage = measure(sessions[service.identity])
-        reports.append(
-            ServiceReport(
-                service=service.name,
-                identity=service.identity,
-                coverage=coverage,
-                open=_open_items(service, coverage, templates, schedules, flows),
-            )
-        )
-    return tuple(reports)
-
-
-def _open_items(
-    service: ProposedService,
-    coverage: Coverage,
-    templates: Mapping[_Key, Templates],
-    schedules: Sequence[Mapping[str, str]],
-    flows: Sequence[Flow],
-) -> tuple[str, ...]:
-    """What nobody can know from these flows."""
-    found = []
-    if coverage.days < 2:
-        found.append("less than two days were watched: nothing is known about the next day")
-    more = coverage.kinds_at_least - len({grant for rule in service.rules for grant in rule.grants})
-    if coverage.days >= 2 and more >= 1:
-        found.append(f"at least {more:.0f} kinds of calls were not seen yet (Chao2)")
-    for (destination, port, method), known in sorted(templates.items()):
-        if destination == service.identity:
-            found += [
-                f"{method} {template} on port {port} takes any text in place of {', '.join(fold.examples)}"
-                for template, folds in sorted(known.folds.items())
-                for fold in folds
-                if not fold.type
-            ]
-    seen = {(flow.source, flow.destination) for flow in flows}
-    found += [
-        f"{row.get('spiffe_id')} is scheduled to call ({row.get('cron')}) and was not seen"
-        for row in schedules
-        if row.get("destination") == service.identity and (row.get("spiffe_id"), row.get("destination")) not in seen
-    ]
-    return tuple(found)
-
-
-def _blind_spots(flows: Sequence[Flow]) -> tuple[dict[str, object], ...]:
-    """Edges that one kind of sensor saw and another, which watched the same time, did not."""
-    kinds: defaultdict[str, set[Edge]] = defaultdict(set)
-    for flow in flows:
-        if flow.sensor is not None:
-            kinds[flow.sensor.partition(":")[0]].add(edge_of(flow))
-    found: list[dict[str, object]] = []
-    for edge in sorted(set().union(*kinds.values())) if len(kinds) > 1 else []:
-        seen = sorted(name for name, edges in kinds.items() if edge in edges)
-        missed = sorted(set(kinds) - set(seen))
-        if missed:
-            found.append(
-                {
-                    "source": edge[0],
-                    "destination": edge[1],
-                    "port": edge[2],
-                    "seen_by": ", ".join(seen),
-                    "not_seen_by": ", ".join(missed),
-                }
-            )
-    return tuple(found)
 
 
 def watched(flows: Sequence[Flow]) -> dt.timedelta:

@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from learner.sources.ledger import Ledger
+from learner.sources.rows import Input, Object, Outcome, json_object, read_objects
 from mesh.flow import Flow, flow_from_json
-from mesh.problems import Diagnostic, Invalid, Span
-
-MAX_LINE_BYTES = 1 << 20
-MAX_FINDINGS = 100
+from mesh.problems import Diagnostic
 
 
-def read_flows(path: pathlib.Path, findings: list[Diagnostic]) -> Iterator[Flow]:
+def read_flows(path: pathlib.Path, findings: list[Diagnostic], ledger: Ledger) -> Iterator[Flow]:
     """Read the flows of a file; lines that are none go to ``findings`` (the first hundred with their place).
 
     Raises Invalid LM4001 when the file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                flow = _read_line(line, path, number, findings)
-                if flow is not None:
-                    yield flow
-    except OSError as err:
-        raise Invalid("LM4001", file=str(path), reason=err.strerror or str(err)) from err
+    return read_objects(Input(path, findings, ledger), _flow)
 
 
-def _read_line(line: bytes, path: pathlib.Path, number: int, findings: list[Diagnostic]) -> Flow | None:
-    text = line.strip()
-    if not text:
-        return None
+def recognises(head: bytes) -> bool:
+    """Whether the first line is a flow."""
     try:
-        if len(line) > MAX_LINE_BYTES:
-            raise ValueError("the line is longer than 1 MiB")
-        row = json.loads(text.decode("utf-8"))
-        if not isinstance(row, dict):
-            raise ValueError("a flow is a JSON object")
-        return flow_from_json(row)
-    except (ValueError, RecursionError, OverflowError) as err:
-        if len(findings) < MAX_FINDINGS:
-            place = Span(file=str(path), line=number, column=1)
-            findings.append(Diagnostic(code="LM4002", span=place, facts={"reason": str(err)[:300]}))
-        return None
+        return {"start", "destination_port", "protocol"} <= set(json_object(head.lstrip().partition(b"\n")[0]))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _flow(row: Object) -> Iterable[Outcome]:
+    return (flow_from_json(row),)

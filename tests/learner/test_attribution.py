@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from learner.attribution import Assignment, Workloads, normal_ip, read_workloads
+from learner.attribution import Assignment, Workloads, from_endpoints, normal_ip, read_workloads
 from mesh.flow import Flow
 from mesh.problems import Invalid
 from tests.learner.worlds import START
@@ -80,3 +80,22 @@ def test_lines_that_break_the_format_are_found_and_the_others_read(tmp_path: pat
     assert known.identity("10.0.0.1", 80, START) == A
     with pytest.raises(Invalid, match="LM4001"):
         read_workloads(tmp_path / "none")
+
+
+def test_a_registered_listener_is_its_workload() -> None:
+    rows = [
+        {"spiffe_id": "spiffe://corp.test/db", "address": "10.0.0.2", "port": 5432},
+        {"spiffe_id": "spiffe://corp.test/v6", "address": "2001:db8::1", "port": 80},
+        {"spiffe_id": "https://corp.test", "address": "10.0.0.3", "port": 80},
+        {"spiffe_id": "spiffe://corp.test/x", "address": "nowhere", "port": 80},
+        {"spiffe_id": "spiffe://corp.test/x", "address": "10.0.0.4", "port": "80"},
+    ]
+    known = Workloads()
+    known.add(from_endpoints(rows))
+    assert known.identities() == {"spiffe://corp.test/db", "spiffe://corp.test/v6"}
+    start = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
+    flow = Flow(start=start, source_ip="10.0.0.1", destination_ip="10.0.0.2", destination_port=5432, protocol="tcp")
+    (found,) = known.attribute([flow])
+    assert (found.source, found.destination, found.destination_port) == (None, "spiffe://corp.test/db", 5432)
+    assert known.identity("10.0.0.2", 1, start) is None
+    assert from_endpoints({}) == []

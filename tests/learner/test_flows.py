@@ -9,14 +9,14 @@ from tests.learner.test_packets import ipv4
 CLIENT, SERVER = 40000, 80
 
 
-def frame(at: int, flags: int, *, back: bool = False, protocol: int = 6) -> Frame:
+def frame(at: int, flags: int, *, back: bool = False, protocol: int = 6, sequence: int = 0) -> Frame:
     import struct
 
     ports = (SERVER, CLIENT) if back else (CLIENT, SERVER)
     if protocol == UDP:
         payload = struct.pack("!HHHH", *ports, 8, 0)
     else:
-        payload = struct.pack("!HHIIBBHHH", *ports, 0, 0, 0x50, flags, 0, 0, 0)
+        payload = struct.pack("!HHIIBBHHH", *ports, sequence, 0, 0x50, flags, 0, 0, 0)
     data = bytearray(ipv4(payload, protocol))
     if back:
         data[12:16], data[16:20] = data[16:20], data[12:16]
@@ -54,3 +54,15 @@ def test_counts_and_times_are_of_the_whole_conversation() -> None:
         "source_ip", "source_port", "destination_ip", "destination_port", "protocol", "packets", "bytes", "first",
         "last", "established",
     }  # fmt: skip
+
+
+def test_a_syn_of_another_sequence_number_is_another_conversation() -> None:
+    frames = [
+        frame(1, SYN, sequence=7),
+        frame(2, SYN, sequence=7),
+        frame(3, SYN | ACK, back=True),
+        frame(4, SYN, sequence=9),
+        frame(5, RST | ACK, back=True),
+    ]
+    rows = build_table(frames, Counter())
+    assert [(row.packets, row.established) for row in rows] == [(3, True), (2, False)]

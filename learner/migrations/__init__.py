@@ -1,0 +1,1 @@
+"""The learner's tables, step by step."""
