@@ -11,19 +11,18 @@ import asyncio
 import contextlib
 import hashlib
 import pathlib
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from audit.spool import Spool
 from enforcer import agentmetrics, guard
 from enforcer.callers import Callers
 from enforcer.control import Conversation
 from enforcer.control import listen as listen_control
-from enforcer.delivery import Delivery
+from enforcer.delivery import open_delivery
 from enforcer.egress import parse_exempt
 from enforcer.federated import Federated
 from enforcer.holders import is_complete
@@ -48,7 +47,7 @@ from enforcer.workloadapi import WorkloadApi
 from enforcer.workloads import House, Workloads, listen_for_sidecars
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock, format_time
-from mesh.problems import Invalid, Problem, Unavailable
+from mesh.problems import Invalid, Problem, Unavailable, bug_report
 from mesh.proto import node_pb2 as pb
 from mesh.spiffe import TrustDomain
 from mesh.wrapping import WrappingKey
@@ -92,10 +91,7 @@ class Agent:
         self._membership = Membership(
             folder / "agent", node_state, wrapping, api=self._node, clock=self._time, attest=attest
         )
-        record_key = Ed25519PrivateKey.from_private_bytes(node_state.record_key)
-        self._delivery = Delivery(
-            Spool(folder / "spool"), record_key, node_state.spiffe_id, record_key.sign(b"limen/audit/mask/1")[:32]
-        )
+        self._delivery = open_delivery(folder, node_state, self._time)
         # why connections are not stamped; empty when they are
         self._unstamped = ""
         self._sight = open_sight(self._say_unstamped)
@@ -103,7 +99,8 @@ class Agent:
         self._listed: list[pb.Endpoint] = []
         # whether the server, once, named all endpoints that there are: one that has just come back does not know them
         self._is_settled = False
-        self._rotation = self._rules = -1
+        # the server's numbers of rotations and rules that what workloads hold comes from
+        self._issued_by: tuple[int, int] | None = None
         self._workloads = Workloads(
             KeptWorkloads(folder / "agent" / "workloads"),
             self._feed,
@@ -245,14 +242,14 @@ class Agent:
         self._endpoints = self._known_endpoints(update)
         self._is_settled = self._is_settled or not update.settling
         self._tell(self._endpoints_message())
-        if self._rotation not in {-1, update.rotation}:
-            await self._reissue([*self._workloads.values()])
+        numbers = (update.rotation, update.identity_rules)
+        if numbers != self._issued_by:
             self._callers.forget()
-        self._rotation = update.rotation
+            if self._issued_by is not None:
+                # other rules may give launched workloads another identity, and those that wait one at last
+                await self._reissue([*self._workloads.values()])
+            self._issued_by = numbers
         self._membership.leave(frozenset(update.tainted))
-        if update.identity_rules != self._rules:
-            self._rules = update.identity_rules
-            self._callers.forget()
         await self._callers.announce()
         await self._send_endpoints()
 
@@ -333,11 +330,7 @@ class Agent:
                 await self._take_bundle(self._node_state.bundle)
             now = self._time.now()
             with contextlib.suppress(Problem):
-                due = [
-                    found
-                    for found in self._workloads.values()
-                    if found.launch is not None and (found.identity is None or now >= found.identity.renew_at)
-                ]
+                due = [found for found in self._workloads.values() if found.is_due(now)]
                 if due:
                     await self._reissue(due)
                     await self._callers.announce()
@@ -372,7 +365,7 @@ class Agent:
                 workload.identify(self._verified(read_issued(found, key, self._time.now(), facts)))
                 self._check_clock(workload)
             except Problem as problem:
-                self._log.warning("no identity", workload=workload.name, reason=str(problem))
+                workload.refuse(problem, self._time.now())
         await self._send_endpoints()
 
     def _verified(self, identity: Identity) -> Identity:
@@ -461,10 +454,7 @@ class Agent:
 
     # -- control.sock
 
-    async def _accept_control(self, sock: object, tasks: asyncio.TaskGroup) -> None:
-        import socket  # noqa: PLC0415  for the type alone
-
-        assert isinstance(sock, socket.socket)
+    async def _accept_control(self, sock: socket.socket, tasks: asyncio.TaskGroup) -> None:
         while True:
             conversation, _ = await asyncio.get_running_loop().sock_accept(sock)
             tasks.create_task(self._converse(Conversation(conversation)))
@@ -490,6 +480,10 @@ class Agent:
         except Problem as problem:
             facts = {name: str(value) for name, value in problem.facts.items()}
             await talk.send({"type": "failed", "code": problem.code, "facts": facts})
+        except Exception as err:  # noqa: BLE001  the edge of one conversation: the others go on
+            report, trace = bug_report(err)
+            self._log.error("a bug ended a conversation", report=report, trace=trace)
+            await talk.send({"type": "failed", "code": "LM0002", "facts": {"report": report}})
         finally:
             talk.close()
 
@@ -584,7 +578,9 @@ class Agent:
             keys=self._issuers.message,
             missed=self._issuers.missed,
             back=str(self._folder / "sidecars.sock"),
-            limits=self._limits,
+            limits={**self._delivery.limits, **self._limits},
+            keeps_denials=self._delivery.keeps_denials,
+            emit=self._delivery.emit,
             signals=self.signals.add,
             **self._traced(),
         )

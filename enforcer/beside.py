@@ -65,14 +65,18 @@ class Owner(Protocol):
         """Find a successor for one that was asked to end."""
         ...
 
+    async def record(self, kind: str, **fields: object) -> None:
+        """Record something that happened to it."""
+        ...
+
     @property
     def back(self) -> str:
         """The path through which sidecars come back."""
         ...
 
     @property
-    def limits(self) -> Mapping[str, int]:
-        """What a sidecar takes on, where that is not the default."""
+    def terms(self) -> Mapping[str, object]:
+        """What a sidecar takes on, where that is not the default, and what its answers wait for."""
         ...
 
 
@@ -97,6 +101,9 @@ class Beside:
         self.spoken = asyncio.Event()
         self.over = asyncio.Event()
         self.quiet = asyncio.Event()
+        # its records are taken over one batch after the other
+        self.records = asyncio.Lock()
+        self.has_ended = False
         self._owner = owner
         self._child: subprocess.Popen[bytes] | AdoptedProcess | None = None
         self._returning: asyncio.Future[socket.socket] | None = None
@@ -133,7 +140,8 @@ class Beside:
             )
         self.process = self._child.pid, read_stat(self._child.pid).start
         self._owner.sidecars_changed()
-        listeners = {**doors.message(self._owner.ports), "limits": dict(self._owner.limits)}
+        await self._owner.record("sidecar", event="began", pid=self.process[0], place=self.place, build=self.build)
+        listeners = {**doors.message(self._owner.ports), **self._owner.terms}
         # it takes what waits in its sockets at once, so that it is told how to serve first
         await self._converse(ours, [*self._owner.introduction(), listeners])
 
@@ -203,6 +211,7 @@ class Beside:
                 while (message := await wire.read(reader)) is not None:
                     if not self._note(message) and not self._owner.take_brief(message):
                         tasks.create_task(self._owner.take(message, self))
+                self.has_ended = True
         except* (Invalid, OSError) as group:
             # one that was killed, or that speaks another tongue: it is ended, and another one started
             self._log.warning("a sidecar's words could not be read", reason=str(group.exceptions[0]))

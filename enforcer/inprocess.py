@@ -176,6 +176,8 @@ class InProcess(Workload):
                 session.writer.write(wire.encode({"type": "ack", "sequence": message.get("sequence")}))
             case "flows":
                 self._feed.flows(stamped_flows(_rows(message, "flows"), self.spiffe_id))
+            case "signals":
+                self._feed.signals(self.name, message)
             case "keys_missed":
                 sources = message.get("sources")
                 self._feed.missed(sources if isinstance(sources, list) else [])

@@ -38,11 +38,11 @@ def check(request: pb.JWTSVIDRequest | pb.ValidateJWTSVIDRequest) -> None:
 def wanted(request: pb.JWTSVIDRequest, identities: list[Identity]) -> list[Identity]:
     """The identities that tokens are asked for: all of a caller's, or the one that is named (W-16).
 
-    Raises Forbidden LM3503 for an identity that the caller does not have.
+    Raises Forbidden LM3510 for an identity that the caller does not have.
     """
     found = [item for item in identities if request.spiffe_id in {"", str(item.svid.spiffe_id)}]
     if not found:
-        raise Forbidden("LM3503", spiffe_id=request.spiffe_id[:200])
+        raise Forbidden("LM3510", spiffe_id=request.spiffe_id[:200])
     return found
 
 

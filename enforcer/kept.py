@@ -99,12 +99,13 @@ def _read(row: dict[str, object]) -> Kept | None:
     facts = tuple((str(name), str(value)) for name, value in launch.pop("facts"))
     sdk = ports.pop("sdk", False) is True
     intercept, egress = ports.pop("intercept", False) is True, tuple(str(text) for text in ports.pop("egress", ()))
-    workers = int(ports.pop("workers", 1))
+    workers, health = int(ports.pop("workers", 1)), tuple(str(text) for text in ports.pop("health", ()))
     layout = tuple(int(word) for word in launch.pop("layout"))
     return Kept(
         launch=Launch(**launch, layout=layout, facts=facts),
         ports=Ports(
             **{name: tuple(tuple(item) for item in items) for name, items in ports.items()},
+            health=health,
             intercept=intercept,
             egress=egress,
             sdk=sdk,

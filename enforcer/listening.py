@@ -15,6 +15,7 @@ import os
 import socket
 from collections.abc import Sequence
 
+from enforcer.health import parse_check
 from enforcer.native import wire
 from enforcer.native.comeback import MAX_HANDLES
 from enforcer.native.ports import BACKLOG, has_ipv6
@@ -29,13 +30,14 @@ class Doors:
     """The sockets of one sidecar, in the order of its workload's ports; those to redirect to are last."""
 
     inbound: tuple[socket.socket, ...] = ()
+    health: tuple[socket.socket, ...] = ()
     outbound: tuple[socket.socket, ...] = ()
     redirected: tuple[socket.socket, ...] = ()
 
     @property
     def all(self) -> tuple[socket.socket, ...]:
         """All of them, in order."""
-        return (*self.inbound, *self.outbound, *self.redirected)
+        return (*self.inbound, *self.health, *self.outbound, *self.redirected)
 
     @property
     def redirect_port(self) -> int:
@@ -48,8 +50,8 @@ class Doors:
             sock.close()
 
     def close_inbound(self) -> None:
-        """Close our side of those where callers come in: who connects from now on is refused."""
-        for sock in self.inbound:
+        """Close our side of those where others come in: who connects from now on is refused."""
+        for sock in (*self.inbound, *self.health):
             sock.close()
 
     def message(self, ports: Ports) -> wire.Message:
@@ -60,6 +62,7 @@ class Doors:
             found = told[name]
             assert isinstance(found, list)
             told[name] = [{**row, "handle": sock.fileno()} for row, sock in zip(found, socks, strict=True)]
+        told["health_handles"] = [sock.fileno() for sock in self.health]
         told["intercept"] = self.redirect_port if ports.intercept else None
         told["intercept_handles"] = [sock.fileno() for sock in self.redirected]
         return told
@@ -74,6 +77,7 @@ def open_doors(ports: Ports, redirect_port: int = 0) -> Doors:
     shares = ports.workers > 1
     try:
         inbound = [_listen(found, address, port, shares=shares) for address, port, _ in ports.inbound]
+        health = [_listen(found, *place, shares=shares) for place in _health_places(ports)]
         outbound = [_listen(found, "127.0.0.1", port, shares=shares) for port, _, _ in ports.outbound]
         redirected: list[socket.socket] = []
         if ports.intercept:
@@ -84,7 +88,11 @@ def open_doors(ports: Ports, redirect_port: int = 0) -> Doors:
         for sock in found:
             sock.close()
         raise
-    return Doors(tuple(inbound), tuple(outbound), tuple(redirected))
+    return Doors(tuple(inbound), tuple(health), tuple(outbound), tuple(redirected))
+
+
+def _health_places(ports: Ports) -> list[tuple[str, int]]:
+    return [(check.address, check.port) for check in map(parse_check, ports.health)]
 
 
 def _listen(found: list[socket.socket], host: str, port: int, *, shares: bool) -> socket.socket:
@@ -114,6 +122,7 @@ def adopt_doors(ports: Ports, redirect_port: int, socks: Sequence[socket.socket]
     Each is a TCP socket that listens at the address and port in its place.
     """
     wanted = [(address, port) for address, port, _ in ports.inbound]
+    wanted += _health_places(ports)
     wanted += [("127.0.0.1", port) for port, _, _ in ports.outbound]
     places = len(wanted)
     if ports.intercept:
@@ -122,8 +131,8 @@ def adopt_doors(ports: Ports, redirect_port: int, socks: Sequence[socket.socket]
         return None
     if not all(_is_at(sock, *place) for sock, place in zip(socks, wanted, strict=True)):
         return None
-    between = len(ports.inbound)
-    return Doors(tuple(socks[:between]), tuple(socks[between:places]), tuple(socks[places:]))
+    first, second = len(ports.inbound), len(ports.inbound) + len(ports.health)
+    return Doors(*(tuple(part) for part in (socks[:first], socks[first:second], socks[second:places], socks[places:])))
 
 
 def _is_at(sock: socket.socket, host: str, port: int) -> bool:

@@ -27,7 +27,7 @@ from enforcer.join import SERVER_NAME
 from enforcer.nodestate import NodeState
 from enforcer.skew import ServerClock
 from mesh.clock import SystemClock, parse_time
-from mesh.problems import Unavailable
+from mesh.problems import Conflict, Unavailable
 from mesh.proto import node_pb2 as pb
 from mesh.proto import node_pb2_grpc
 
@@ -93,8 +93,17 @@ class Node:
         await self._call("ReportEndpoints", pb.EndpointsRequest(endpoints=endpoints))
 
     async def push_records(self, batch: pb.RecordBatch) -> int:
-        """Hand over a batch of records; what comes back is durable there."""
-        return int((await self._call("PushRecords", batch)).sequence)
+        """Hand over a batch of records; what comes back is durable there.
+
+        Raises Conflict LM6077 when the server expects another number.
+        """
+        try:
+            return int((await self._call("PushRecords", batch)).sequence)
+        except Unavailable as problem:
+            cause = problem.__cause__
+            if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.ABORTED:
+                raise Conflict("LM6077", sequence=batch.sequence, reason=str(cause.details())) from problem
+            raise
 
     async def push_flows(self, flows: Sequence[bytes]) -> None:
         """Hand over flows."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from enforcer.control import Conversation
 from enforcer.egress import MAX_EXEMPT, parse_exempt, write_exempt
+from enforcer.health import MAX_CHECKS, parse_check, write_check
 from enforcer.loading import loading
 from enforcer.native.comeback import MAX_HANDLES
 from enforcer.ports import MAX_WORKERS, Ports
@@ -37,7 +38,8 @@ def read_order(talk: Conversation, message: Mapping[str, object]) -> Asked:
     """Read a launch order.
 
     A program that enforces by itself has no sidecar that could redirect it or call for it.
-    Raises Invalid LM3002 for an order that breaks the form of control.sock, LM3704 for an unreadable exemption.
+    Raises Invalid LM3002 for an order that breaks the form of control.sock, LM3704 for an unreadable exemption, and
+    LM3705 for an unreadable health check.
     """
     name = message.get("name")
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
@@ -51,19 +53,21 @@ def read_order(talk: Conversation, message: Mapping[str, object]) -> Asked:
         (_port(row, "local_port"), _text(row, "service"), None if row.get("port") is None else _port(row, "port"))
         for row in _rows(message, "outbound")
     )
+    health = _health(message.get("health", []))
     is_sdk = message.get("sdk") is True
-    if is_sdk and (outbound or message.get("intercept") is True):
-        raise Invalid("LM3002", reason="a launch with `sdk` has no sidecar, and no outbound ports or redirection")
+    if is_sdk and (outbound or health or message.get("intercept") is True):
+        raise Invalid("LM3002", reason="a launch with `sdk` has no sidecar for outbound, health or redirected ports")
     workers = message.get("workers", 1)
     if type(workers) is not int or not 0 < workers <= MAX_WORKERS:
         raise Invalid("LM3002", reason=f"`workers` is a number from 1 to {MAX_WORKERS}")
-    if len(inbound) + len(outbound) + 2 > MAX_HANDLES:
+    if len(inbound) + len(outbound) + len(health) + 2 > MAX_HANDLES:
         raise Invalid("LM3002", reason=f"a workload has fewer than {MAX_HANDLES - 2} ports")
     return Asked(
         name=name,
         ports=Ports(
             inbound=inbound,
             outbound=outbound,
+            health=health,
             intercept=message.get("intercept") is True,
             egress=_egress(message.get("egress", [])),
             sdk=is_sdk,
@@ -125,6 +129,12 @@ def _egress(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > MAX_EXEMPT:
         raise Invalid("LM3002", reason=f"`egress` is a list of at most {MAX_EXEMPT} texts")
     return tuple(write_exempt(parse_exempt(str(text))) for text in value)
+
+
+def _health(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_CHECKS:
+        raise Invalid("LM3002", reason=f"`health` is a list of at most {MAX_CHECKS} texts")
+    return tuple(write_check(parse_check(str(text))) for text in value)
 
 
 def _names(value: object) -> frozenset[str]:

@@ -11,6 +11,8 @@ MAX_WORKERS = 16
 class Ports:
     """What a workload asked for: (address, port, app port) inbound, (local port, service, port or None) outbound.
 
+    ``health`` are the ports where health checks from outside the mesh are answered (`enforcer.health`).
+
     With ``intercept`` all it sends is redirected, and ``egress`` says what that may reach (`enforcer.egress`). With
     ``sdk`` there is no sidecar, and the program itself listens at the ports (`enforcer.inprocess`). ``workers`` is how
     many sidecars share the ports.
@@ -18,6 +20,7 @@ class Ports:
 
     inbound: tuple[tuple[str, int, int], ...] = ()
     outbound: tuple[tuple[int, str, int | None], ...] = ()
+    health: tuple[str, ...] = ()
     intercept: bool = False
     egress: tuple[str, ...] = ()
     sdk: bool = False
@@ -31,5 +34,6 @@ class Ports:
             "outbound": [
                 {"local_port": local, "service": service, "port": port} for local, service, port in self.outbound
             ],
+            "health": list(self.health),
             "egress": list(self.egress),
         }

@@ -1,12 +1,15 @@
 """The golden signals of this host's sidecars, as Prometheus reads them from the agent.
 
-Sidecars tell what was added; here it adds up, by workload. Labels are bounded: so many workloads, and what the sidecars
-themselves bound. Connections that are open are asked for when Prometheus asks.
+Sidecars tell what was added, and so do programs without one, whose word is their own; here it adds up, by workload.
+Labels are bounded: so many workloads, so many rows of each, and no label that is not of its kind. Connections that are
+open are asked for when Prometheus asks.
 """
 
 from __future__ import annotations
 
 import collections
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,8 +21,14 @@ from enforcer.native.signals import BUCKETS_S, OTHER
 from mesh.problems import Invalid
 
 MAX_WORKLOADS = 256
+MAX_CALLER = 2048  # the longest SPIFFE ID
+MAX_ROWS = 2048
+"""Of each workload: what goes beyond counts together. Sixteen sidecars that name 32 callers each have room."""
 _BOUNDS = [*map(str, BUCKETS_S), "+Inf"]
 _OUTCOMES = frozenset(("allowed", "denied", "refused"))
+_WAYS = frozenset(("inbound", "outbound"))
+_STATUS = re.compile(r"[1-9]xx|none")
+_CODE = re.compile(r"(?:LM[0-9]{4})?")
 
 # how many connections are open now, by workload and direction
 Open = Callable[[], Iterable[tuple[str, str, int]]]
@@ -31,6 +40,7 @@ class SidecarSignals(Collector):
     def __init__(self, is_open: Open) -> None:
         self._open = is_open
         self._workloads: set[str] = set()
+        self._rows: collections.Counter[str] = collections.Counter()
         self._requests: collections.Counter[tuple[str, ...]] = collections.Counter()
         self._durations: dict[str, list[int]] = {}
         self._seconds: dict[str, float] = {}
@@ -48,7 +58,7 @@ class SidecarSignals(Collector):
         told = dict[str, Any](message)  # of any shape: what has another one fails here
         try:
             requests = [
-                (str(port), str(caller), str(outcome), str(status), _count(count))
+                (str(port)[:16], str(caller)[:MAX_CALLER], str(outcome), str(status), _count(count))
                 for port, caller, outcome, status, count in told["requests"]
             ]
             durations = [_count(count) for count in told["durations"]]
@@ -58,24 +68,47 @@ class SidecarSignals(Collector):
             moved = [(str(way), _count(came), _count(went)) for way, came, went in told["bytes"]]
         except (KeyError, TypeError, ValueError) as err:
             raise Invalid("LM3002", reason="signals are counts") from err
-        if len(durations) != len(_BOUNDS) or any(row[2] not in _OUTCOMES for row in requests):
+        if (
+            len(durations) != len(_BOUNDS)
+            or not all(row[2] in _OUTCOMES and _STATUS.fullmatch(row[3]) for row in requests)
+            or not all(way in _WAYS for way, *_ in (*handshakes, *moved))
+            or not all(_CODE.fullmatch(code) for code in (*(row[1] for row in handshakes), *(row[0] for row in shed)))
+            or not math.isfinite(seconds)
+            or seconds < 0
+        ):
             raise Invalid("LM3002", reason="signals are counts")
         name = self._bounded(workload)
-        for *labels, count in requests:
-            self._requests[name, *labels] += count
+        for port, caller, outcome, status, count in requests:
+            self._add(self._requests, name, (port, caller, outcome, status), (OTHER, OTHER, outcome, status), count)
         known = self._durations.setdefault(name, [0] * len(_BOUNDS))
         self._durations[name] = [before + more for before, more in zip(known, durations, strict=True)]
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
         for way, code, count in handshakes:
             if code:
-                self._failures[name, way, code] += count
+                self._add(self._failures, name, (way, code), (way, OTHER), count)
             else:
                 self._handshakes[name, way] += count
         for code, count in shed:
-            self._shed[name, code] += count
+            self._add(self._shed, name, (code,), (OTHER,), count)
         for way, came, went in moved:
             self._received[name, way] += came
             self._sent[name, way] += went
+
+    def _add(
+        self,
+        counts: collections.Counter[tuple[str, ...]],
+        name: str,
+        labels: tuple[str, ...],
+        instead: tuple[str, ...],
+        count: int,
+    ) -> None:
+        """Count under labels, or under others when the workload has had its share of rows."""
+        if (name, *labels) not in counts:
+            if self._rows[name] >= MAX_ROWS:
+                labels = instead
+            else:
+                self._rows[name] += 1
+        counts[name, *labels] += count
 
     def _bounded(self, workload: str) -> str:
         if workload not in self._workloads and len(self._workloads) >= MAX_WORKLOADS:

@@ -14,17 +14,17 @@ import threading
 from mesh.problems import NotFound, Unavailable
 
 _NETLINK_SOCK_DIAG = 4
-_SOCK_DIAG_BY_FAMILY = 20
-_NLMSG_ERROR = 2
+SOCK_DIAG_BY_FAMILY = 20
+NLMSG_ERROR = 2
 _NLM_F_REQUEST = 1
-_ANY_STATE = 0xFFFFFFFF
+ANY_STATE = 0xFFFFFFFF
 _NO_COOKIE = 0xFFFFFFFF
 _INET_DIAG_CGROUP_ID = 21
 # struct inet_diag_msg: after state, ports, addresses and interface
 _COOKIE_AT = 44
 _UNIX_SHOW_PEER = 0x4
 _UNIX_DIAG_PEER = 2
-_HEADER = struct.Struct("=IHHII")
+HEADER = struct.Struct("=IHHII")
 _TIMEOUT_S = 1.0
 Address = tuple[str, int]
 
@@ -46,9 +46,7 @@ class SockDiag:
     """One netlink socket to the kernel's socket tables."""
 
     def __init__(self) -> None:
-        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
-        self._netlink.bind((0, 0))
-        self._netlink.settimeout(_TIMEOUT_S)
+        self._netlink = open_netlink(_TIMEOUT_S)
         self._sequence = 0
         # one question at a time: answers carry nothing but our own number
         self._lock = threading.Lock()
@@ -66,7 +64,7 @@ class SockDiag:
         ends = b"".join(socket.inet_pton(family, host).ljust(16, b"\0") for host, _ in (source, destination))
         ports = struct.pack("!HH", source[1], destination[1])
         identity = ports + ends + struct.pack("=III", 0, _NO_COOKIE, _NO_COOKIE)
-        body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _ANY_STATE) + identity
+        body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, ANY_STATE) + identity
         message = _body(self._ask(body), _text(source), _text(destination))
         if len(message) < 72:
             raise Unavailable("LM3411", reason="a short answer")
@@ -80,9 +78,7 @@ class SockDiag:
 
         Raises NotFound LM3410 when one of both ends is gone, Unavailable LM3411 when the kernel does not answer.
         """
-        body = struct.pack(
-            "=BBHIIIII", socket.AF_UNIX, 0, 0, _ANY_STATE, inode, _UNIX_SHOW_PEER, _NO_COOKIE, _NO_COOKIE
-        )
+        body = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, ANY_STATE, inode, _UNIX_SHOW_PEER, _NO_COOKIE, _NO_COOKIE)
         message = _body(self._ask(body), f"unix:{inode}", "its peer")
         peer = _attribute(message, 16, _UNIX_DIAG_PEER, "=I")
         if peer is None:
@@ -92,7 +88,7 @@ class SockDiag:
     def _ask(self, body: bytes) -> bytes:
         with self._lock:
             self._sequence += 1
-            header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
+            header = HEADER.pack(HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
             try:
                 self._netlink.send(header + body)
                 return self._receive()
@@ -103,15 +99,23 @@ class SockDiag:
         """The answer to the last question; answers to earlier ones that timed out are dropped."""
         while True:
             answer = self._netlink.recv(65536)
-            if len(answer) >= _HEADER.size and _HEADER.unpack_from(answer)[3] == self._sequence:
+            if len(answer) >= HEADER.size and HEADER.unpack_from(answer)[3] == self._sequence:
                 return answer
+
+
+def open_netlink(timeout_s: float) -> socket.socket:
+    """A socket to the kernel's socket tables, of whoever closes it."""
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+    netlink.bind((0, 0))
+    netlink.settimeout(timeout_s)
+    return netlink
 
 
 def _body(answer: bytes, source: str, destination: str) -> bytes:
     """What follows the header; an error of the kernel's raises."""
-    _, kind, _, _, _ = _HEADER.unpack_from(answer)
-    message = answer[_HEADER.size :]
-    if kind != _NLMSG_ERROR:
+    _, kind, _, _, _ = HEADER.unpack_from(answer)
+    message = answer[HEADER.size :]
+    if kind != NLMSG_ERROR:
         return message
     number = -struct.unpack_from("=i", message)[0]
     if number == errno.ENOENT:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import datetime as dt
 import os
 import select
 import signal
@@ -32,13 +33,16 @@ from enforcer.sight import Sight
 from enforcer.trusted import for_sidecar
 from mesh.bundle import TrustBundle
 from mesh.clock import format_time
-from mesh.problems import Invalid, NotFound, Problem, Unavailable
+from mesh.problems import Forbidden, Invalid, NotFound, Problem, Unavailable
 
 # a machine that is busy takes its time to start a sidecar; one that lived for so long fell for no reason of its start
 READY_WITHIN_S = 60.0
 STEADY_S = 20.0
+# how long a batch waits that the disk refused
+RECORDS_AGAIN_S = 0.5
 IDENTITY_WITHIN_S = 15.0
 STOP_WITHIN_S = 5.0
+ASK_AGAIN = dt.timedelta(seconds=5)
 # how long answers under way may take before their program is ended
 QUIET_WITHIN_S = 10.0
 SIDECAR_FALLS = 5
@@ -53,7 +57,7 @@ class Feed:
     """What every sidecar is told, as it is now: asked again whenever something changed.
 
     ``back`` is the path of the socket through which sidecars come back to the agent; ``limits`` are those of
-    `enforcer.native.limits` that are not the defaults.
+    `enforcer.native.limits` that are not the defaults; ``keeps_denials`` has answers wait for this host's disk.
     """
 
     policy: Callable[[], Message]
@@ -66,7 +70,9 @@ class Feed:
     missed: Callable[[Sequence[object]], None]
     back: str
     limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    keeps_denials: bool = False
     tracing: Message | None = None
+    emit: Callable[..., Awaitable[None]] | None = None
     signals: Callable[[str, Mapping[str, object]], None] = lambda *_: None
     spans: Callable[[str, Mapping[str, object]], None] = lambda *_: None
 
@@ -79,6 +85,9 @@ class Workload:
         self.sidecar_uid = sidecar_uid
         self.launch: Launch | None = None
         self.identity: Identity | None = None
+        # why it was given none when it was asked for last, and until when nobody asks again
+        self.refusal: Problem | None = None
+        self._ask_at = dt.datetime.min.replace(tzinfo=dt.UTC)
         # of a redirected one: its control group, and the port to which its sidecar has it redirected
         self.group = ""
         self.redirect_port = 0
@@ -115,9 +124,9 @@ class Workload:
         return self._feed.back
 
     @property
-    def limits(self) -> Mapping[str, int]:
-        """What a sidecar takes on, where that is not the default."""
-        return self._feed.limits
+    def terms(self) -> Mapping[str, object]:
+        """What a sidecar takes on, where that is not the default, and what its answers wait for."""
+        return {"limits": dict(self._feed.limits), "keeps_denials": self._feed.keeps_denials}
 
     # -- the program
 
@@ -175,12 +184,26 @@ class Workload:
 
     def identify(self, identity: Identity) -> None:
         """Use an SVID from now on."""
-        self.identity = identity
+        self.identity, self.refusal = identity, None
         before, self.spiffe_id = self.spiffe_id, str(identity.svid.spiffe_id)
         if before != self.spiffe_id:
             self.changed()
         self._identified.set()
         self.tell(self._identity_message())
+
+    def is_due(self, now: dt.datetime) -> bool:
+        """Whether to ask for an SVID: there is none, or it is at half its life; not at once after a refusal."""
+        if self.launch is None or now < self._ask_at:
+            return False
+        return self.identity is None or now >= self.identity.renew_at
+
+    def refuse(self, problem: Problem, now: dt.datetime) -> None:
+        """Go on with what it has. It is said once; changed rules are heard of, so nobody asks for it every second."""
+        if str(problem) != str(self.refusal):
+            self._log.warning("no identity", reason=str(problem), help=problem.help)
+        self.refusal = problem
+        # what the rules refuse they refuse again; anything else may be over in a moment
+        self._ask_at = now + (ASK_AGAIN if isinstance(problem, Forbidden) else dt.timedelta(0))
 
     def _identity_message(self) -> Message:
         assert self.identity is not None
@@ -290,6 +313,7 @@ class Workload:
                 await self._take_back(found)
             else:
                 await found.run(self._open(found.place))
+            await self._tell_end(found)
         except Unavailable as problem:
             # its ports cannot be had: at the first start whoever waits for it hears why
             found.failed = problem
@@ -309,6 +333,10 @@ class Workload:
             self.signal_program(signal.SIGTERM)
             return
         self._places[found.place] = self._begin(found.place)
+
+    async def _tell_end(self, found: Beside) -> None:
+        pid = found.process[0] if found.process is not None else None
+        await self.record("sidecar", event="ended", pid=pid, place=found.place, spiffe_id=self.spiffe_id or None)
 
     def _begin(self, place: int) -> Beside:
         found = Beside(self, place)
@@ -440,11 +468,35 @@ class Workload:
         )
 
     async def _take_records(self, message: Message, sidecar: Beside) -> None:
+        """Take records over, in the order in which they came; while the disk refuses, they wait here and there."""
         rows = message.get("records")
         assert isinstance(rows, list)
-        await self._feed.records(rows)
+        async with sidecar.records:
+            failures = 0
+            while True:
+                try:
+                    await self._feed.records(rows)
+                except Unavailable as problem:
+                    if failures == 0:
+                        self._log.error("records wait in a sidecar", code=problem.code, reason=str(problem))
+                    failures += 1
+                    if sidecar.has_ended:
+                        # it sends them again to whoever comes after, if it lives
+                        return
+                    await asyncio.sleep(RECORDS_AGAIN_S)
+                else:
+                    break
         # only now: they are on the disk
         sidecar.tell({"type": "ack", "sequence": message.get("sequence")})
+
+    async def record(self, kind: str, **fields: object) -> None:
+        """Record something that happened to it here; a disk that refuses does not end it."""
+        if self._feed.emit is None:
+            return
+        try:
+            await self._feed.emit(kind, workload=self.name, **fields)
+        except Unavailable as problem:
+            self._log.error("an event was not recorded", kind=kind, code=problem.code, reason=str(problem))
 
     async def wait_ready(self) -> None:
         """Wait until every sidecar listens.
@@ -482,8 +534,10 @@ class Workload:
         if self._program is not None:
             assert self.launch is not None
             await session.end(self.launch.session, STOP_WITHIN_S)
-            os.close(self._program)
-            self._program = None
+        # whoever launched it and the agent may end it at once: one of them closes the handle
+        handle, self._program = self._program, None
+        if handle is not None:
+            os.close(handle)
         self.tell({"type": "stop"})
         for found in self._places:
             found.ready.set()

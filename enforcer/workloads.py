@@ -38,6 +38,8 @@ from mesh.settings import check_socket_path
 
 # how long a predecessor's workload waits for whoever asked for it
 RESUMED_WITHIN_S = 30.0
+# what a record says of a program beside its pid
+_TOLD = frozenset({"unix:path", "unix:uid", "unix:sha256", "launch:path", "launch:sha256", "launch:script_sha256"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +146,7 @@ class Workloads:
         2. The sidecar listens before the program runs.
         3. The asker begins the program and holds it; its environment is looked at, it is recorded, and let go. What it
            sends is redirected before it runs, or it does not run.
-        4. The agent asks for its SVID; connections are held until it is there.
+        4. The agent asks for its SVID; connections are held until it is there. Why there is none is told.
         """
         # (1)
         asked = read_order(talk, message)
@@ -180,6 +182,9 @@ class Workloads:
             # (4)
             with contextlib.suppress(Unavailable):
                 await self._house.reissue([workload])
+            if workload.refusal is not None:
+                facts = {name: str(value) for name, value in workload.refusal.facts.items()}
+                await talk.send({"type": "refused", "code": workload.refusal.code, "facts": facts})
             if asked.is_direct and workload.identity and not workload.identity.direct:
                 raise Forbidden("LM3504", rule=workload.identity.rule)
 
@@ -236,9 +241,11 @@ class Workloads:
                     tasks.create_task(workload.run_sidecar())
                     try:
                         await begin()
+                        await _tell(workload, "launched")
                         listening = tasks.create_task(_listen_to(talk, workload))
                         await workload.wait_program()
                         listening.cancel()
+                        await _tell(workload, "ended")
                     finally:
                         await workload.stop()
         finally:
@@ -359,6 +366,14 @@ class Workloads:
         returned, self._returned = self._returned, {}
         for connection in returned.values():
             _dismiss(connection)
+
+
+async def _tell(workload: Workload, event: str) -> None:
+    """Record that a program began, or went on under this agent, or ended."""
+    launch = workload.launch
+    facts = {} if launch is None else {name: value for name, value in launch.facts if name in _TOLD}
+    pid = None if launch is None else launch.pid
+    await workload.record("workload", event=event, pid=pid, spiffe_id=workload.spiffe_id or None, facts=facts)
 
 
 def _is_of(kept: Kept, pid: int) -> bool:

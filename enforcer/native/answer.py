@@ -22,6 +22,7 @@ _STATUS = {
     "LM3303": (503, "Service Unavailable"),
     "LM3304": (503, "Service Unavailable"),
     "LM3305": (503, "Service Unavailable"),
+    "LM3308": (503, "Service Unavailable"),
     "LM3221": (503, "Service Unavailable"),
     "LM3222": (503, "Service Unavailable"),
     "LM3223": (503, "Service Unavailable"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from enforcer.native.http1 import Framing, RequestHead, RequestReader, ResponseH
 from enforcer.native.judge import Judgement
 from enforcer.native.l4 import Splice
 from enforcer.native.limits import Limits
+from enforcer.native.records import KEPT_WITHIN_S
 from enforcer.native.stream import LINGER_SECONDS, MAX_PIPELINED_BYTES, PlainStream, Stream
 from mesh.problems import Invalid
 
@@ -35,6 +37,7 @@ class State(enum.Enum):
     DIALLING = "waiting for the workload to accept"
     RUNNING = "a request was sent on, its response is not complete"
     SWITCHED = "a WebSocket: two joined streams"
+    RECORDING = "an answer of our own waits until its record is on a disk"
     CLOSING = "answered for the last time"
     GONE = "gone"
 
@@ -66,12 +69,16 @@ class Host(Protocol):
         """Record a request that broke a rule of HTTP; return the record's id."""
         ...
 
+    def waits_for_disk(self, answer: Callable[[], None], code: str = "") -> bool:
+        """Whether an answer of ours has to wait until what was recorded last is on a disk; it is called then."""
+        ...
+
     def forwarded(self, head: RequestHead) -> RequestHead:
         """The head that the workload gets of the request that was judged last."""
         ...
 
-    def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None:
-        """Count an exchange that is over."""
+    def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None, length: int | None = None) -> None:
+        """Count an exchange that is over; ``length`` is that of the answer's body, None where it was not said."""
         ...
 
     def later(self, work: Callable[[], None]) -> None:
@@ -122,9 +129,9 @@ class HttpConnection:
     """The caller's side of the connection; a `Sink` for its stream."""
 
     __slots__ = (
-        "_app", "_app_is_full", "_caller_ended", "_caller_is_full", "_exchange", "_form", "_has_identity", "_has_moved",
-        "_head_ticks", "_host", "_is_draining", "_is_held", "_limits", "_quiet_ticks", "_reader", "_response", "_state",
-        "_stream", "_switched", "_waits_for_turn", "_writer", "_written_response",
+        "_app", "_app_is_full", "_begins", "_caller_ended", "_caller_is_full", "_exchange", "_form", "_has_identity",
+        "_has_moved", "_head_ticks", "_host", "_is_draining", "_is_held", "_limits", "_quiet_ticks", "_reader",
+        "_response", "_state", "_stream", "_switched", "_waits_for_turn", "_writer", "_written_response",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, host: Host, identity: bytes, limits: Limits) -> None:
@@ -140,7 +147,7 @@ class HttpConnection:
         self._head_ticks = self._quiet_ticks = 0
         # what was made of the last head, for one of the same form, and of the last answer's
         self._form: Form | None = None
-        self._has_identity = False
+        self._has_identity = self._begins = False
         self._writer = serial.Writer(identity)
         self._written_response: tuple[ResponseHead, bool, bytes] | None = None
         stream.sink = self
@@ -164,6 +171,8 @@ class HttpConnection:
         self._caller_ended = True
         if self._state is State.WAITING or self._state is State.CLOSING:
             self._finish()
+        elif self._state is State.RECORDING:
+            return
         elif not self._reader.is_done:
             self.abort()
 
@@ -205,13 +214,17 @@ class HttpConnection:
             self._head_ticks += 1
             if self._head_ticks > LINGER_SECONDS:
                 self._finish()
+        elif self._state is State.RECORDING:
+            self._head_ticks += 1
+            if self._head_ticks > KEPT_WITHIN_S:
+                self.abort()
         elif self._state is not State.SWITCHED and self._quiet_ticks > self._limits.exchange_s:
             self.abort()
 
     @property
     def is_busy(self) -> bool:
         """Whether a request was begun whose answer is not complete."""
-        return self._state in {State.DIALLING, State.RUNNING} or (
+        return self._state in {State.DIALLING, State.RUNNING, State.RECORDING} or (
             self._state is State.WAITING and self._reader.has_started
         )
 
@@ -269,7 +282,8 @@ class HttpConnection:
 
         1. Fields that only an enforcer may set are taken out before anybody looks, and of the announced trailers those
            that policies read as fields: nobody who decides has seen them.
-        2. A denied request is answered here. If it has a body, the connection ends with the answer.
+        2. A denied request is answered here, once it is recorded as durably as it has to be. If it has a body, the
+           connection ends with the answer.
         3. An allowed one goes to the workload, over the connection that is open or a new one.
         """
         if (problem := self._host.refusal()) is not None:
@@ -282,6 +296,9 @@ class HttpConnection:
         if head.form is not self._form:
             self._form = head.form
             self._has_identity = len(serial.without_identity(head.fields)) != len(head.fields)
+            self._begins = self._has_identity and serial.begins(head.fields)
+        if self._begins:
+            self._drop_app(gently=True)
         if self._has_identity:  # by names, which are of the form
             head = head._replace(fields=serial.without_identity(head.fields), form=None)
         if head.trailers:
@@ -292,9 +309,7 @@ class HttpConnection:
             close = not head.keep_alive or not self._reader.is_done or self._ends_now
             reply = answer.denial(judgement.decision, record=record, close=close, with_body=head.method != "HEAD")
             self._host.exchanged(head, judgement, 403)
-            self._stream.write(reply)
-            if close:
-                self._linger()
+            self._reply(reply, close=close)
             return
         # (3)
         self._exchange = _Exchange(head, judgement)
@@ -323,7 +338,10 @@ class HttpConnection:
         app.sink = _AppSide(self, app)
         if not self._caller_is_full:
             app.resume()
-        self._start(app)
+        if self._app is app:
+            self._start(app)
+        else:  # resuming told that it ended, or that it speaks without having been asked
+            self._refuse(Invalid("LM3302", rule="it comes after a request"))
         self.hold()
 
     def _start(self, app: PlainStream) -> None:
@@ -492,8 +510,32 @@ class HttpConnection:
         record = self._host.refuse(problem)
         with_body = self._exchange is None or self._exchange.head.method != "HEAD"
         self._count(answer.status_of(problem.code)[0])
-        self._stream.write(answer.problem(problem.code, problem.facts, record=record, with_body=with_body))
-        self._linger()
+        reply = answer.problem(problem.code, problem.facts, record=record, with_body=with_body)
+        self._reply(reply, close=True, code=problem.code)
+
+    def _reply(self, reply: bytes, *, close: bool, code: str = "") -> None:
+        """Give an answer of our own, at once or when its record is on a disk."""
+        if self._host.waits_for_disk(functools.partial(self._recorded, reply, close=close), code):
+            self._state = State.RECORDING
+            self._head_ticks = 0
+            if close:
+                self._drop_app()
+            self.hold()
+            return
+        self._stream.write(reply)
+        if close:
+            self._linger()
+
+    def _recorded(self, reply: bytes, *, close: bool) -> None:
+        if self._state is not State.RECORDING:
+            return  # the caller is gone
+        self._state = State.WAITING
+        self._stream.write(reply)
+        if close:
+            self._linger()
+        else:
+            self._next()
+            self.hold()
 
     def _linger(self) -> None:
         """End our direction and give the caller time to read; what it still sends is thrown away."""
@@ -514,7 +556,10 @@ class HttpConnection:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             response = exchange.response
-            self._host.exchanged(exchange.head, exchange.judgement, response.status if response is not None else status)
+            if response is None:
+                self._host.exchanged(exchange.head, exchange.judgement, status)
+            else:
+                self._host.exchanged(exchange.head, exchange.judgement, response.status, response.length)
 
     def _drop_app(self, *, gently: bool = False) -> None:
         app, self._app = self._app, None

@@ -82,6 +82,11 @@ class RequestHead(NamedTuple):
     trailers: frozenset[bytes] = frozenset()
     form: Form | None = None
 
+    @property
+    def declared_length(self) -> int | None:
+        """The bytes of its body; None where that is said chunk by chunk."""
+        return None if self.framing is Framing.CHUNKED else self.length
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ResponseHead:

@@ -205,7 +205,7 @@ class Direct:
     def connect(self, held: Held) -> None:
         """Go on: the process is the workload's."""
         if self._network is not None:
-            self._workload.start(self._reach(held, [self._destination], self._network, b""))
+            self._workload.start(self._reach(held, [self._destination], self._network, b""), self.abort)
         else:
             self._stream.sink = _Greeting(self, held)
             self._stream.resume()
@@ -216,7 +216,7 @@ class Direct:
         if found is None:
             held.refuse("LM3230", {**self._facts(), "name": name})
         else:
-            self._workload.start(self._reach_name(held, name, found, hello))
+            self._workload.start(self._reach_name(held, name, found, hello), self.abort)
 
     async def _reach_name(self, held: Held, name: str, exempt: Exempt, hello: bytes) -> None:
         """Connect to where the name is, by this sidecar's own look-up; never to the host itself or its link."""
@@ -228,9 +228,11 @@ class Direct:
             rows = []
         addresses = [(str(row[4][0]), self._destination[1]) for row in rows]
         usable = [address for address in dict.fromkeys(addresses) if _is_elsewhere(address[0])]
-        await self._reach(held, usable, exempt, hello)
+        await self._reach(held, usable, exempt, hello, name)
 
-    async def _reach(self, held: Held, addresses: Sequence[Address], exempt: Exempt, hello: bytes) -> None:
+    async def _reach(
+        self, held: Held, addresses: Sequence[Address], exempt: Exempt, hello: bytes, name: str = ""
+    ) -> None:
         loop = asyncio.get_running_loop()
         for address in addresses:
             try:
@@ -242,7 +244,8 @@ class Direct:
                 other.abort()
                 return
             held.is_over = True
-            self._record(_allowed(exempt, self._workload.judge.snapshot), {**self._facts(), "address": address[0]})
+            facts = {**self._facts(), "address": address[0]} | ({"name": name} if name else {})
+            self._record(_allowed(exempt, self._workload.judge.snapshot), facts)
             self._splice = Splice(self._stream, other, self._parted)
             if hello:
                 other.write(hello)
@@ -261,6 +264,10 @@ class Direct:
     def refuse(self, _: PlainStream, code: str, facts: dict[str, object]) -> str:
         """Record a refusal; return the record's id."""
         return self._record(denied(code, self._workload.judge.snapshot), {**self._facts(), **facts})
+
+    def waits_for_disk(self, answer: Callable[[], None], code: str) -> bool:
+        """Whether an answer has to wait until what was recorded last is on a disk; it is called then."""
+        return self._workload.waits_for_disk(answer, code)
 
     def _record(self, decision: Decision, facts: dict[str, object]) -> str:
         contact = Contact(

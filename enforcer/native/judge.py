@@ -64,12 +64,16 @@ def _is_same(ours: Part | None, theirs: Part | None) -> bool:
 
 
 class Judgement(NamedTuple):
-    """A decision, the candidate's beside it, and the one spelling of the target that may be sent on."""
+    """A decision, the candidate's beside it, and the one spelling of the target that may be sent on.
+
+    ``subject`` is that of the token that was verified for it, for the record, where it is masked.
+    """
 
     decision: Decision
     candidate: Decision | None
     target: str
     path: str
+    subject: str = ""
 
 
 @dataclasses.dataclass(slots=True)
@@ -89,6 +93,7 @@ class Judge:
         self._tokens = tokens or Tokens()
         self._tiers: dict[int, PortTier] = {}
         self._websockets: frozenset[int] = frozenset()
+        self._https: frozenset[int] = frozenset()
         self._alike: dict[tuple[str, int, str, str], _Alike] = {}
         self._answers = 0
         self._is_plain: bool | None = None
@@ -106,6 +111,7 @@ class Judge:
             beside = choose_tiers(candidate.policies) if candidate is not None else None
             self._tiers = combine(choose_tiers(active.policies), beside)[service.name]
             self._websockets = frozenset(port.port for port in service.ports if port.websocket)
+            self._https = frozenset(port.port for port in service.ports if port.protocol == "http")
 
     def of(self, own: str) -> Judge:
         """The same rules for another name of the workload."""
@@ -142,6 +148,10 @@ class Judge:
         found = self._active.policies.service_for(service) if self._active is not None else None
         ports = [item for item in found.ports if port is None or item.port == port] if found is not None else []
         return bool(ports) and all(item.protocol == "http" for item in ports)
+
+    def is_http(self, port: int) -> bool:
+        """Whether a port of the workload's own is declared to speak HTTP/1.1."""
+        return port in self._https
 
     def says_the_same(self, other: Judge, service: str) -> bool:
         """Whether the active policies of two judges hold the very same about a called service."""
@@ -303,7 +313,8 @@ class Judge:
     def _judge(self, request: Request, target: str, path: str, beside: Request | None = None) -> Judgement:
         active = _decide(self._active, request)
         candidate = _decide(self._candidate, beside or request) if self._candidate is not None else None
-        return Judgement(active, candidate, target, path)
+        subject = request.claims.get("sub") if request.claims is not None else None
+        return Judgement(active, candidate, target, path, subject if isinstance(subject, str) else "")
 
 
 _NOT_KEPT = frozenset((BROKEN, INTERNAL_ERROR))

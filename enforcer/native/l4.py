@@ -14,13 +14,14 @@ from enforcer.native.stream import Stream
 class _Half:
     """Reads one stream for the other."""
 
-    __slots__ = ("_has_ended", "_pair", "_source", "_target")
+    __slots__ = ("_has_ended", "_pair", "_side", "_source", "_target")
 
-    def __init__(self, pair: Splice, source: Stream, target: Stream) -> None:
-        self._pair, self._source, self._target = pair, source, target
+    def __init__(self, pair: Splice, source: Stream, target: Stream, side: int) -> None:
+        self._pair, self._source, self._target, self._side = pair, source, target, side
         self._has_ended = False
 
     def received(self, data: bytes) -> None:
+        self._pair.moved[self._side] += len(data)
         self._target.write(data)
 
     def ended(self) -> None:
@@ -43,17 +44,19 @@ class Splice:
     """Two joined streams. ``done`` hears once when both are gone.
 
     A direction that ends is ended on the other side; when both have ended, both streams are closed. A stream that
-    is lost before that takes the other with it, so that neither program waits for a peer that is gone.
+    is lost before that takes the other with it, so that neither program waits for a peer that is gone. ``moved`` says
+    how many bytes came from the left, and from the right.
     """
 
-    __slots__ = ("_done", "_ends", "_left", "_right")
+    __slots__ = ("_done", "_ends", "_left", "_right", "moved")
 
     def __init__(self, left: Stream, right: Stream, done: Callable[[Splice], None]) -> None:
         self._left, self._right = left, right
         self._done: Callable[[Splice], None] | None = done
         self._ends = 0
-        left.sink = _Half(self, left, right)
-        right.sink = _Half(self, right, left)
+        self.moved = [0, 0]
+        left.sink = _Half(self, left, right, 0)
+        right.sink = _Half(self, right, left, 1)
 
     def half_ended(self) -> None:
         """Count an ended direction; the second one closes both streams."""

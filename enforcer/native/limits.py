@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from mesh.problems import Invalid
 
 RESERVE = 64
-SHED = frozenset(("LM3303", "LM3304", "LM3305"))
+SHED = frozenset(("LM3303", "LM3304", "LM3305", "LM3308"))
 _SPARE_FILES = 64
 
 
@@ -23,7 +23,8 @@ _SPARE_FILES = 64
 class Limits:
     """The limits of one port; of an outbound one its connections count.
 
-    Times are whole seconds; ``memory_bytes`` is resident, of the process.
+    Times are whole seconds; ``memory_bytes`` is resident, of the process; ``records`` are those that the agent has not
+    taken over yet.
     """
 
     connections: int = 4096
@@ -34,6 +35,7 @@ class Limits:
     idle_s: int = 120
     exchange_s: int = 600
     memory_bytes: int = 768 * 1024 * 1024
+    records: int = 1 << 62
 
     @classmethod
     def from_json(cls, told: Mapping[str, object]) -> Limits:
@@ -89,9 +91,16 @@ class Load:
         # what is wrong with taking on anything now; asked for every request
         self.refusal: Invalid | None = None
 
-    def measure(self, resident_bytes: int) -> None:
-        """Learn how much memory the process has; new work is refused while it is too much (LM3305)."""
-        self.refusal = Invalid("LM3305") if resident_bytes > self.limits.memory_bytes else None
+    def measure(self, resident_bytes: int, records: int = 0) -> None:
+        """Learn how much memory the process has, and how many records wait.
+
+        New work is refused while either is too much (LM3305, LM3308).
+        """
+        self.refusal = None
+        if records > self.limits.records:
+            self.refusal = Invalid("LM3308")
+        if resident_bytes > self.limits.memory_bytes:
+            self.refusal = Invalid("LM3305")
 
     def is_full(self, handshakes: int) -> bool:
         """Whether not even the reserve has room for one more connection."""

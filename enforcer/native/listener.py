@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+import functools
 import time
 from collections.abc import Callable
 
@@ -18,8 +19,9 @@ from enforcer.native.http1 import RequestHead
 from enforcer.native.judge import Judgement, denied
 from enforcer.native.l4 import Splice
 from enforcer.native.limits import DEFAULT, SHED, Limits, Load
+from enforcer.native.parting import Parting
 from enforcer.native.ports import handles_of, serve
-from enforcer.native.records import Contact
+from enforcer.native.records import Contact, Waiting, end
 from enforcer.native.spans import Span, Tracer, forwarded
 from enforcer.native.stream import PlainStream, SecureStream
 from enforcer.native.tokens import thumbprint
@@ -29,6 +31,7 @@ from mesh.x509svid import VerifiedSvid
 from policyengine.tiers import PortTier
 
 DIAL_SECONDS = 5
+SILENT_SECONDS = 1
 DRAIN = dt.timedelta(seconds=5)
 
 
@@ -49,6 +52,10 @@ class _Live:
     contact: Contact
     ends: dt.datetime
     served: HttpConnection | Splice | None = None
+    # while it is not known whether its requests are of one program or of many
+    opening: _Opening | None = None
+    # of a connection that was decided whole
+    record: Waiting | None = None
 
 
 class Inbound:
@@ -132,6 +139,8 @@ class Inbound:
                 live.stream.abort()
             elif isinstance(live.served, HttpConnection):
                 live.served.tick(is_ending=live.ends - now <= DRAIN)
+            elif live.opening is not None:
+                live.opening.tick()
 
     def recheck_peers(self) -> None:
         """Close the connections of peers that the present bundles do not vouch for."""
@@ -157,6 +166,8 @@ class Inbound:
                 else:
                     live.served.recheck()
                 continue
+            if isinstance(live.stream.sink, Parting):
+                continue  # it was denied, and is told so in a moment
             # (2)
             judgement = self._judge_connection(live.contact)
             if not judgement.decision.is_allowed:
@@ -208,40 +219,59 @@ class Inbound:
         """Serve a verified peer; one too many is told so where requests are read, and else closed.
 
         1. Where requests are decided, the connection is read as HTTP/1.1.
-        2. Elsewhere the connection is decided now; only then the workload is called.
+        2. Elsewhere the connection is decided now.
+        3. One that is let through is joined with the workload, which is called only then. On a port that is declared to
+           speak HTTP the caller's first bytes say whether it is one program's alone (`_Opening`).
         """
         self._handshakes.pop(stream, None)
         self.handshakes += 1
         self._workload.signals.handshake("inbound")
-        contact = self._contact(stream, str(peer.spiffe_id))
+        contact = self._contact(stream, str(peer.spiffe_id), f"{peer.serial:x}")
         live = _Live(stream, stream.chain, contact, peer.not_after)
         self._live[stream] = live
         refusal = self.load.enter(str(peer.spiffe_id))
         # (1)
         if self._workload.judge.tier(self.port) is PortTier.HTTP1:
-            caller = _Caller(self, live, refusal)
-            identity = serial.identity_fields(self._workload.name, str(peer.spiffe_id))
-            live.served = HttpConnection(stream, caller, identity, self.load.limits)
-            if self._is_draining:
-                live.served.drain()
+            self.read(live, refusal)
             return
         # (2)
         judgement = self._judge_connection(contact) if refusal is None else self._refusal(refusal.code)
-        self._record(contact, judgement)
-        if refusal is not None:
-            self._workload.signals.shed(refusal.code)
-        outcome = "allowed" if judgement.decision.is_allowed else "denied" if refusal is None else "refused"
-        self._workload.signals.request(self.port, contact.caller or "", outcome, None, None)
         if not judgement.decision.is_allowed:
-            self.forget(stream)
-            stream.close()
-            return
-        waiting = _Waiting(self, live)
-        stream.sink = waiting
-        stream.pause()
+            self._record(contact, judgement)
+            if refusal is not None:
+                self._workload.signals.shed(refusal.code)
+            outcome = "denied" if refusal is None else "refused"
+            self._workload.signals.request(self.port, contact.caller or "", outcome, None, None)
+            if self._workload.waits_for_disk(stream.close, "" if refusal is None else refusal.code):
+                stream.sink = Parting(stream, functools.partial(self.forget, stream))
+            else:
+                self.forget(stream)
+                stream.close()
+        # (3)
+        elif self._workload.judge.is_http(self.port):
+            live.opening = _Opening(self, live, judgement)
+            stream.sink = live.opening
+        else:
+            self.join(live, judgement)
+
+    def read(self, live: _Live, refusal: Invalid | None = None) -> None:
+        """Read a caller's connection as HTTP/1.1, and decide each request."""
+        identity = serial.identity_fields(self._workload.name, live.contact.caller or "")
+        live.served = HttpConnection(live.stream, _Caller(self, live, refusal), identity, self.load.limits)
+        if self._is_draining:
+            live.served.drain()
+
+    def join(self, live: _Live, judgement: Judgement, early: tuple[bytes, ...] = ()) -> None:
+        """Record that a connection is let through whole, and call the workload for it; ``early`` is what has come."""
+        self._record(live.contact, judgement)
+        live.record = self.recorded
+        self._workload.signals.request(self.port, live.contact.caller or "", "allowed", None, None)
+        waiting = _Waiting(self, live, early)
+        live.stream.sink = waiting
+        live.stream.pause()
         self.dial(waiting.dialled)
 
-    def _contact(self, stream: SecureStream, caller: str) -> Contact:
+    def _contact(self, stream: SecureStream, caller: str, serial: str) -> Contact:
         return Contact(
             direction="inbound",
             port=self.port,
@@ -249,13 +279,14 @@ class Inbound:
             caller=caller,
             destination=self._workload.name,
             certificate=thumbprint(stream.chain[0]) if stream.chain else "",
+            serial=serial,
         )
 
     # -- the workload
 
     def dial(self, connected: Callable[[PlainStream | None], None]) -> None:
         """Connect to the workload; tell the stream, or None."""
-        self._workload.start(self._dial(connected))
+        self._workload.start(self._dial(connected), lambda: connected(None))
 
     async def _dial(self, connected: Callable[[PlainStream | None], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -269,7 +300,12 @@ class Inbound:
 
     def splice(self, live: _Live, app: PlainStream) -> None:
         """Join a caller that is allowed with the workload."""
-        live.served = Splice(live.stream, app, lambda _: self.forget(live.stream))
+
+        def done(splice: Splice) -> None:
+            end(live.record, None, *splice.moved)
+            self.forget(live.stream)
+
+        live.served = Splice(live.stream, app, done)
         app.resume()
 
     def forget(self, stream: SecureStream) -> None:
@@ -292,8 +328,10 @@ class Inbound:
     def judge_request(self, contact: Contact, head: RequestHead) -> tuple[Judgement, str]:
         """Decide about a request and record it."""
         now = self._moment()
+        begin = time.perf_counter()
         judgement = self._judge_request(contact, head, now)
-        return judgement, self._record_request(contact, judgement, head, now)
+        took = int((time.perf_counter() - begin) * 1e6)
+        return judgement, self._record_request(contact, judgement, head, now, took)
 
     def _moment(self) -> dt.datetime:
         """The present moment, one for all requests of the same turn of the event loop: its own time says which."""
@@ -341,15 +379,33 @@ class Inbound:
             certificate=contact.certificate,
         )
 
-    def _record_request(self, contact: Contact, judgement: Judgement, head: RequestHead, now: dt.datetime) -> str:
+    def _record_request(
+        self, contact: Contact, judgement: Judgement, head: RequestHead, now: dt.datetime, took: int | None = None
+    ) -> str:
         return self._workload.recorder.decision(
-            contact, judgement, now=now, protocol="http", method=head.method, host=head.host_name
+            contact,
+            judgement,
+            now=now,
+            protocol="http",
+            method=head.method,
+            host=head.host_name,
+            target=head.target,
+            latency_us=took,
         )
+
+    @property
+    def recorded(self) -> Waiting | None:
+        """The record that was made last, to be told how what it is about went."""
+        return self._workload.recorder.last
 
     def refuse_request(self, contact: Contact, problem: Invalid) -> str:
         """Record a request that broke a rule of HTTP, or could not be served."""
         judgement = self._refusal(problem.code)
         return self._workload.recorder.decision(contact, judgement, now=self._workload.now(), protocol="http")
+
+    def waits_for_disk(self, answer: Callable[[], None], code: str) -> bool:
+        """Whether an answer has to wait until what was recorded last is on a disk; it is called then."""
+        return self._workload.waits_for_disk(answer, code)
 
     def exchanged(self, contact: Contact, head: RequestHead, judgement: Judgement, status: int | None) -> None:
         """Count an exchange."""
@@ -394,13 +450,14 @@ class _Closer(asyncio.Protocol):
 class _Caller:
     """What an HTTP connection needs of its listener, for one verified peer."""
 
-    __slots__ = ("_inbound", "_live", "_load", "_refusal", "_span", "_started")
+    __slots__ = ("_inbound", "_live", "_load", "_record", "_refusal", "_span", "_started")
 
     def __init__(self, inbound: Inbound, live: _Live, refusal: Invalid | None) -> None:
         self._inbound, self._live, self._refusal = inbound, live, refusal
         # of the request that is being served: there is one at a time
         self._span: Span | None = None
         self._started: float | None = None
+        self._record: Waiting | None = None
         self._load = inbound.load
 
     def refusal(self) -> Invalid | None:
@@ -410,7 +467,9 @@ class _Caller:
         self._started = time.perf_counter()
         tracer = self._inbound.tracer
         self._span = None if tracer is None else tracer.begin(head)
-        return self._inbound.judge_request(self._live.contact, head)
+        found = self._inbound.judge_request(self._live.contact, head)
+        self._record = self._inbound.recorded
+        return found
 
     def forwarded(self, head: RequestHead) -> RequestHead:
         return head if self._span is None else forwarded(self._span, head)
@@ -432,7 +491,12 @@ class _Caller:
                 self._inbound.shed(problem.code)
         return self._inbound.refuse_request(self._live.contact, problem)
 
-    def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None:
+    def waits_for_disk(self, answer: Callable[[], None], code: str = "") -> bool:
+        return self._inbound.waits_for_disk(answer, code)
+
+    def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None, length: int | None = None) -> None:
+        record, self._record = self._record, None
+        end(record, status, head.declared_length, length)
         self._inbound.exchanged(self._live.contact, head, judgement, status)
         started, self._started = self._started, None
         seconds = None if started is None else time.perf_counter() - started
@@ -453,15 +517,59 @@ class _Caller:
         self._inbound.forget(self._live.stream)
 
 
+class _Opening:
+    """An allowed caller that has said nothing yet, on a port that speaks HTTP and is decided whole; a `Sink`.
+
+    A calling side that carries many programs' requests over one connection says so in the first of them
+    (`serial.is_marked`). Those are read one by one, each on a connection to the workload that its program alone uses.
+    Whoever says anything else, or nothing for a second, is joined with the workload.
+    """
+
+    __slots__ = ("_inbound", "_judgement", "_live", "_ticks")
+
+    def __init__(self, inbound: Inbound, live: _Live, judgement: Judgement) -> None:
+        self._inbound, self._live, self._judgement = inbound, live, judgement
+        self._ticks = 0
+
+    def received(self, data: bytes) -> None:
+        if serial.is_marked(data):
+            self._live.opening = None
+            self._inbound.read(self._live)
+            sink = self._live.stream.sink
+            assert sink is not None
+            sink.received(data)
+        else:
+            self._join(data)
+
+    def ended(self) -> None:
+        self._join(b"")
+
+    def lost(self) -> None:
+        self._inbound.forget(self._live.stream)
+
+    def writable(self, *, ready: bool) -> None:
+        """Nothing is being sent."""
+
+    def tick(self) -> None:
+        """Let a second pass."""
+        self._ticks += 1
+        if self._ticks > SILENT_SECONDS:
+            self._join()
+
+    def _join(self, *early: bytes) -> None:
+        self._live.opening = None
+        self._inbound.join(self._live, self._judgement, early)
+
+
 class _Waiting:
     """An allowed caller while the workload is being called; a `Sink` that takes nothing."""
 
     __slots__ = ("_early", "_inbound", "_is_lost", "_live")
 
-    def __init__(self, inbound: Inbound, live: _Live) -> None:
+    def __init__(self, inbound: Inbound, live: _Live, early: tuple[bytes, ...] = ()) -> None:
         self._inbound, self._live = inbound, live
         self._is_lost = False
-        self._early: list[bytes] = []
+        self._early = [*early]
 
     def received(self, data: bytes) -> None:
         self._early.append(data)

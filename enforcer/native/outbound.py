@@ -20,7 +20,7 @@ from enforcer.native.limits import DEFAULT, RESERVE, Limits
 from enforcer.native.pool import Connection
 from enforcer.native.ports import handles_of, serve
 from enforcer.native.reach import Reach
-from enforcer.native.records import Contact
+from enforcer.native.records import KEPT_WITHIN_S, Contact
 from enforcer.native.relay import Relay
 from enforcer.native.stream import PlainStream
 from enforcer.native.workload import Workload
@@ -145,7 +145,7 @@ class Outbound:
     def connect(self, held: Held) -> None:
         """Serve a connection whose process is the workload's: request by request where the service speaks HTTP."""
         if not self._pools or not self._reach.speaks_http():
-            self._workload.start(self._connect(held))
+            self._workload.start(self._connect(held), held.stream.abort)
             return
         self._held.discard(held)
         held.is_over = True
@@ -172,6 +172,10 @@ class Outbound:
         )
         judgement = Judgement(denied(code, self._workload.judge.snapshot), None, "", "")
         return self._workload.recorder.decision(contact, judgement, now=self._workload.now(), protocol="tcp")
+
+    def waits_for_disk(self, answer: Callable[[], None], code: str) -> bool:
+        """Whether an answer has to wait until what was recorded last is on a disk; it is called then."""
+        return self._workload.waits_for_disk(answer, code)
 
     async def _connect(self, held: Held) -> None:
         try:
@@ -208,7 +212,7 @@ class Outbound:
 
     def reach(self, relay: Relay, done: Callable[[Connection | Invalid], None]) -> None:
         """Make a new connection, or say why there is none."""
-        self._workload.start(self._new(relay, done))
+        self._workload.start(self._new(relay, done), relay.abort)
 
     async def _new(self, relay: Relay, done: Callable[[Connection | Invalid], None]) -> None:
         try:
@@ -247,6 +251,10 @@ class Way(Protocol):
 
     def refuse(self, stream: PlainStream, code: str, facts: dict[str, object]) -> str:
         """Record a refusal; return the record's id."""
+        ...
+
+    def waits_for_disk(self, answer: Callable[[], None], code: str) -> bool:
+        """Whether an answer has to wait until what was recorded last is on a disk; it is called then."""
         ...
 
 
@@ -292,6 +300,14 @@ class Held:
         self._outbound.forget(self)
         record = self._outbound.refuse(self.stream, code, facts)
         self._reply = answer.problem(code, facts, record=record)
+        self.stream.pause()
+        if self._outbound.waits_for_disk(self._answer, code):
+            self._timer = asyncio.get_running_loop().call_later(KEPT_WITHIN_S, self.stream.abort)
+        else:
+            self._answer()
+
+    def _answer(self) -> None:
+        self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(REPLY_SECONDS, self.stream.abort)
         self.stream.resume()
 

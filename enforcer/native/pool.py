@@ -26,7 +26,8 @@ BEFORE_THE_END = dt.timedelta(seconds=15)
 class Connection:
     """A verified connection to an endpoint, until ``ends``: the earlier end of the two certificates.
 
-    ``peer_ends`` is the end of the peer's alone; ``born`` and ``idle_since`` are monotonic seconds.
+    ``peer_ends`` is the end of the peer's alone; ``born`` and ``idle_since`` are monotonic seconds. ``identity`` is
+    whose TLS context it was made with.
     """
 
     endpoint: Endpoint
@@ -36,6 +37,7 @@ class Connection:
     ends: dt.datetime
     born: float
     idle_since: float = 0.0
+    identity: object = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,9 +94,9 @@ class Reach:
         raise problem
 
     def finished(self, found: Connection) -> None:
-        """Keep what a later connection to the same endpoint can resume."""
+        """Keep what a later connection to the same endpoint can resume: of the context that it will be made with."""
         identity = self._workload.identity
-        if identity is None or identity is not self._identity or found.era != self._era:
+        if identity is None or identity is not found.identity or found.era != self._era:
             return
         if identity.wants_session(found.endpoint, time.monotonic()) and (tls := found.stream.session) is not None:
             identity.keep_session(found.endpoint, Session(tls, found.stream.chain))
@@ -169,6 +169,7 @@ class Reach:
             peer_ends=peer.not_after,
             ends=min(peer.not_after, identity.svid.not_after),
             born=time.monotonic(),
+            identity=identity,
         )
 
     def _verify(self, identity: Identity, chain: tuple[bytes, ...]) -> VerifiedSvid:

@@ -12,28 +12,39 @@ import dataclasses
 import datetime as dt
 import itertools
 import json
+from collections import deque
 from collections.abc import Callable
 from json.encoder import encode_basestring
+from typing import Any
 
 from audit.record import record
 from enforcer.native.judge import Judgement
 from mesh.clock import format_time
 from mesh.flow import Flow, FlowProtocol, Verdict
+from mesh.moments import Moments
 from mesh.request import Decision, Effect
-from mesh.ulid import RANDOM_BYTES, RANDOM_LETTERS, new_ulid, new_ulids
+from mesh.ulid import RANDOM_BYTES, random_letters
 
 MAX_WAITING = 65_536
 MAX_FLOWS = 4_096
 MAX_BATCH = 500
 MAX_PORTION = 500
 MAX_PATH = 2048
+MAX_SUBJECT = 256
+# characters
+MAX_BEGUN = 128 * 1024
+KEPT_WITHIN_S = 10
+"""How long an answer waits for its record to be on a disk; then there is none, and the connection ends."""
+QUERY = "?[removed]"
+# most numbers that a record has
+_TEXTS = {None: "null"} | {number: str(number) for number in range(1000)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
     """Who spoke to which port: the part that all decisions about one connection share.
 
-    ``certificate`` is the thumbprint of the caller's, for tokens that are bound to it.
+    ``certificate`` is the thumbprint of the caller's, for tokens that are bound to it; ``serial`` its serial number.
     """
 
     direction: str
@@ -43,6 +54,7 @@ class Contact:
     destination: str | None = None
     facts: dict[str, object] | None = None
     certificate: str = ""
+    serial: str = ""
 
 
 @dataclasses.dataclass(slots=True)
@@ -58,9 +70,22 @@ _FlowKey = tuple[str | None, str | None, str, int, FlowProtocol, str | None, str
 _ALLOWED, _DENIED, _WOULD_DENY = (verdict.value for verdict in (Verdict.ALLOWED, Verdict.DENIED, Verdict.WOULD_DENY))
 
 
-# a decision that was not written out yet, a tuple since one is made for each request: the record's id, empty where
-# nobody was told it, then contact, judgement, moment, protocol, method, host
-_Waiting = tuple[str, Contact, Judgement, dt.datetime, FlowProtocol, str | None, str | None]
+# members of an enumeration are looked up in Python
+_ALLOW = Effect.ALLOW
+
+# a decision that was not written out yet, a list since one is made for each request: the record's id, empty where
+# nobody was told it, then contact, judgement, moment, as text where there is an id, protocol, method, host, target,
+# microseconds; last comes how it went, as `end` puts it there
+Waiting = list[Any]
+# what records begin with that have these in common: contact, decision, candidate, protocol, method, host
+_Begun = tuple[Contact | None, Decision | None, Decision | None, str, str | None, str | None, str]
+_NOTHING_BEGUN: _Begun = None, None, None, "", None, None, ""
+
+
+def end(waiting: Waiting | None, status: int | None, received: int | None, sent: int | None) -> None:
+    """Have a record say how what it is about went, if it was not written out yet."""
+    if waiting is not None:
+        waiting[-1] = (status, received, sent)
 
 
 class Recorder:
@@ -68,21 +93,53 @@ class Recorder:
 
     def __init__(self, source: str, random: Callable[[int], bytes]) -> None:
         self._source, self._random = source, random
-        self._waiting: list[_Waiting | str] = []
+        self._waiting: list[Waiting | str] = []
+        self._letters, self._moments = random_letters(random), Moments()
+        # what was begun for a contact last, by its address, and all that was begun, by those of its parts; both hold on
+        # to these parts, so that no other object gets their addresses
+        self._latest: dict[int, _Begun] = {}
+        self._begun: dict[tuple[object, ...], _Begun] = {}
+        self._begun_size = 0
+        # the decision that was recorded last, to be told how it ended; None when there was no room for it
+        self.last: Waiting | None = None
         self._sent: dict[int, list[str]] = {}
         self._sequence = 0
         self._lost = 0
         self._flows: dict[_FlowKey, _Counted] = {}
+        # whether who is denied is answered only when the record of it is on the agent's disk
+        self.keeps_denials = False
+        # told when somebody waits for that
+        self.wake: Callable[[], None] = _nobody
+        self._kept = 0
+        self._waiters: deque[tuple[int, Callable[[], None]]] = deque()
 
     def rename(self, source: str) -> None:
         """Write under another name from now on; what was decided before keeps the one before."""
         self._waiting = [*self._write(self._waiting)]
         self._source = source
+        self._forget_begun()
 
     @property
     def unacknowledged(self) -> int:
         """How many records nobody has taken over yet."""
         return len(self._waiting) + sum(map(len, self._sent.values()))
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether an answer waits for a record to be taken over."""
+        return bool(self._waiters)
+
+    def waits_for_disk(self, answer: Callable[[], None]) -> bool:
+        """Whether an answer has to wait until the record that was made last is on a disk; it is called then.
+
+        A record that there was no room for never gets there, and its answer is never called.
+        """
+        if not self.keeps_denials:
+            return False
+        if self.last is not None:
+            self._waiters.append((self._kept + self.unacknowledged, answer))
+            self.wake()
+        return True
 
     def decision(
         self,
@@ -93,16 +150,26 @@ class Recorder:
         protocol: FlowProtocol,
         method: str | None = None,
         host: str | None = None,
+        target: str | None = None,
+        latency_us: int | None = None,
     ) -> str:
-        """Record a decision and return the record's id; of an allowed one nobody is told it, and it is empty."""
-        if judgement.decision.effect is Effect.ALLOW:
+        """Record a decision and return the record's id; of an allowed one nobody is told it, and it is empty.
+
+        ``target`` is the request target as it came, ``latency_us`` what deciding took.
+        """
+        moment: dt.datetime | str = now
+        if judgement.decision.effect is _ALLOW:
             name, limit = "", MAX_WAITING
         else:
-            name, limit = new_ulid(now, self._random(RANDOM_BYTES)), 2 * MAX_WAITING
-        if len(self._waiting) >= limit:
+            letters, moment = self._moments.write(now)
+            name, limit = letters + next(self._letters), 2 * MAX_WAITING
+        waiting = self._waiting
+        if len(waiting) >= limit:
             self._lost += 1
+            self.last = None
         else:
-            self._waiting.append((name, contact, judgement, now, protocol, method, host))
+            self.last = made = [name, contact, judgement, moment, protocol, method, host, target, latency_us, None]
+            waiting.append(made)
         return name
 
     def flow(
@@ -149,35 +216,76 @@ class Recorder:
         self._sent[self._sequence] = batch
         return self._sequence, batch
 
-    def _write(self, taken: list[_Waiting | str]) -> list[str]:
+    def _write(self, taken: list[Waiting | str]) -> list[str]:
         """Write records out.
 
-        All of one connection that came to the same decision differ in id, time and path alone, so that the rest is
-        written once. They are told apart by which objects they are: ``taken`` holds on to all of them meanwhile.
+        All of one connection that came to the same decision differ in id, time, path and how they went alone, so that
+        the rest is written once.
         """
-        unnamed = [item[3] for item in taken if not isinstance(item, str) and not item[0]]
-        names = iter(new_ulids(unnamed, self._random(RANDOM_LETTERS * len(unnamed))))
-        shared: dict[tuple[object, ...], str] = {}
+        begun_of, letters, write, texts = self._latest.get, self._letters, self._moments.write, _TEXTS.get
         batch: list[str] = []
-        moment, at = None, ""
         for item in taken:
             if isinstance(item, str):
                 batch.append(item)
                 continue
-            name, contact, judgement, now, _, method, host = item
-            key = id(contact), id(judgement.decision), id(judgement.candidate), method, host
-            begin = shared.get(key)
-            if begin is None:
-                begin = shared[key] = self._begin(item)
-            if now is not moment:
-                moment, at = now, format_time(now)
-            path = "" if method is None else f',"path":{encode_basestring(judgement.path[:MAX_PATH])}'
-            batch.append(f'{begin},"id":"{name or next(names)}","time":"{at}"{path}}}')
+            name, contact, judgement, at, protocol, method, host, target, took, went = item
+            decision, candidate, _, path, subject = judgement
+            _, decided, beside, spoken, asked, named, begin = begun_of(id(contact)) or _NOTHING_BEGUN
+            alike = decided is decision and beside is candidate and spoken == protocol
+            if not (alike and asked == method and named == host):
+                begin = self._begin(contact, decision, candidate, protocol, method, host)
+            if not name:
+                stamp, at = write(at)
+                name = stamp + next(letters)
+            of = "" if method is None else _request(path, subject, target)
+            if went is None:
+                how = "" if took is None else f',"latency_us":{took}'
+            else:
+                status, received, sent = went
+                how = (
+                    f',"latency_us":{texts(took) or took},"status":{texts(status) or status}'
+                    f',"bytes_in":{texts(received) or received},"bytes_out":{texts(sent) or sent}'
+                )
+            batch.append(f'{begin},"id":"{name}","time":"{at}"{of}{how}}}')
+        # not before the end, lest a batch of many connections begin each of its records anew
+        if self._begun_size > MAX_BEGUN:
+            self._forget_begun()
         return batch
 
-    def _begin(self, item: _Waiting) -> str:
-        """A record's text without id, time, path and the bracket at its end."""
-        _, contact, judgement, now, protocol, method, host = item
+    def _begin(
+        self,
+        contact: Contact,
+        decision: Decision,
+        candidate: Decision | None,
+        protocol: FlowProtocol,
+        method: str | None,
+        host: str | None,
+    ) -> str:
+        """What records with these in common begin with, remembered; they are told apart by which objects they are."""
+        key = id(contact), id(decision), id(candidate), protocol, method, host
+        begun = self._begun.get(key)
+        if begun is None:
+            text = self._text(contact, decision, candidate, protocol, method, host)
+            self._begun_size += len(text)
+            begun = self._begun[key] = contact, decision, candidate, protocol, method, host, text
+        self._latest[id(contact)] = begun
+        return begun[-1]
+
+    def _forget_begun(self) -> None:
+        self._latest.clear()
+        self._begun.clear()
+        self._begun_size = 0
+
+    def _text(
+        self,
+        contact: Contact,
+        decision: Decision,
+        candidate: Decision | None,
+        protocol: FlowProtocol,
+        method: str | None,
+        host: str | None,
+    ) -> str:
+        """A record's text without id, time, path, how it went and the bracket at its end."""
         fields: dict[str, object] = {
             "direction": contact.direction,
             "caller": contact.caller,
@@ -185,14 +293,16 @@ class Recorder:
             "port": contact.port,
             "peer_ip": contact.peer_ip,
             "protocol": protocol,
-            **_said(judgement.decision),
-            "candidate": _said(judgement.candidate) if judgement.candidate is not None else None,
+            **_said(decision),
+            "candidate": None if candidate is None else _said(candidate),
         }
+        if contact.serial:
+            fields["serial"] = contact.serial
         if method is not None:
             fields |= {"method": method, "host": host}
         if contact.facts:
             fields["facts"] = contact.facts
-        made = record("decision", now=now, random=bytes(RANDOM_BYTES), source=self._source, **fields)
+        made = record("decision", now=_ANY_TIME, random=bytes(RANDOM_BYTES), source=self._source, **fields)
         del made["id"], made["time"]
         return json.dumps(made, separators=(",", ":"), ensure_ascii=False, allow_nan=False)[:-1]
 
@@ -208,7 +318,9 @@ class Recorder:
     def acknowledge(self, sequence: int) -> None:
         """Forget the batches up to a sequence number."""
         for found in [found for found in self._sent if found <= sequence]:
-            del self._sent[found]
+            self._kept += len(self._sent.pop(found))
+        while self._waiters and self._waiters[0][0] <= self._kept:
+            self._waiters.popleft()[1]()
 
     def take_flows(self) -> list[str]:
         """Take the next portion of the flows that were counted, as public JSON; empty when all were taken.
@@ -256,6 +368,27 @@ class Recorder:
 
 
 _ANY_TIME = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def _nobody() -> None:
+    """Where nobody sends records at once, they go with the next batch."""
+
+
+def _request(path: str, subject: str, target: str | None) -> str:
+    """What a record says of a request: its path, whose token it had, and its target as it came, where it is another.
+
+    What the query asked for may be a secret, and stays here.
+    """
+    spelled = encode_basestring(path if len(path) <= MAX_PATH else path[:MAX_PATH])
+    said = f',"path":{spelled}'
+    if subject:
+        said += f',"sub":{encode_basestring(subject[:MAX_SUBJECT])}'
+    if target is None or target == path:
+        return said
+    begin, mark, _ = target.partition("?")
+    if begin == path and len(path) <= MAX_PATH:
+        return f'{said},"target":{spelled[:-1]}{mark and QUERY}"'
+    return f'{said},"target":{encode_basestring(begin[:MAX_PATH] + (mark and QUERY))}'
 
 
 def _said(decision: Decision) -> dict[str, object]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import re
 from collections.abc import Callable
 from typing import Protocol
@@ -17,6 +18,7 @@ from typing import Protocol
 from enforcer.native import answer, serial
 from enforcer.native.http1 import Framing, RequestHead, RequestReader, ResponseHead, ResponseReader
 from enforcer.native.pool import Connection, Finish
+from enforcer.native.records import KEPT_WITHIN_S
 from enforcer.native.stream import LINGER_SECONDS, MAX_PIPELINED_BYTES, PlainStream
 from mesh.problems import Invalid
 
@@ -40,6 +42,7 @@ class State(enum.Enum):
     WAITING = "waiting for a request"
     REACHING = "waiting for a connection to the service"
     RUNNING = "a request was sent, its answer is not complete"
+    RECORDING = "an answer of our own waits until its record is on a disk"
     CLOSING = "answered for the last time"
     GONE = "gone, or joined with a connection of its own"
 
@@ -65,6 +68,10 @@ class Route(Protocol):
 
     def refused(self, relay: Relay, problem: Invalid) -> str:
         """Record that a request could not be carried; return the record's id."""
+        ...
+
+    def waits_for_disk(self, answer: Callable[[], None], code: str) -> bool:
+        """Whether an answer has to wait until what was recorded last is on a disk; it is called then."""
         ...
 
     def gone(self, relay: Relay) -> None:
@@ -107,8 +114,9 @@ class Relay:
     """One application's connection; a `Sink` for its stream."""
 
     __slots__ = (
-        "_app_ended", "_app_is_full", "_exchange", "_has_moved", "_is_draining", "_is_held", "_quiet_ticks", "_reader",
-        "_response", "_route", "_served", "_service_is_full", "_state", "_ticks", "_writer", "connection", "stream",
+        "_app_ended", "_app_is_full", "_begins", "_exchange", "_has_moved", "_is_draining", "_is_held", "_quiet_ticks",
+        "_reader", "_response", "_route", "_served", "_service_is_full", "_state", "_ticks", "_writer", "connection",
+        "stream",
     )  # fmt: skip
 
     def __init__(self, stream: PlainStream, route: Route) -> None:
@@ -118,7 +126,8 @@ class Relay:
         self._exchange: _Exchange | None = None
         self._state = State.WAITING
         self._app_ended = self._app_is_full = self._service_is_full = self._is_held = self._has_moved = False
-        self._is_draining = False
+        # whether the next request is the first of this application on its connection to the service
+        self._is_draining = self._begins = False
         self._served = self._ticks = self._quiet_ticks = 0
         self._writer = serial.Writer()
         stream.sink = self
@@ -187,6 +196,10 @@ class Relay:
             self._ticks += 1
             if self._ticks > LINGER_SECONDS:
                 self._finish()
+        elif self._state is State.RECORDING:
+            self._ticks += 1
+            if self._ticks > KEPT_WITHIN_S:
+                self.abort()
         elif self._quiet_ticks > EXCHANGE_SECONDS:
             self.abort()
 
@@ -213,7 +226,7 @@ class Relay:
             unread = self._reader.unread
             # (1)
             if self._served >= JOIN_AFTER and not self._is_draining:
-                self._reach(self._join)
+                self._reach(self._join, shares=False)
                 return
             try:
                 head = self._reader.head()
@@ -234,10 +247,10 @@ class Relay:
         """Carry the rest unread, beginning with these bytes."""
         self._reader = RequestReader()
         self._reader.feed(unread)
-        self._reach(self._join)
+        self._reach(self._join, shares=False)
 
-    def _reach(self, use: Callable[[Connection], None]) -> None:
-        """Find a connection and use it."""
+    def _reach(self, use: Callable[[Connection], None], *, shares: bool = True) -> None:
+        """Find a connection and use it; one that served other programs only where it ``shares``."""
 
         def done(found: Connection | Invalid) -> None:
             if self._state is not State.REACHING:
@@ -248,23 +261,31 @@ class Relay:
                 self._refuse(found)
                 return
             self._bind(found)
-            use(found)
+            self._use(found, use)
             self.hold()
 
         found = self.connection
-        if found is None:
+        if found is None and shares:
             found = self._route.take()
             if found is not None:
                 self._bind(found)
         if found is not None:
-            use(found)
+            self._use(found, use)
             return
         self._state = State.REACHING
         self.hold()
         self._route.reach(self, done)
 
+    def _use(self, found: Connection, use: Callable[[Connection], None]) -> None:
+        """Use a connection, unless binding told that it ended or that it speaks without having been asked."""
+        if self.connection is found:
+            use(found)
+        else:
+            self._refuse(Invalid("LM3224"))
+
     def _bind(self, found: Connection) -> None:
         self.connection, self._response, self._service_is_full = found, ResponseReader(), False
+        self._begins = True
         found.stream.sink = _ServiceSide(self, found)
         if self._app_is_full:
             found.stream.pause()
@@ -277,6 +298,8 @@ class Relay:
         self._state = State.RUNNING
         request = exchange.head
         head = self._writer.head(request, request.target, _host_as_it_came)
+        if self._begins:
+            self._begins, head = False, serial.marked(head)
         if request.framing is Framing.CHUNKED or request.length:
             self._send_body(head)
         else:
@@ -447,9 +470,20 @@ class Relay:
         record = self._route.refused(self, problem)
         with_body = self._exchange is None or self._exchange.head.method != "HEAD"
         self._exchange = None
-        self.stream.write(answer.problem(problem.code, problem.facts, record=record, with_body=with_body))
+        reply = answer.problem(problem.code, problem.facts, record=record, with_body=with_body)
         self._drop()
-        self._end(was_read=False)
+        if self._route.waits_for_disk(functools.partial(self._recorded, reply), problem.code):
+            self._state = State.RECORDING
+            self._ticks = 0
+            self.hold()
+        else:
+            self.stream.write(reply)
+            self._end(was_read=False)
+
+    def _recorded(self, reply: bytes) -> None:
+        if self._state is State.RECORDING:  # else the application is gone
+            self.stream.write(reply)
+            self._end(was_read=False)
 
     def _end(self, *, was_read: bool) -> None:
         """Close after the last answer; if there may be more to read, give the application time to read it first."""

@@ -13,6 +13,10 @@ from enforcer.native.form import Form
 from enforcer.native.http1 import Fields, Framing, RequestHead, ResponseHead
 
 _IDENTITY = re.compile(rb"x-(?:limen-|envoy-|forwarded-client-cert\Z)", re.IGNORECASE)
+# the calling side's word to the called side, behind the request line: a program's connection begins here
+_BEGINS = b"x-limen-begins"
+_MARK = _BEGINS + b": 1\r\n"
+_MARKED = re.compile(rb"[^\r\n]*\r\n" + _MARK)
 _UPGRADE = b"connection: upgrade\r\nupgrade: websocket\r\n"
 
 
@@ -25,6 +29,22 @@ def without_identity(fields: Fields) -> Fields:
     """Take the fields that only an enforcer may set out of what a caller sent."""
     match = _IDENTITY.match
     return tuple([field for field in fields if match(field[0]) is None])
+
+
+def begins(fields: Fields) -> bool:
+    """Whether the calling side says that a request is the first one of a program's connection."""
+    return any(name == _BEGINS for name, _ in fields)
+
+
+def marked(head: bytes) -> bytes:
+    """A written head that says so."""
+    line, end, rest = head.partition(b"\r\n")
+    return b"".join((line, end, _MARK, rest))
+
+
+def is_marked(data: bytes) -> bool:
+    """Whether these bytes begin with such a head."""
+    return _MARKED.match(data) is not None
 
 
 def request_line(method: str, target: str) -> bytes:

@@ -15,10 +15,12 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from enforcer.egress import parse_exempt
-from enforcer.native import wire
+from enforcer.health import parse_check
+from enforcer.native import told, wire
 from enforcer.native.comeback import Comeback
 from enforcer.native.custom import CustomEngines
 from enforcer.native.endpoints import Endpoint, Endpoints
+from enforcer.native.healthdoor import HealthDoor
 from enforcer.native.intercept import Intercept
 from enforcer.native.judge import Judge, Rules
 from enforcer.native.limits import Limits
@@ -30,7 +32,6 @@ from enforcer.native.records import Recorder
 from enforcer.native.spans import Tracer
 from enforcer.native.tokens import Tokens
 from enforcer.native.workload import Identity, Workload
-from mesh.bundle import TrustBundle
 from mesh.clock import Clock, parse_time
 from mesh.problems import Invalid, Problem
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
@@ -63,6 +64,8 @@ class Sidecar(asyncio.Protocol):
         self._is_quieting = False
         self._trust = 0
         self._recorder = Recorder(self.kind, os.urandom)
+        self._recorder.wake = self._wake
+        self._is_waking = False
         self._workload = Workload(clock, self._recorder, tasks)
         self._decoder = wire.Decoder()
         self._endpoints = Endpoints()
@@ -74,6 +77,7 @@ class Sidecar(asyncio.Protocol):
         self._limits = Limits()
         self._inbound: list[Inbound] = []
         self._outbound: list[Outbound] = []
+        self._health: list[HealthDoor] = []
         self._intercept: Intercept | None = None
         self._held: dict[int, Held] = {}
         self._conn = 0
@@ -186,14 +190,12 @@ class Sidecar(asyncio.Protocol):
         """The sockets that it listens on, in the order in which the agent names ports; none while it drains."""
         return [handle for port in self._ports() for handle in port.handles]
 
-    def _ports(self) -> list[Inbound | Outbound | Intercept]:
-        return [*self._inbound, *self._ways_out()]
+    def _ports(self) -> list[Inbound | HealthDoor | Outbound | Intercept]:
+        return [*self._inbound, *self._health, *self._ways_out()]
 
     def _close_ports(self) -> None:
-        for inbound in self._inbound:
-            inbound.close()
-        for way in self._ways_out():
-            way.close()
+        for port in self._ports():
+            port.close()
 
     # -- what the agent says
 
@@ -202,16 +204,19 @@ class Sidecar(asyncio.Protocol):
         if self._has_listeners:
             raise Invalid("LM3013")
         self._has_listeners = True
-        limits = Limits.from_json(_object(message, "limits") if "limits" in message else {})
+        self._recorder.keeps_denials = message.get("keeps_denials") is True
+        limits = Limits.from_json(told.mapping(message, "limits") if "limits" in message else {})
         self._limits = limits = limits.fitted(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        for row in _rows(message, "inbound"):
-            named, app_port = _number(row, "port"), _number(row, "app_port")
+        for row in told.rows(message, "inbound"):
+            named, app_port = told.number(row, "port"), told.number(row, "app_port")
             inbound = Inbound(self._workload, port=named, app_port=app_port, limits=limits)
             self._inbound.append(inbound)
-        for row in _rows(message, "outbound"):
-            port = None if row.get("port") is None else _number(row, "port")
+        for check in map(parse_check, map(str, told.items(message.get("health", [])))):
+            self._health.append(HealthDoor(self._workload, check))
+        for row in told.rows(message, "outbound"):
+            port = None if row.get("port") is None else told.number(row, "port")
             way = self._way(
-                _text(row, "service"), port, _number(row, "local_port"), pools=row.get("pools") is not False
+                told.text(row, "service"), port, told.number(row, "local_port"), pools=row.get("pools") is not False
             )
             self._outbound.append(way)
         if message.get("intercept") is not None:
@@ -220,8 +225,8 @@ class Sidecar(asyncio.Protocol):
                 self._endpoints,
                 self._ask,
                 lambda: self._transport is None,
-                port=_number(message, "intercept"),
-                exempt=[parse_exempt(str(text)) for text in _list(message.get("egress"))],
+                port=told.number(message, "intercept"),
+                exempt=[parse_exempt(str(text)) for text in told.items(message.get("egress"))],
                 outbound=self._way,
             )
         self._workload.start(self._listen(message))
@@ -245,12 +250,15 @@ class Sidecar(asyncio.Protocol):
         inbound: list[dict[str, object]] = []
         outbound: list[dict[str, object]] = []
         try:
-            for port, row in zip(self._inbound, _rows(message, "inbound"), strict=True):
-                found = await port.listen(_text(row, "address"), _handle(row))
+            for port, row in zip(self._inbound, told.rows(message, "inbound"), strict=True):
+                found = await port.listen(told.text(row, "address"), told.handle(row))
                 inbound.append({"address": found[0], "port": found[1]})
-            for local, row in zip(self._outbound, _rows(message, "outbound"), strict=True):
-                outbound.append({"local_port": await local.listen(_handle(row))})
-            handles = [found for found in _list(message.get("intercept_handles", [])) if isinstance(found, int)]
+            found_handles = [item for item in told.items(message.get("health_handles", [])) if isinstance(item, int)]
+            for number, door in enumerate(self._health):
+                await door.listen(found_handles[number] if number < len(found_handles) else None)
+            for local, row in zip(self._outbound, told.rows(message, "outbound"), strict=True):
+                outbound.append({"local_port": await local.listen(told.handle(row))})
+            handles = [found for found in told.items(message.get("intercept_handles", [])) if isinstance(found, int)]
             intercept = None if self._intercept is None else await self._intercept.listen(handles)
         except Invalid as err:
             self._fail(err)
@@ -269,21 +277,24 @@ class Sidecar(asyncio.Protocol):
         Live connections stay, but for those whose peer the new bundles do not vouch for.
         """
         try:
-            spiffe_id = SpiffeId.parse(_text(message, "spiffe_id"))
-            not_after = parse_time(_text(message, "not_after"))
-            domains = {TrustDomain.parse(name): told for name, told in _object(message, "bundles").items()}
+            spiffe_id = SpiffeId.parse(told.text(message, "spiffe_id"))
+            not_after = parse_time(told.text(message, "not_after"))
+            domains = {TrustDomain.parse(name): row for name, row in told.mapping(message, "bundles").items()}
         except (SpiffeIdError, ValueError) as err:
             raise Invalid("LM3002", reason="an identity has a SPIFFE ID, an end and bundles") from err
         svid = X509Svid(
             spiffe_id=spiffe_id,
-            chain_der=tuple(wire.text_to_bytes(item) for item in _list(message.get("chain"))),
+            chain_der=tuple(wire.text_to_bytes(item) for item in told.items(message.get("chain"))),
             key_pkcs8_der=wire.text_to_bytes(message.get("key")),
             not_after=not_after,
         )
-        bundles = {domain: _bundle(domain, told) for domain, told in domains.items()}
+        bundles = {domain: told.bundle(domain, row) for domain, row in domains.items()}
         identity = Identity(svid, bundles, self._workload.clock)
         renamed = self._workload.name != str(spiffe_id)
-        before, self._workload.identity = self._workload.identity, identity
+        before = self._workload.identity
+        if before is not None and identity.is_same(before):
+            identity = before  # what hangs on its contexts goes on: sessions, and tickets that others hold
+        self._workload.identity = identity
         if renamed:
             self._recorder.rename(f"{self.kind}:{spiffe_id}")
             self._judge_anew()
@@ -293,15 +304,15 @@ class Sidecar(asyncio.Protocol):
             for inbound in self._inbound:
                 inbound.recheck_peers()
             self._recheck()
-        self._trust = _number(message, "trust")
+        self._trust = told.number(message, "trust")
         self.send({"type": "trusts", "trust": self._trust})
 
     def _take_keys(self, message: wire.Message) -> None:
         """Verify tokens by other keys from the next request on."""
         try:
             found = [
-                (_text(row, "source"), _text(row, "jwks").encode(), parse_time(_text(row, "until")))
-                for row in _rows(message, "sets")
+                (told.text(row, "source"), told.text(row, "jwks").encode(), parse_time(told.text(row, "until")))
+                for row in told.rows(message, "sets")
             ]
         except ValueError as err:
             raise Invalid("LM3002", reason="a key set has a source, keys and an end") from err
@@ -309,7 +320,7 @@ class Sidecar(asyncio.Protocol):
 
     def _take_tracing(self, message: wire.Message) -> None:
         """Make spans from the next request on; of so many in a million that belong to no trace."""
-        self._workload.tracer = Tracer(_number(message, "per_million"))
+        self._workload.tracer = Tracer(told.number(message, "per_million"))
 
     def _take_policy(self, message: wire.Message) -> None:
         """Decide by another snapshot from the next request on; live connections that it denies are closed.
@@ -318,7 +329,7 @@ class Sidecar(asyncio.Protocol):
         2. Both snapshots are read before either is used.
         """
         # (1)
-        epoch = _number(message, "epoch")
+        epoch = told.number(message, "epoch")
         if epoch < self._epoch:
             raise Invalid("LM3015", epoch=epoch, highest=self._epoch)
         # (2)
@@ -360,35 +371,37 @@ class Sidecar(asyncio.Protocol):
             return None
         if not isinstance(found, dict):
             raise Invalid("LM3002", reason="a snapshot has a hash and policies")
-        return _text(found, "hash"), read_policy_set(found.get("policies"), self._kept)
+        return told.text(found, "hash"), read_policy_set(found.get("policies"), self._kept)
 
     def _take_endpoints(self, message: wire.Message) -> None:
         found = [
-            Endpoint(_text(row, "spiffe_id"), _text(row, "address"), _number(row, "port"))
-            for row in _rows(message, "endpoints")
+            Endpoint(told.text(row, "spiffe_id"), told.text(row, "address"), told.number(row, "port"))
+            for row in told.rows(message, "endpoints")
         ]
         self._endpoints.replace(found, keeps=message.get("is_partial") is True)
 
     def _take_attested(self, message: wire.Message) -> None:
-        held = self._held.pop(_number(message, "conn"), None)
+        held = self._held.pop(told.number(message, "conn"), None)
         if held is not None:
             code = message.get("code")
             held.attested(
                 ok=message.get("ok") is True,
                 code=code if isinstance(code, str) else "",
-                facts=dict(_object(message, "facts")) if message.get("facts") is not None else {},
+                facts=dict(told.mapping(message, "facts")) if message.get("facts") is not None else {},
             )
 
     def _take_ack(self, message: wire.Message) -> None:
-        self._recorder.acknowledge(_number(message, "sequence"))
+        self._recorder.acknowledge(told.number(message, "sequence"))
+        if self._recorder.is_waited_for:
+            self._wake()
 
     def _take_program(self, message: wire.Message) -> None:
         """Know the program beside which it stands: without an agent the sidecar ends with it."""
-        self._comeback.watch(_number(message, "pid"))
+        self._comeback.watch(told.number(message, "pid"))
 
     def _take_drain(self, message: wire.Message) -> None:
         """Take nothing new, and end when nothing is left of what is there, or after so many seconds."""
-        self._drain(_number(message, "seconds"))
+        self._drain(told.number(message, "seconds"))
 
     def _drain(self, seconds: int) -> None:
         self._drains_until = asyncio.get_running_loop().time() + seconds
@@ -400,6 +413,8 @@ class Sidecar(asyncio.Protocol):
         self._is_quieting = True
         for inbound in self._inbound:
             inbound.drain()
+        for door in self._health:
+            door.drain()
         self._watch_drain()
 
     def _watch_drain(self) -> None:
@@ -466,12 +481,12 @@ class Sidecar(asyncio.Protocol):
             if count % TICKS_PER_SECOND == 0:
                 resident = resident_bytes()
                 for inbound in self._inbound:
-                    inbound.load.measure(resident)
+                    inbound.load.measure(resident, self._recorder.unacknowledged)
                     inbound.tick()
                 if any(inbound.load.refusal is not None for inbound in self._inbound):
                     give_back_memory()
-                for way in self._ways_out():
-                    way.tick()
+                for port in (*self._health, *self._ways_out()):
+                    port.tick()
                 self._held = {conn: held for conn, held in self._held.items() if not held.is_over}
             if count % (RECHECK_SECONDS * TICKS_PER_SECOND) == 0:
                 self._recheck()
@@ -483,15 +498,34 @@ class Sidecar(asyncio.Protocol):
         for way in self._ways_out():
             way.recheck()
 
-    def _report(self, *, flows: bool = True) -> None:
-        """Send records and flows, as far as the agent keeps up."""
-        if self._transport is None or self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            return
+    def _wake(self) -> None:
+        """Send records soon, those of this turn together: an answer waits for one of them."""
+        if not self._is_waking:
+            self._is_waking = True
+            asyncio.get_running_loop().call_soon(self._report_waited_for)
+
+    def _report_waited_for(self) -> None:
+        self._is_waking = False
+        if self._keeps_up:
+            self._report_records()
+
+    @property
+    def _keeps_up(self) -> bool:
+        """Whether there is an agent, and it reads what it is told."""
+        return self._transport is not None and self._transport.get_write_buffer_size() <= MAX_UNSENT_BYTES
+
+    def _report_records(self) -> None:
         while self._recorder.in_flight < MAX_IN_FLIGHT:
             batch = self._recorder.take_records(self._workload.now())
             if batch is None:
                 break
             self._send_records(*batch)
+
+    def _report(self, *, flows: bool = True) -> None:
+        """Send records and flows, as far as the agent keeps up."""
+        if self._transport is None or not self._keeps_up:
+            return
+        self._report_records()
         if missed := self._tokens.take_missed():
             self.send({"type": "keys_missed", "sources": missed})
         while flows and (found := self._recorder.take_flows()):
@@ -512,53 +546,3 @@ class Sidecar(asyncio.Protocol):
         while (spans := tracer.take()) or tracer.dropped:
             dropped, tracer.dropped = tracer.dropped, 0
             self.send({"type": "spans", "spans": spans, "dropped": dropped})
-
-
-def _bundle(domain: TrustDomain, told: object) -> TrustBundle:
-    if not isinstance(told, dict):
-        raise Invalid("LM3002", reason="a bundle has authorities")
-    pins = told.get("intermediates")
-    return TrustBundle(
-        trust_domain=domain,
-        x509_authorities=tuple(wire.text_to_bytes(item) for item in _list(told.get("authorities"))),
-        intermediates=None if pins is None else frozenset(str(item) for item in _list(pins)),
-        crls=tuple(wire.text_to_bytes(item) for item in _list(told.get("crls"))),
-    )
-
-
-def _text(row: Mapping[str, object], name: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str):
-        raise Invalid("LM3002", reason=f"`{name}` is text")
-    return value
-
-
-def _number(row: Mapping[str, object], name: str) -> int:
-    value = row.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise Invalid("LM3002", reason=f"`{name}` is a whole number")
-    return value
-
-
-def _handle(row: Mapping[str, object]) -> int | None:
-    return None if row.get("handle") is None else _number(row, "handle")
-
-
-def _list(value: object) -> list[object]:
-    if not isinstance(value, list):
-        raise Invalid("LM3002", reason="a list is missing")
-    return value
-
-
-def _object(row: Mapping[str, object], name: str) -> dict[str, object]:
-    value = row.get(name)
-    if not isinstance(value, dict):
-        raise Invalid("LM3002", reason=f"`{name}` is an object")
-    return value
-
-
-def _rows(message: wire.Message, name: str) -> list[dict[str, object]]:
-    rows = _list(message.get(name))
-    if not all(isinstance(row, dict) for row in rows):
-        raise Invalid("LM3002", reason=f"`{name}` is a list of objects")
-    return cast("list[dict[str, object]]", rows)  # every row was checked

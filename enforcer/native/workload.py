@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import NamedTuple
 
 from enforcer.native.judge import Judge
+from enforcer.native.limits import SHED
 from enforcer.native.records import Recorder
 from enforcer.native.signals import Signals
 from enforcer.native.spans import Tracer
@@ -164,6 +165,13 @@ class Workload:
             self._highest = now
         return None if self._highest - now > CLOCK_TOLERANCE else now
 
+    def waits_for_disk(self, answer: Callable[[], None], code: str = "") -> bool:
+        """Whether an answer has to wait until what was recorded last is on a disk; it is called then.
+
+        What is shed for want of room, by its ``code``, waits for nothing: the disk may be what has none.
+        """
+        return code not in SHED and self.recorder.waits_for_disk(answer)
+
     def require_identity(self) -> Identity:
         """The identity.
 
@@ -173,13 +181,15 @@ class Workload:
             raise Invalid("LM3012")
         return self.identity
 
-    def start(self, work: Coroutine[object, object, None]) -> None:
-        """Run something beside everything else. What fails in it ends it alone: its connection is closed by then."""
-        self._tasks.create_task(_contained(work))
+    def start(self, work: Coroutine[object, object, None], broken: Callable[[], None] | None = None) -> None:
+        """Run something beside everything else. What fails in it ends it alone; ``broken`` closes what waits for it."""
+        self._tasks.create_task(_contained(work, broken))
 
 
-async def _contained(work: Coroutine[object, object, None]) -> None:
+async def _contained(work: Coroutine[object, object, None], broken: Callable[[], None] | None) -> None:
     try:
         await work
     except Exception as err:  # noqa: BLE001  the edge of one connection: a bug in it must not end the others
         sys.stderr.write(f"LM3009 a connection failed: {type(err).__name__}\n")
+        if broken is not None:
+            broken()

@@ -20,7 +20,7 @@ from enforcer.native.judge import Judgement
 from enforcer.native.records import Contact
 from enforcer.native.sidecar import RECHECK_SECONDS
 from enforcer.sdk.context import Chain
-from enforcer.sdk.runtime import Limen
+from enforcer.sdk.runtime import Limen, outcome_of
 from mesh.problems import Invalid
 
 Scope = MutableMapping[str, Any]
@@ -28,6 +28,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+_Told = tuple[Contact, Judgement, float]
+"""What is told of a request: who asked, what was decided, and when it came, in monotonic seconds."""
 
 # how a body ends is between the server and the application
 _FRAMING = (b"content-length", b"transfer-encoding")
@@ -68,6 +70,7 @@ class Middleware:
         if scope["type"] not in {"http", "websocket"}:
             raise NotImplementedError(f"nothing decides what is {scope['type']}")
         contact = self._contact(scope, None, ())
+        begin = time.monotonic()
         try:
             # (1)
             chain = self._chain(scope)
@@ -79,19 +82,21 @@ class Middleware:
         except Invalid as problem:
             name = self._limen.refuse(contact, problem, "http")
             facts: dict[str, object] = {key: str(value)[:256] for key, value in problem.facts.items()}
-            await _answer(scope, send, answer.problem_refusal(problem.code, facts, record=name))
+            refusal = answer.problem_refusal(problem.code, facts, record=name)
+            await _answer(scope, send, refusal)
+            self._limen.count(contact, "refused", refusal.status[0])
             return
         # (3)
         judgement, name = self._limen.judge_request(contact, head)
         if not judgement.decision.is_allowed:
             await _answer(scope, send, answer.denial_refusal(judgement.decision, record=name, close=False))
-            self._limen.exchanged(contact, judgement, method=head.method, status=403)
+            self._exchanged(contact, judgement, head.method, 403, begin)
             return
         decided = self._decided(scope, contact, head, judgement)
         if scope["type"] == "http":
-            await self._serve(decided, receive, send, contact, judgement)
+            await self._serve(decided, receive, send, (contact, judgement, begin))
         else:
-            await self._converse(decided, receive, send, contact, head)
+            await self._open(decided, receive, send, (contact, judgement, begin), head)
 
     def _chain(self, scope: Scope) -> Chain:
         try:
@@ -129,7 +134,16 @@ class Middleware:
             decided["query_string"] = query.encode("latin-1")
         return decided
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, contact: Contact, judgement: Judgement) -> None:
+    def _exchanged(
+        self, contact: Contact, judgement: Judgement, method: str, status: int | None, begin: float | None
+    ) -> None:
+        """Tell of a request that is over; ``begin`` is in monotonic seconds, None for what has no duration."""
+        self._limen.exchanged(contact, judgement, method=method, status=status)
+        seconds = None if begin is None else time.monotonic() - begin
+        self._limen.count(contact, outcome_of(judgement), status, seconds)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, told: _Told) -> None:
+        contact, judgement, begin = told
         status: list[int] = []
 
         async def tell(message: Message) -> None:
@@ -141,10 +155,30 @@ class Middleware:
         try:
             await self._app(scope, receive, tell)
         finally:
-            self._limen.exchanged(contact, judgement, method=scope["method"], status=status[0] if status else None)
+            self._exchanged(contact, judgement, scope["method"], status[0] if status else None, begin)
+
+    async def _open(self, scope: Scope, receive: Receive, send: Send, told: _Told, head: RequestHead) -> None:
+        """A WebSocket, told of once: when the application opens it or does not. How long it lasts is no duration."""
+        contact, judgement, _ = told
+        is_told = False
+
+        async def tell(message: Message) -> None:
+            nonlocal is_told
+            if not is_told:
+                is_told = True
+                self._exchanged(contact, judgement, head.method, _status_of(message), None)
+            if "headers" in message:
+                message = {**message, "headers": _without_identity(message["headers"] or ())}
+            await send(message)
+
+        try:
+            await self._converse(scope, receive, tell, contact, head)
+        finally:
+            if not is_told:
+                self._exchanged(contact, judgement, head.method, None, None)
 
     async def _converse(self, scope: Scope, receive: Receive, send: Send, contact: Contact, head: RequestHead) -> None:
-        """A WebSocket, every message of which passes only while its request would be let through."""
+        """Every message of a WebSocket passes only while its request would be let through."""
         allowed = self._state()
 
         async def check() -> None:
@@ -196,6 +230,13 @@ def _head(scope: Scope) -> RequestHead:
     head = read_request(method, target, scope["headers"])
     kept = serial.without_identity(head.fields)
     return head._replace(fields=kept) if len(kept) != len(head.fields) else head
+
+
+def _status_of(message: Message) -> int:
+    """With what an application answers a WebSocket's request by its first message."""
+    if message["type"] == "websocket.accept":
+        return 101
+    return int(message.get("status", 403))
 
 
 def _without_identity(headers: Any) -> list[tuple[bytes, bytes]]:  # noqa: ANN401  any iterable of pairs

@@ -7,6 +7,7 @@ An agent that goes away is waited for; the program goes on with what it was told
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -16,7 +17,7 @@ from enforcer.native import wire
 from enforcer.native.comeback import AGAIN_S
 from enforcer.native.endpoints import Endpoints
 from enforcer.native.records import Recorder
-from enforcer.native.sidecar import Sidecar
+from enforcer.native.sidecar import FAREWELL_SECONDS, Sidecar
 from enforcer.native.workload import Workload
 from mesh.clock import Clock
 from mesh.problems import Forbidden, Problem
@@ -36,7 +37,7 @@ class Channel(Sidecar):
         self.problem: Problem | None = None
         self.serves: tuple[tuple[str, int], ...] = ()
         self._path, self._changed = path, changed
-        self._is_over = False
+        self._is_leaving = self._is_over = False
         self._gone = asyncio.Event()
         self._handlers = {**self._handlers, "failed": self._take_failed}
 
@@ -73,9 +74,18 @@ class Channel(Sidecar):
             await asyncio.sleep(AGAIN_S if self.problem is None else REFUSED_AGAIN_S)
 
     async def leave(self) -> None:
-        """Hand over what is left to tell, as far as the agent takes it within two seconds, and hang up."""
+        """Hand over what is left to tell, as far as the agent takes it within two seconds, and hang up.
+
+        It is the agent that closes, when it has read all: what it has not read of a stream that breaks, it loses.
+        """
+        self._is_leaving = True
         await self._farewell()
         self._is_over = True
+        if self._transport is not None:
+            with contextlib.suppress(OSError, TimeoutError):
+                self._transport.write_eof()
+                async with asyncio.timeout(FAREWELL_SECONDS):
+                    await self._gone.wait()
         self.close()
         if not self.over.done():
             self.over.set_result(None)
@@ -104,8 +114,13 @@ class Channel(Sidecar):
 
     def _finish(self) -> None:
         """A stream that cannot be read ends; the next one may be better."""
-        if self._transport is not None:
+        if self._transport is not None and not self._is_leaving:
             self._transport.abort()
+
+    def send(self, message: wire.Message) -> None:
+        """Say something, unless all was said."""
+        if not self._is_over:
+            super().send(message)
 
     def _take_listeners(self, message: wire.Message) -> None:
         """Know where this program is expected to listen. An agent's successor says it again."""
@@ -151,6 +166,8 @@ class Channel(Sidecar):
 
     def _report(self, *, flows: bool = True) -> None:
         with self.lock:
+            if self._is_over:
+                return
             super()._report(flows=flows)
 
     def _recheck(self) -> None:

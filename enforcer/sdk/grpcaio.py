@@ -15,6 +15,7 @@ import contextvars
 import inspect
 import re
 import ssl
+import time
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -28,7 +29,7 @@ from enforcer.native.sentences import sentence
 from enforcer.native.sidecar import RECHECK_SECONDS
 from enforcer.sdk.context import Chain
 from enforcer.sdk.grpcway import Way
-from enforcer.sdk.runtime import Limen, log
+from enforcer.sdk.runtime import Limen, log, outcome_of
 from mesh.problems import Invalid
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -99,7 +100,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # gr
     def _around(self, method: Callable[..., Any], head: RequestHead, *, streams: bool) -> Callable[..., Any]:
         async def behave(request: Any, context: Any) -> Any:  # noqa: ANN401  grpc has no types
             contact = await self._admit(context, head)
-            async with self._while_allowed(context, contact, head) if streams else contextlib.nullcontext():
+            async with self._counted(contact), self._lasting(context, contact, head, streams=streams):
                 return await method(request, context)
 
         return behave
@@ -107,7 +108,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # gr
     def _generating(self, method: Callable[..., Any], head: RequestHead) -> Callable[..., Any]:
         async def behave(request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: ANN401  grpc has no types
             contact = await self._admit(context, head)
-            async with self._while_allowed(context, contact, head):
+            async with self._counted(contact), self._while_allowed(context, contact, head):
                 answers = method(request, context)
                 if inspect.isawaitable(answers):
                     await answers  # it writes by itself
@@ -132,12 +133,14 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # gr
             contact = self._contact(context, str(self._limen.verify(chain).spiffe_id), chain)
         except Invalid as problem:
             name = self._limen.refuse(contact, problem, "grpc")
+            self._limen.count(contact, "refused")
             await _abort(context, problem.code, str(problem), name)
         # (2)
         judgement, name = self._limen.judge_request(contact, head, is_grpc=True)
         self._limen.exchanged(contact, judgement, protocol="grpc", method=head.method)
         decision = judgement.decision
         if not decision.is_allowed:
+            self._limen.count(contact, outcome_of(judgement))
             facts: dict[str, object] = {"policy": decision.policy, "rule": decision.rule, "tier": decision.tier}
             await _abort(context, decision.code, sentence(decision.code, "message", facts), name)
         caller.set(contact.caller or "")
@@ -147,6 +150,18 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # gr
         kind, _, place = urllib.parse.unquote(context.peer()).partition(":")
         address = place.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else ""
         return self._limen.contact(who, self._port, address, chain)
+
+    @contextlib.asynccontextmanager
+    async def _counted(self, contact: Contact) -> AsyncIterator[None]:
+        """Count a call that was let through when it is over. gRPC has no class of status that Prometheus would know."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self._limen.count(contact, "allowed", None, time.monotonic() - begin)
+
+    def _lasting(self, context: Any, contact: Contact, head: RequestHead, *, streams: bool) -> Any:  # noqa: ANN401
+        return self._while_allowed(context, contact, head) if streams else contextlib.nullcontext()
 
     @contextlib.asynccontextmanager
     async def _while_allowed(self, context: Any, contact: Contact, head: RequestHead) -> AsyncIterator[None]:  # noqa: ANN401

@@ -214,8 +214,9 @@ class Limen:
             judgement = _request(workload.judge, contact, head, workload.decision_time(now), is_grpc=is_grpc)
             protocol: FlowProtocol = "grpc" if is_grpc else "http"
             name = channel.recorder.decision(
-                contact, judgement, now=now, protocol=protocol, method=head.method, host=head.host_name
-            )
+                contact, judgement, now=now, protocol=protocol, method=head.method, host=head.host_name,
+                target=head.target,
+            )  # fmt: skip
         self._say(judgement, contact, name)
         return judgement, name
 
@@ -237,6 +238,7 @@ class Limen:
             judgement = Judgement(denied("LM3202", judge.snapshot), None, "", "")
         else:
             judgement = _connection(judge, contact, workload.decision_time(now))
+        self.count(contact, outcome_of(judgement))
         return judgement, self._record(contact, judgement, now)
 
     def still_allows(self, contact: Contact) -> bool:
@@ -254,6 +256,21 @@ class Limen:
         """Record what was refused before any rule was asked; return the record's id."""
         judgement = Judgement(denied(problem.code, self.snapshot), None, "", "")
         return self._record(contact, judgement, self.workload.now(), protocol)
+
+    def count(self, contact: Contact, outcome: str, status: int | None = None, seconds: float | None = None) -> None:
+        """Count a request, or a connection that is decided whole, for Prometheus: the agent serves what it is told.
+
+        ``outcome`` is allowed, denied, or refused before anybody decided; ``seconds`` is how long its answer took.
+        """
+        channel = self._known()
+        with channel.lock:
+            channel.workload.signals.request(contact.port, contact.caller or "", outcome, status, seconds)
+
+    def count_handshake(self, direction: str, code: str = "") -> None:
+        """Count a handshake that succeeded, or failed with a code."""
+        channel = self._known()
+        with channel.lock:
+            channel.workload.signals.handshake(direction, code)
 
     def _record(self, contact: Contact, judgement: Judgement, now: dt.datetime, protocol: FlowProtocol = "tcp") -> str:
         channel = self._known()
@@ -306,6 +323,8 @@ class _Caller:
 
     def admit(self, peer: VerifiedSvid, chain: Chain, *, is_new: bool) -> None:
         """Decide where a port is given."""
+        if is_new:
+            self._limen.count_handshake("inbound")
         if self._port is None:
             return
         contact = self._limen.contact(str(peer.spiffe_id), self._port, "", chain)
@@ -320,6 +339,7 @@ class _Caller:
         """Record a peer that has no identity here."""
         if isinstance(problem, _Decided):
             return
+        self._limen.count_handshake("inbound", problem.code)
         serves = self._limen.serves
         port = self._port or (serves[0][1] if len(serves) == 1 else 0)
         self._limen.refuse(self._limen.contact(None, port, ""), problem)
@@ -333,12 +353,15 @@ class _Called:
 
     def admit(self, peer: VerifiedSvid, chain: Chain, *, is_new: bool) -> None:
         """Check the peer's name against the called service."""
-        del chain, is_new
+        del chain
         if not self._limen.workload.judge.is_member(str(peer.spiffe_id), self._service):
             raise Invalid("LM3222", service=self._service, spiffe_id=str(peer.spiffe_id))
+        if is_new:
+            self._limen.count_handshake("outbound")
 
     def refused(self, problem: Invalid) -> None:
         """Record who was there instead."""
+        self._limen.count_handshake("outbound", problem.code)
         facts: dict[str, object] = {key: str(value)[:256] for key, value in problem.facts.items()}
         contact = Contact(
             direction="outbound",
@@ -369,6 +392,11 @@ def _request(judge: Judge, contact: Contact, head: RequestHead, now: dt.datetime
         certificate=contact.certificate,
         is_grpc=is_grpc,
     )
+
+
+def outcome_of(judgement: Judgement) -> str:
+    """How a decision is counted."""
+    return "allowed" if judgement.decision.is_allowed else "denied"
 
 
 def _connection(judge: Judge, contact: Contact, now: dt.datetime | None) -> Judgement:

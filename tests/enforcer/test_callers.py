@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from audit.masking import Masking
 from audit.record import read_record
 from audit.spool import Spool
 from enforcer.callers import Callers
@@ -84,7 +85,7 @@ class Setting:
             containers=self.containers,
             node_facts=lambda: (("node:id", "n"),),
             own_bundles=lambda: {"corp.test": PKI.bundle()},
-            delivery=Delivery(self.spool, Ed25519PrivateKey.generate(), "a", b"m"),
+            delivery=Delivery(self.spool, Ed25519PrivateKey.generate(), "a", Masking(b"m")),
             clock=self.clock,
             source="agent:n",
             trust_domain="corp.test",

@@ -258,3 +258,29 @@ def test_words_that_are_none_end_the_conversation(folder: pathlib.Path) -> None:
             place.listener.shutdown(socket.SHUT_RDWR)
 
     run(folder, work)
+
+
+def test_what_it_counts_is_counted_for_its_workload_alone(folder: pathlib.Path) -> None:
+    counted: list[tuple[str, Mapping[str, object]]] = []
+
+    async def work(place: Place) -> None:
+        session: Any = None
+        await place.workload._hear(session, {"type": "signals", "requests": []})
+        with contextlib.suppress(OSError):
+            place.listener.shutdown(socket.SHUT_RDWR)
+
+    run(folder, work, dataclasses.replace(FEED, signals=lambda name, message: counted.append((name, message))))
+    assert counted == [("w", {"type": "signals", "requests": []})]
+
+
+@pytest.mark.system
+def test_it_may_be_ended_twice_at_once(folder: pathlib.Path) -> None:
+    async def work(place: Place) -> None:
+        child = begin(place, PROGRAM)
+        assert await place.come()
+        await asyncio.gather(place.workload.stop(), place.workload.stop())
+        assert await asyncio.to_thread(child.wait) != 0
+        assert child.stdout is not None
+        child.stdout.close()
+
+    run(folder, work)

@@ -13,7 +13,12 @@ LAUNCH = Launch(
     pid=7, start=8, session=7, layout=(1, 2, 3, 4, 5, 6), device=9, inode=10, uid=11,
     facts=(("unix:uid", "11"), ("launch:path", "/bin/x")),
 )  # fmt: skip
-PORTS = Ports(inbound=(("127.0.0.1", 8443, 8080),), outbound=((9001, "db", None), (9002, "db", 1)), workers=2)
+PORTS = Ports(
+    inbound=(("127.0.0.1", 8443, 8080),),
+    outbound=((9001, "db", None), (9002, "db", 1)),
+    health=("127.0.0.1:9100=8080/healthz@10.0.0.0/8",),
+    workers=2,
+)
 SIDECARS = (KeptSidecar(process=(5, 6), build="b"), KeptSidecar(process=(7, 8), place=1, is_draining=True))
 KEPT = Kept(
     number=3, name="w", ports=PORTS, launch=LAUNCH, spiffe_id="spiffe://t/w", sidecars=SIDECARS, sidecar_uid=61234

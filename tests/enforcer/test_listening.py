@@ -16,8 +16,13 @@ from tests.handles import handles, nothing_stays_open
 
 @pytest.fixture
 def ports() -> Ports:
-    inbound, outbound = free_port(), free_port()
-    return Ports(inbound=(("127.0.0.1", inbound, 1),), outbound=((outbound, "db", None),), intercept=True)
+    inbound, outbound, health = free_port(), free_port(), free_port()
+    return Ports(
+        inbound=(("127.0.0.1", inbound, 1),),
+        outbound=((outbound, "db", None),),
+        health=(f"127.0.0.1:{health}=1/healthz@10.0.0.0/8",),
+        intercept=True,
+    )
 
 
 @pytest.fixture
@@ -34,6 +39,7 @@ def test_a_sidecar_is_told_which_socket_is_for_which_port(ports: Ports, doors: D
     ]
     (row,) = told["outbound"]  # type: ignore[misc]  # a list
     assert row["handle"] == doors.outbound[0].fileno()
+    assert told["health_handles"] == [sock.fileno() for sock in doors.health]
     assert told["intercept"] == doors.redirect_port != 0
     assert told["intercept_handles"] == [sock.fileno() for sock in doors.redirected]
     assert json.dumps(told)

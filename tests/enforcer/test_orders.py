@@ -58,9 +58,22 @@ def test_a_program_that_enforces_by_itself_holds_its_own_key_and_has_no_sidecar(
     asked = read_order(talk, {**GOOD, "sdk": True, "outbound": []})
     assert asked.is_direct
     assert asked.ports.sdk
-    for refused in ({**GOOD, "sdk": True}, {**GOOD, "sdk": True, "outbound": [], "intercept": True}):
+    alone: dict[str, object] = {**GOOD, "sdk": True, "outbound": []}
+    health = ["9100=8080/healthz@10.0.0.0/8"]
+    for refused in ({**GOOD, "sdk": True}, {**alone, "intercept": True}, {**alone, "health": health}):
         with pytest.raises(Invalid, match="LM3002"):
             read_order(talk, refused)
+
+
+def test_health_checks_are_read_before_anything_is_opened(talk: Conversation) -> None:
+    asked = read_order(talk, {**GOOD, "health": ["9100=8080/healthz@10.0.0.0/8"]})
+    assert asked.ports.health == ("127.0.0.1:9100=8080/healthz@10.0.0.0/8",)
+    assert asked.ports.message()["health"] == list(asked.ports.health)
+    for refused in ("9100=8080/healthz@10.0.0.0/8", ["9100=8080/healthz@10.0.0.0/8"] * 17):
+        with pytest.raises(Invalid, match="LM3002"):
+            read_order(talk, {**GOOD, "health": refused})
+    with pytest.raises(Invalid, match="LM3705"):
+        read_order(talk, {**GOOD, "health": ["9100=8080/healthz@0.0.0.0/0"]})
 
 
 def test_an_order_is_ports_and_open_files(talk: Conversation) -> None:

@@ -11,4 +11,5 @@ def test_a_sidecar_is_told_where_to_listen_and_where_that_leads() -> None:
             {"local_port": 4, "service": "db", "port": 5},
         ],
         "egress": ["service:db"],
+        "health": [],
     }

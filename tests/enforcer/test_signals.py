@@ -71,13 +71,40 @@ def test_workloads_beyond_the_bound_count_together(monkeypatch: pytest.MonkeyPat
     }
 
 
+def test_rows_beyond_a_workloads_share_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "MAX_ROWS", 2)
+    collector = SidecarSignals(list)
+    rows = [[8080, f"spiffe://corp.test/{name}", "denied", "4xx", 1] for name in "abcd"]
+    nothing: dict[str, Any] = {"handshakes": [], "shed": [], "bytes": [], "seconds": 0}
+    nothing["durations"] = [0] * len(told()["durations"])
+    for _ in range(2):
+        collector.add("db", {**nothing, "requests": rows, "shed": [["LM3303", 1]]})
+    collector.add("other workload", {**nothing, "requests": rows[:1]})
+    found = {key[1]: value for key, value in samples(collector).items() if key[0] == "limen_sidecar_requests_total"}
+    shown = {tuple(dict(labels)[name] for name in ("workload", "port", "caller")): n for labels, n in found.items()}
+    assert shown == {
+        ("db", "8080", "spiffe://corp.test/a"): 2,
+        ("db", "8080", "spiffe://corp.test/b"): 2,
+        ("db", OTHER, OTHER): 4,
+        ("other workload", "8080", "spiffe://corp.test/a"): 1,
+    }
+    assert of(samples(collector), "limen_sidecar_shed_total", workload="db", code=OTHER) == 2
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"requests": None},
         {"requests": [[1, "a", "allowed", "2xx", -1]]},
         {"requests": [[1, "a", "surprised", "2xx", 1]]},
+        {"requests": [[1, "a", "allowed", "a status of its own", 1]]},
         {"durations": [1]},
+        {"seconds": float("nan")},
+        {"seconds": -1},
+        {"handshakes": [["sideways", "", 1]]},
+        {"handshakes": [["inbound", "a code of its own", 1]]},
+        {"shed": [["a code of its own", 1]]},
+        {"bytes": [["sideways", 1, 2]]},
         {"handshakes": [["inbound", 1]]},
         {"shed": [["LM3303", True]]},
         {"seconds": "long"},

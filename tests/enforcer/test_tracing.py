@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.server
 import json
 import pathlib
@@ -18,6 +19,8 @@ from enforcer import tracing
 from enforcer.agentmetrics import SPANS
 from enforcer.tracing import Exporter, Tracing, readable, request_of, sender
 from mesh.problems import Invalid
+from tests.audit.receivers import collector, until
+from tests.ports import free_port
 
 DB = "spiffe://corp.test/ns/shop/sa/db"
 ROW: dict[str, Any] = {
@@ -115,6 +118,30 @@ def test_spans_reach_a_receiver_as_the_protocol_has_them(
     attributes = {item["key"]: item["value"] for item in span["attributes"]}
     assert attributes["http.response.status_code"] == {"intValue": "403"}
     assert attributes["limen.code"] == {"stringValue": "LM2302"}
+
+
+@pytest.mark.peer
+@pytest.mark.slow
+def test_an_opentelemetry_collector_reads_our_spans(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx2
+
+    port, make = free_port(), httpx2.Client
+    with collector(tmp_path, port) as received, contextlib.ExitStack() as clients:
+        monkeypatch.setattr(httpx2, "Client", lambda **more: clients.enter_context(make(**more)))
+        settled = Tracing.parse(f"http://127.0.0.1:{port}", 1)
+        span, denied = readable(DB, ROW | {"error": ""}), readable(DB, ROW | {"span_id": "00f067aa0ba902b9"})
+        assert settled is not None
+        assert span is not None
+        assert denied is not None
+        assert sender(settled.endpoint)([span, denied])
+        until(lambda: received.exists() and "00f067aa0ba902b9" in received.read_text(), "a span")
+        said = " ".join(received.read_text().split())
+    for words in (
+        f"service.instance.id: Str({DB})", "service.name: Str(db)", f"Trace ID : {ROW['trace_id']}",
+        f"Parent ID : {ROW['parent_id']}", f"ID : {ROW['span_id']}", "Name : GET", "Kind : Server",
+        "http.response.status_code: Int(403)", "Status code : Error", "Status message : LM2302",
+    ):  # fmt: skip
+        assert words in said, said
 
 
 def test_spans_of_one_workload_are_of_one_resource() -> None:

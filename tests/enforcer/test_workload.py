@@ -1,4 +1,5 @@
 import asyncio
+import datetime as dt
 import os
 import signal
 import subprocess
@@ -7,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+import structlog.testing
 
 from enforcer.launch import Order
 from enforcer.ports import Ports
 from enforcer.sight import Sight
 from enforcer.sockdiag import SockDiag
-from enforcer.workload import Feed, Workload
-from mesh.problems import Problem
+from enforcer.workload import ASK_AGAIN, Feed, Workload
+from mesh.problems import Forbidden, Problem, Unavailable
 from tests.launching import launch
 
 pytestmark = pytest.mark.system
@@ -123,3 +125,26 @@ def test_stopping_ends_a_program_that_does_not_listen() -> None:
         assert child.wait() in {-signal.SIGKILL, -signal.SIGTERM}
 
     run(work)
+
+
+def test_a_refusal_of_the_rules_is_said_once_and_not_asked_again_every_second() -> None:
+    diag = SockDiag()
+    workload = Workload("w", Ports(), FEED, Sight(diag=diag), None)
+    diag.close()
+    now, second = dt.datetime(2026, 1, 1, tzinfo=dt.UTC), dt.timedelta(seconds=1)
+    # it has not begun
+    assert not workload.is_due(now)
+    child, workload.launch = launch(order(sys.executable, "-c", "pass"))
+    child.wait()
+    assert workload.is_due(now)
+    with structlog.testing.capture_logs() as said:
+        for _ in range(3):
+            workload.refuse(Forbidden("LM1210", count="2"), now)
+    assert [row["event"] for row in said] == ["no identity"]
+    assert not workload.is_due(now + second)
+    assert workload.is_due(now + ASK_AGAIN)
+    # another reason is said, and what may be over in a moment is asked again in one
+    with structlog.testing.capture_logs() as said:
+        workload.refuse(Unavailable("LM3453", reason="x"), now)
+    assert len(said) == 1
+    assert workload.is_due(now + second)

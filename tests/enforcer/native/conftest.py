@@ -60,6 +60,7 @@ def sidecars() -> Iterator[Callable[..., Agent]]:
         limits: dict[str, int] | None = None,
         files: int | None = None,
         egress: tuple[str, ...] | None = None,
+        keeps_denials: bool = False,
     ) -> Agent:
         ours, theirs = socket.socketpair()
         process = subprocess.Popen(
@@ -77,6 +78,8 @@ def sidecars() -> Iterator[Callable[..., Agent]]:
         told: dict[str, object] = {"type": "listeners", "inbound": list(inbound), "outbound": list(outbound)}
         if limits is not None:
             told["limits"] = limits
+        if keeps_denials:
+            told["keeps_denials"] = True
         if egress is not None:
             told |= {"intercept": 0, "egress": list(egress)}
         agent.send(told)

@@ -151,6 +151,20 @@ class Realm:
             not_after=begin + dt.timedelta(days=1),
         )
 
+    def revoking(self, svid: X509Svid) -> TrustBundle:
+        """The bundle with a list in which an SVID's certificate stands."""
+        serial = x509.load_der_x509_certificate(svid.chain_der[0]).serial_number
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(self.now)
+        made = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(self.now - dt.timedelta(minutes=5))
+            .next_update(self.now + dt.timedelta(days=1))
+            .add_revoked_certificate(entry.build())
+            .sign(self._key, hashes.SHA256())
+        )
+        return dataclasses.replace(self.bundle, crls=(made.public_bytes(serialization.Encoding.DER),))
+
 
 def identity_message(svid: X509Svid, *bundles: TrustBundle) -> wire.Message:
     return {

@@ -8,10 +8,12 @@ from typing import cast
 
 import pytest
 
+from enforcer.native import serial
 from enforcer.native.exchange import HttpConnection
 from enforcer.native.http1 import RequestHead
 from enforcer.native.judge import Judgement, denied
 from enforcer.native.limits import Limits
+from enforcer.native.records import KEPT_WITHIN_S
 from enforcer.native.stream import LINGER_SECONDS, PlainStream, Sink
 from mesh.problems import Invalid
 from mesh.request import Decision, Effect, Mode
@@ -81,6 +83,9 @@ class World:
         self.again: list[str] = []
         self.refused: list[str] = []
         self.counted: list[tuple[str, int | None]] = []
+        # answers that wait for their record, where they have to
+        self.keeps = False
+        self.kept: list[Callable[[], None]] = []
         self.connection = HttpConnection(self.caller, self, b"x-limen-source: web\r\n", LIMITS)
 
     @property
@@ -108,10 +113,14 @@ class World:
         self.refused.append(problem.code)
         return "01ABC"
 
+    def waits_for_disk(self, answer: Callable[[], None], code: str = "") -> bool:
+        self.kept += [answer] if self.keeps else []
+        return self.keeps
+
     def forwarded(self, head: RequestHead) -> RequestHead:
         return head
 
-    def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None:
+    def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None, length: int | None = None) -> None:
         assert judgement.target == head.target
         self.counted.append((head.target, status))
 
@@ -139,6 +148,25 @@ def test_an_exchange_goes_through_and_the_connections_stay() -> None:
     assert world.caller.sent == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok" * 2
     assert world.app.sent.count(b"x-limen-source: web\r\n\r\n") == 2
     assert world.counted == [("/a", 200)] * 2
+
+
+def test_a_workload_that_spoke_or_left_before_it_was_asked_is_an_error_and_no_silence() -> None:
+    for early in (b"220 hello\r\n", b""):
+        world = World(dials=False)
+        world.caller.tell.received(GET)
+        app = Recorded()
+
+        def resume(app: Recorded = app, early: bytes = early) -> None:
+            if early:
+                app.tell.received(early)
+            else:
+                app.tell.lost()
+
+        app.resume = resume  # type: ignore[method-assign]  # what a stream kept back is told on resuming
+        world.waiting[0](cast("PlainStream", app))
+        assert world.caller.sent.startswith(b"HTTP/1.1 502 ")
+        assert world.refused == ["LM3302"]
+        assert app.sent == b""
 
 
 def test_a_pipelined_request_waits_for_the_response_before_it() -> None:
@@ -216,6 +244,21 @@ def test_an_idle_connection_that_the_workload_closes_is_replaced() -> None:
     world.app.tell.received(OK)
     assert len(world.apps) == 2
     assert "eof" not in world.caller.did
+
+
+@pytest.mark.parametrize("between", [b"", GET.replace(b"/a", b"/no")], ids=["at once", "after a denial"])
+def test_another_programs_requests_get_a_connection_of_their_own_to_the_workload(between: bytes) -> None:
+    world = World()
+    begins = GET.replace(b"\r\n", b"\r\nx-limen-begins: 1\r\n", 1)
+    for _ in range(2):
+        for request in (begins, GET):
+            world.caller.tell.received(request)
+            world.app.tell.received(OK)
+        if between:
+            world.caller.tell.received(serial.marked(between))
+    assert len(world.apps) == 2
+    assert [app.did for app in world.apps] == [["resume", "close"], ["resume", "close"] if between else ["resume"]]
+    assert all(app.sent.count(b"GET") == 2 and b"begins" not in app.sent for app in world.apps)
 
 
 def test_a_workload_that_closes_without_an_answer_is_a_bad_gateway() -> None:
@@ -493,3 +536,58 @@ def test_trailers_pass_in_both_directions_but_for_those_that_mean_something_befo
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + trailers + b"Age: 1\r\n\r\n"
     )
     assert world.caller.sent.endswith(b"\r\n\r\n0\r\nX-Unannounced: 1\r\nX-Digest: abc\r\nX-Role: admin\r\n\r\n")
+
+
+NO = b"GET /no HTTP/1.1\r\nHost: db\r\n\r\n"
+
+
+def keeping() -> World:
+    world = World()
+    world.keeps = True
+    return world
+
+
+def test_a_denial_that_is_kept_first_is_answered_then_and_the_connection_goes_on() -> None:
+    world = keeping()
+    world.caller.tell.received(NO + NO + GET)
+    assert (world.caller.sent, len(world.kept), world.apps) == (b"", 1, [])
+    assert world.connection.is_busy
+    world.kept.pop()()
+    assert world.caller.sent.count(b"HTTP/1.1 403 ") == 1
+    # the next one waits for its own
+    world.kept.pop()()
+    world.app.tell.received(OK)
+    assert (world.caller.sent.count(b"HTTP/1.1 403 "), world.caller.sent.endswith(OK[-4:])) == (2, True)
+    assert (world.over, {"eof", "close", "abort"} & {*world.caller.did}) == (0, set())
+
+
+@pytest.mark.parametrize("raw", [NO.replace(b"/no", b"/no/#"), b"POST" + NO[3:-2] + b"Content-Length: 2\r\n\r\nok"])
+def test_the_last_answer_of_a_connection_is_kept_first_too(raw: bytes) -> None:
+    world = keeping()
+    world.caller.tell.received(raw)
+    # the caller is done, and still gets its answer
+    world.caller.tell.ended()
+    assert (world.caller.sent, world.over) == (b"", 0)
+    world.kept.pop()()
+    assert world.caller.sent.startswith(b"HTTP/1.1 4")
+    assert (world.caller.did[-2:], world.over) == (["eof", "close"], 1)
+
+
+def test_an_answer_whose_record_is_kept_too_late_is_none() -> None:
+    world = keeping()
+    world.caller.tell.received(NO)
+    for _ in range(KEPT_WITHIN_S):
+        world.connection.tick()
+    assert world.over == 0
+    world.connection.tick()
+    assert (world.caller.sent, world.caller.did[-1], world.over) == (b"", "abort", 1)
+    world.kept.pop()()
+    assert world.caller.sent == b""
+
+
+def test_a_caller_that_went_before_its_answer_was_kept_is_forgotten() -> None:
+    world = keeping()
+    world.caller.tell.received(NO)
+    world.caller.tell.lost()
+    world.kept.pop()()
+    assert (world.caller.sent, world.over) == (b"", 1)

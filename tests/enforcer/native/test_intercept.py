@@ -158,6 +158,8 @@ def test_an_exempt_name_is_reached_where_it_is_whatever_address_the_program_chos
     hello = made(named(HERE.encode()))
     with echo(HERE, 9443) as server, echo(OTHER, 9443):
         assert world.answered(OTHER, 9443, hello, server) == hello
+    row = world.web.record(decision="allow", direction="outbound")
+    assert (row["tier"], row["facts"]["name"]) == ("egress", HERE)
 
 
 @needs_root

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from enforcer.native import serial
 from mesh.x509svid import X509Svid
 from tests.enforcer.native.harness import (
     ALLOW_WEB,
@@ -22,6 +23,7 @@ from tests.enforcer.native.harness import (
     Realm,
     banner_answer,
     connect,
+    eventually,
     http_answer,
     inbound_port,
     policies,
@@ -162,3 +164,66 @@ def test_a_port_that_needs_envoy_is_denied(sidecars: Make, corp: Realm, web: X50
     assert agent.record(code="LM3202")
     assert app.connections == 0
     app.close()
+
+
+@pytest.fixture
+def by_caller(sidecars: Make, corp: Realm, apps: Make) -> tuple[Agent, App]:
+    """A sidecar whose port speaks HTTP, and whose rules look at the caller alone."""
+    app: App = apps()
+    agent = sidecars(corp.svid(DB), corp.bundle, inbound=({"address": "127.0.0.1", "port": 0, "app_port": app.port},))
+    agent.policy(policies(ALLOW_WEB_TCP, port=inbound_port(agent)))
+    return agent, app
+
+
+def test_where_the_caller_alone_counts_many_programs_have_a_connection_each_to_the_workload(
+    by_caller: tuple[Agent, App], corp: Realm, web: X509Svid
+) -> None:
+    agent, app = by_caller
+    with connect(inbound_port(agent), web, corp.bundle) as sock:
+        for request in (serial.marked(REQUEST), REQUEST, serial.marked(REQUEST)):
+            sock.sendall(request)
+            assert read_response(sock) == (200, b"hello")
+    assert app.connections == 2
+    assert not any(b"x-limen-begins" in request for request in app.requests)
+    assert agent.record(path="/orders")["decision"] == "allow"
+
+
+def test_where_the_caller_alone_counts_one_program_is_joined_with_the_workload_and_nobody_reads(
+    by_caller: tuple[Agent, App], corp: Realm, web: X509Svid
+) -> None:
+    agent, app = by_caller
+    odd = b"GET /orders HTTP/1.0\r\nX-Odd : 1\r\n\r\n"
+    with connect(inbound_port(agent), web, corp.bundle) as sock:
+        for request in (odd, serial.marked(REQUEST)):
+            sock.sendall(request)
+            assert read_response(sock) == (200, b"hello")
+    assert app.connections == 1
+    assert app.requests == [odd, serial.marked(REQUEST)]
+
+
+def test_where_the_caller_alone_counts_a_silent_one_reaches_the_workload_too(
+    by_caller: tuple[Agent, App], corp: Realm, web: X509Svid
+) -> None:
+    agent, app = by_caller
+    with connect(inbound_port(agent), web, corp.bundle) as sock:
+        assert eventually(lambda: app.connections == 1)
+        sock.sendall(serial.marked(REQUEST))
+        assert read_response(sock) == (200, b"hello")
+    assert app.requests == [serial.marked(REQUEST)]
+
+
+def test_where_the_caller_alone_counts_one_that_ends_at_once_is_let_go_and_a_denied_one_hears_nothing(
+    by_caller: tuple[Agent, App], corp: Realm, web: X509Svid
+) -> None:
+    agent, app = by_caller
+    with connect(inbound_port(agent), corp.svid(OPS), corp.bundle) as sock:
+        sock.sendall(serial.marked(REQUEST))
+        assert read_all(sock) == b""
+    assert agent.record(caller=OPS)["code"] == "LM2302"
+    assert app.connections == 0
+    with connect(inbound_port(agent), web, corp.bundle) as sock:
+        sock.unwrap()
+    assert agent.record(caller=WEB)["decision"] == "allow"
+    agent.policy(policies(port=inbound_port(agent)), epoch=2)
+    with connect(inbound_port(agent), web, corp.bundle) as sock:
+        assert read_all(sock) == b""

@@ -87,6 +87,21 @@ def test_a_later_connection_to_the_same_endpoint_resumes(caller: Caller) -> None
     assert caller.resumes()
 
 
+def test_the_same_identity_told_again_breaks_nothing_and_what_was_open_can_be_resumed(
+    sidecars: Make, corp: Realm, server: TlsApp
+) -> None:
+    caller = Caller(sidecars, corp, server)
+    with socket.create_connection(("127.0.0.1", caller.local), PATIENCE_S) as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        # an agent that came back tells everything anew; the connection is of the time before
+        caller.client.send(identity_message(caller.svid, corp.bundle))
+        caller.policy(caller.rules)
+        sock.shutdown(socket.SHUT_WR)
+        assert read_all(sock) == b"bye"
+    assert caller.resumes()
+
+
 @pytest.mark.parametrize("what", ["policy", "SVID", "bundles"])
 def test_a_change_ends_what_could_be_resumed(caller: Caller, corp: Realm, evil: Realm, what: str) -> None:
     assert caller.resumes()

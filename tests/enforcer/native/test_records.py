@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
+import functools
+import gc
 import json
 import os
+import weakref
 from typing import Any
 
 import pytest
@@ -14,7 +18,7 @@ from hypothesis import strategies as st
 from audit.record import check_record
 from enforcer.native import records, wire
 from enforcer.native.judge import Judgement, denied
-from enforcer.native.records import Contact, Recorder
+from enforcer.native.records import Contact, Recorder, end
 from mesh.flow import flow_from_json
 from mesh.request import Decision, Effect, Mode
 from mesh.ulid import is_ulid
@@ -31,6 +35,10 @@ OBSERVED = Decision(
     effect=Effect.ALLOW, policy_effect=Effect.DENY, mode=Mode.OBSERVE, snapshot="h", tier="", policy="", rule="",
     code="LM2302",
 )  # fmt: skip
+
+
+class _Held(Contact):
+    """A contact of which one can tell whether it is still there."""
 
 
 def recorder() -> Recorder:
@@ -54,6 +62,24 @@ def test_a_record_says_who_what_and_why_and_holds_no_query() -> None:
     assert (row["schema"], row["kind"], row["source"]) == (1, "decision", "sidecar:test")
     assert (row["caller"], row["destination"], row["path"], row["code"]) == (WEB, DB, "/a", "LM2300")
     assert "secret" not in str(row)
+
+
+def test_a_record_says_the_target_as_it_came_whose_token_it_was_and_how_it_went() -> None:
+    found = recorder()
+    contact = dataclasses.replace(CONTACT, serial="1f")
+    judgement = Judgement(ALLOWED, None, "/a/b", "/a/b", "alice")
+    found.decision(
+        contact, judgement, now=NOW, protocol="http", method="GET", host="db", target="/a/./b?t=hunter2", latency_us=7
+    )
+    first = found.last
+    found.decision(contact, judgement, now=NOW, protocol="http", method="GET", host="db", target="/a/b")
+    end(first, 200, 0, 12)
+    one, other = rows_of(found)
+    assert (one["serial"], one["path"], one["target"]) == ("1f", "/a/b", "/a/./b?[removed]")
+    assert (one["sub"], one["latency_us"]) == ("alice", 7)
+    assert (one["status"], one["bytes_in"], one["bytes_out"]) == (200, 0, 12)
+    # what had not ended when it was written says nothing of it
+    assert other.keys() & {"target", "latency_us", "status", "bytes_in", "bytes_out"} == set()
 
 
 def test_the_id_that_a_denied_caller_is_told_is_the_records() -> None:
@@ -92,6 +118,38 @@ def test_records_written_together_say_what_each_would_say_alone(rows: list[tuple
     for row, (decision, candidate, method, path, contact) in zip(together, rows, strict=True):
         assert (row["code"], row["candidate"] is None) == (decision.code, candidate is None)
         assert (row.get("path"), row.get("facts")) == (path if method else None, contact.facts)
+
+
+@pytest.mark.parametrize("bound", [0, records.MAX_BEGUN], ids=["nothing-remembered", "remembered"])
+def test_what_one_batch_began_the_next_ones_say_as_if_it_were_new(monkeypatch: pytest.MonkeyPatch, bound: int) -> None:
+    monkeypatch.setattr(records, "MAX_BEGUN", bound)
+    found = recorder()
+    for number in range(20):
+        # objects of one batch are gone in the next, and others may stand where they stood
+        contact = dataclasses.replace(CONTACT, port=8000 + number)
+        decision = dataclasses.replace((ALLOWED, OBSERVED)[number % 2], rule=f"r{number}")
+        asked = [(None, None, "tcp"), ("GET", "db", "http"), ("GET", "db", "grpc"), ("PUT", "web", "http")] * 2
+        for method, host, protocol in asked:
+            made: Any = {"protocol": protocol, "method": method, "host": host}
+            found.decision(contact, judged(decision), now=LATER, **made)
+        rows = rows_of(found)
+        assert [(row.get("method"), row.get("host"), row["protocol"]) for row in rows] == asked
+        assert {(row["port"], row["rule"], row["time"]) for row in rows} == {
+            (8000 + number, f"r{number}", "2026-11-24T12:00:01.000000Z")
+        }
+
+
+def test_what_is_remembered_of_connections_is_bounded() -> None:
+    found = recorder()
+    refs = []
+    for number in range(2000):
+        contact = _Held(direction="inbound", port=8080, peer_ip=f"10.0.{number // 256}.{number % 256}", caller=WEB)
+        refs.append(weakref.ref(contact))
+        found.decision(contact, judged(ALLOWED), now=NOW, protocol="tcp")
+        if number % 100 == 99:
+            assert len(rows_of(found)) == 100
+    gc.collect()
+    assert sum(ref() is not None for ref in refs) < 1000
 
 
 def test_what_was_decided_under_one_name_is_written_under_it() -> None:
@@ -200,3 +258,40 @@ def test_flows_are_taken_in_portions_and_none_is_lost(monkeypatch: pytest.Monkey
     portions = [found.take_flows() for _ in range(4)]
     assert [len(rows) for rows in portions] == [3, 3, 1, 0]
     assert [json.loads(row)["path"] for rows in portions for row in rows] == [f"/{number}" for number in range(7)]
+
+
+def test_an_answer_waits_until_the_batch_of_its_record_is_acknowledged() -> None:
+    found = recorder()
+    did: list[str] = []
+    woken: list[int] = []
+    found.wake = lambda: woken.append(1)
+    denials = denied("LM2302")
+    found.decision(CONTACT, judged(denials), now=NOW, protocol="tcp")
+    assert not found.waits_for_disk(lambda: did.append("never"))
+    found.keeps_denials = True
+    for name in ("first", "second"):
+        found.decision(CONTACT, judged(denials), now=NOW, protocol="tcp")
+        assert found.waits_for_disk(functools.partial(did.append, name))
+        # a batch for each, in the order in which they were made
+        assert found.take_records(NOW) is not None
+    found.decision(CONTACT, judged(ALLOWED), now=NOW, protocol="tcp")
+    assert (did, len(woken), found.is_waited_for) == ([], 2, True)
+    found.acknowledge(1)
+    assert did == ["first"]
+    found.rename("sidecar:other")
+    found.acknowledge(2)
+    assert (did, found.is_waited_for) == (["first", "second"], False)
+
+
+def test_a_record_that_found_no_room_is_waited_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_WAITING", 1)
+    found = recorder()
+    found.keeps_denials = True
+    did: list[int] = []
+    for number in range(3):
+        found.decision(CONTACT, judged(denied("LM2302")), now=NOW, protocol="tcp")
+        assert found.waits_for_disk(functools.partial(did.append, number))
+    taken = found.take_records(NOW)
+    assert taken is not None
+    found.acknowledge(taken[0])
+    assert did == [0, 1]

@@ -143,6 +143,14 @@ def test_a_program_that_connects_for_each_request_pays_one_handshake_and_is_atte
     assert caller.asked - asked == 6
 
 
+def test_the_first_request_of_each_program_says_so_and_no_other_does(caller: Caller) -> None:
+    seen = len(caller.service.requests)
+    for _ in range(2):
+        assert caller.ask(REQUEST + ONCE).endswith(b"ok")
+    marks = [b"\r\nx-limen-begins: 1\r\n" in request for request in caller.service.requests[seen:]]
+    assert marks == [True, False] * 2
+
+
 def test_the_service_is_not_told_to_close_and_the_program_is(caller: Caller) -> None:
     answer = caller.ask()
     assert b"\r\nconnection: close\r\n" in answer.lower()
@@ -513,14 +521,26 @@ def test_much_data_passes_whole_both_ways(caller: Caller) -> None:
     assert caller.service.requests[-1].partition(b"\r\n\r\n")[2] == body
 
 
-def test_over_two_sidecars_one_connection_carries_many_programs(sidecars: Make, corp: Realm, apps: Make) -> None:
+def test_over_two_sidecars_one_connection_carries_many_programs_and_each_has_its_own_to_the_workload(
+    sidecars: Make, corp: Realm, apps: Make
+) -> None:
     app = apps()
     pair = Pair(sidecars, corp, app, protocol="http")
     for _ in range(5):
         with pair.connect() as sock:
+            sock.sendall(REQUEST)
+            assert read_response(sock) == (200, b"hello")
             sock.sendall(ONCE)
             assert read_all(sock).endswith(b"hello")
-    assert (app.connections, len(app.requests), len(pair.asked)) == (1, 5, 5)
+    assert (app.connections, len(app.requests), len(pair.asked)) == (5, 10, 5)
+    assert not any(b"x-limen-begins" in request for request in app.requests)
+
+    def handshakes() -> int:
+        with pair.server.changed:
+            told = [message["handshakes"] for message in pair.server.heard if message["type"] == "signals"]
+        return sum(count for rows in told for _, _, count in rows)  # type: ignore[attr-defined]  # rows
+
+    assert eventually(handshakes) == 1
     denied = pair.ask(b"GET /admin HTTP/1.1\r\n" + HOST + b"\r\n")
     assert (denied[0], json.loads(denied[1])["code"]) == (403, "LM2302")
     pair.server.policy(policies(port=pair.port), epoch=2)

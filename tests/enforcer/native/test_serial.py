@@ -112,3 +112,14 @@ def test_what_means_something_before_a_body_stands_not_behind_it(name: bytes, ma
 def test_no_bytes_are_no_chunk_for_that_would_end_the_body() -> None:
     assert (serial.chunk(b"ab" * 8), serial.chunk(b"")) == (b"10\r\nabababababababab\r\n", b"")
     assert serial.last_chunk() == b"0\r\n\r\n"
+
+
+def test_a_mark_is_read_where_it_is_written_and_nowhere_else() -> None:
+    head = b"GET /a HTTP/1.1\r\nhost: db\r\n\r\n"
+    assert serial.is_marked(serial.marked(head))
+    assert serial.marked(head) == b"GET /a HTTP/1.1\r\nx-limen-begins: 1\r\nhost: db\r\n\r\n"
+    assert serial.is_identity(b"x-limen-begins")
+    assert not serial.is_marked(head)
+    assert not serial.is_marked(head + serial.marked(head))
+    assert serial.begins(((b"host", b"db"), (b"x-limen-begins", b"1")))
+    assert not serial.begins(((b"x-limen-source", b"1"),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -79,8 +80,12 @@ def served(sidecars: Make, corp: Realm) -> Iterator[Agent]:
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work)
+    # a connection whose goodbye the sidecar has not answered yet is closed with the loop, which warns of it; an error
+    # there would keep the loop from closing the rest
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work)
 
 
 def told(agent: Agent, *rules: dict[str, object], websocket: bool = True, epoch: int = 1) -> None:

@@ -65,6 +65,10 @@ def test_what_fails_beside_the_others_ends_alone(capsys: pytest.CaptureFixture[s
         async with asyncio.TaskGroup() as tasks:
             workload = Workload(SystemClock(), Recorder("t", bytes), tasks)
             workload.start(fail())
+            workload.start(fail(), lambda: closed.append(True))
 
+    closed: list[bool] = []
     asyncio.run(run())
-    assert "LM3009" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("LM3009") == 2
+    # whatever waits for it does not wait for ever
+    assert closed == [True]

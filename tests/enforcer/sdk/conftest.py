@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import uvicorn
 
 from enforcer import sdk
 from enforcer.native import wire
 from enforcer.sdk import Limen
-from enforcer.sdk.uvicornserver import config
+from enforcer.sdk.uvicornserver import Server, config
 from mesh.bundle import TrustBundle
 from mesh.clock import SystemClock
 from mesh.tls import client_context
@@ -61,6 +60,22 @@ class Program(Agent):
             found = next(self._found(kind, matches), None)
             assert found is not None, f"no {kind}; heard {self.heard}"
             return found
+
+    def listen(self) -> None:
+        """Hear all there is, and hang up, as an agent does."""
+        super().listen()
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def requests(self) -> list[list[Any]]:
+        """What was counted: port, caller, outcome, class of status and how many, of all that was told."""
+        with self.changed:
+            return sorted(row for message in self._found("signals", lambda _: True) for row in message["requests"])  # type: ignore[attr-defined]  # a list of rows
+
+    def counted(self, *expected: list[Any]) -> None:
+        """Wait until exactly these requests were counted, each told at once."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.requests() == sorted(expected), PATIENCE_S), self.requests()
 
     def record(self, **fields: object) -> dict[str, Any]:
         """The first decision record with these fields."""
@@ -199,16 +214,34 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 class Served:
-    def __init__(self, limen: Limen, loop: str) -> None:
+    def __init__(self, limen: Limen, loop: str, served: Any, options: dict[str, Any]) -> None:
         # any free port listens; policies speak of the one that is named
-        made = config(app, limen, host="127.0.0.1", port=0, loop=loop, log_level="error", lifespan="off")
-        self._server = uvicorn.Server(made)
+        made = config(served, limen, host="127.0.0.1", port=0, loop=loop, log_level="error", lifespan="off", **options)
+        self._server = Server(made)
         made.load()
         made.loaded_app._port = 8080
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         assert eventually(lambda: self._server.started)
         self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
+
+    def leave(self) -> None:
+        """Be told to end; returns when nothing new is taken."""
+        self._server.should_exit = True
+        assert eventually(self._is_closed)
+
+    def _is_closed(self) -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), PATIENCE_S).close()
+            return False
+        return True
+
+    def beginning(self) -> int:
+        """How many handshakes are under way."""
+        return len(self._server.config.http_protocol_class.beginning)  # type: ignore[attr-defined]  # ours
+
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
 
     def close(self) -> None:
         self._server.should_exit = True
@@ -219,8 +252,8 @@ class Served:
 def serving() -> Iterator[Callable[..., Served]]:
     made: list[Served] = []
 
-    def make(limen: Limen, loop: str = "asyncio") -> Served:
-        made.append(Served(limen, loop))
+    def make(limen: Limen, loop: str = "asyncio", served: Any = app, **options: Any) -> Served:
+        made.append(Served(limen, loop, served, options))
         return made[-1]
 
     yield make

@@ -196,6 +196,12 @@ def test_exchanges_are_counted_with_what_they_were_answered(limens: Make, corp: 
     assert (row["source"], row["destination"], row["status"], row["method"]) == (WEB, DB, 201, "GET")
 
 
+def test_what_is_refused_before_a_decision_is_counted_as_refused(limens: Make, corp: Realm) -> None:
+    limen, teller = limens(DB, policies(ALLOW_WEB))
+    status, _, _ = Asked(limen, corp.svid(WEB)).ask(headers=(HOST, HOST))
+    teller.programs[0].counted([8080, WEB, "refused", f"{status // 100}xx", 1])
+
+
 def test_start_and_end_of_the_server_pass_and_what_nobody_decides_does_not(asked: Asked) -> None:
     async def nothing(*_: Any) -> Any:
         return {}
@@ -250,6 +256,13 @@ def test_a_websocket_is_decided_while_it_lasts(limens: Make, corp: Realm) -> Non
     with pytest.raises(Invalid, match="LM3465"):
         converse(limen, corp.svid(WEB), lambda: teller.policy(policies(), 2))
     assert teller.programs[0].record(decision="deny", snapshot="sha256:2")["caller"] == WEB
+
+
+def test_a_websocket_is_counted_once_when_it_is_opened(limens: Make, corp: Realm) -> None:
+    limen, teller = limens(DB, with_websocket())
+    converse(limen, corp.svid(WEB), lambda: None)
+    teller.programs[0].counted([8080, WEB, "allowed", "1xx", 1])
+    assert teller.programs[0].flow(1)["status"] == 101
 
 
 def test_a_websocket_that_is_not_declared_or_not_allowed_is_refused(limens: Make, corp: Realm) -> None:

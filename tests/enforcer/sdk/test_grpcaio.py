@@ -140,6 +140,28 @@ def test_a_stream_ends_when_its_caller_is_denied_and_a_call_is_denied_at_once(li
     run(work)
 
 
+def test_a_revoked_caller_loses_the_next_call_on_its_kept_channel_and_calls_are_counted(
+    limens: Make, corp: Realm
+) -> None:
+    db, teller = limens(DB, RULES)
+
+    async def work() -> None:
+        async with serving(db) as (port, orders):
+            web, _ = await asyncio.to_thread(caller_at, limens, port)
+            async with channel(web, "db") as way:
+                assert await way.unary_unary("/shop.Orders/Get")(b"1") == b"1"
+                identity = web.workload.identity
+                assert identity is not None
+                await asyncio.to_thread(teller.identify, corp.svid(DB), corp.revoking(identity.svid), trust=2)
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await way.unary_unary("/shop.Orders/Get")(b"1")
+            assert orders.callers == [WEB]
+
+    run(work)
+    rows = [[8080, WEB, "allowed", "none", 1], [8080, "", "refused", "none", 1]]
+    teller.programs[0].counted(*rows)
+
+
 def test_a_rotation_fails_no_call_and_moves_to_a_connection_with_the_new_svid(limens: Make, corp: Realm) -> None:
     db, teller = limens(DB, RULES)
 

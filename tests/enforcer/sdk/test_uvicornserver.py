@@ -2,16 +2,18 @@
 
 import contextlib
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from enforcer.sdk import Limen
+from enforcer.sdk import Limen, uvicornserver
 from enforcer.sdk.uvicornserver import config
 from mesh.problems import Invalid
+from mesh.tls import client_context
 from tests.enforcer.native.harness import ALLOW_WEB, DB, OPS, WEB, Realm, policies, read_response
-from tests.enforcer.sdk.conftest import Teller, app, connect
+from tests.enforcer.sdk.conftest import PATIENCE_S, Teller, app, connect, eventually
 
 Make = Callable[..., tuple[Limen, Teller]]
 REQUEST = b"GET /orders HTTP/1.1\r\nHost: db.corp.test\r\n"
@@ -63,6 +65,81 @@ def test_a_peer_whose_bundle_was_removed_gets_no_answer(limens: Make, corp: Real
         with contextlib.suppress(OSError):
             sock.sendall(REQUEST + b"\r\n")
             assert read_response(sock)[0] == 0
+
+
+def test_a_revoked_caller_loses_the_next_request_on_its_kept_connection_and_no_other_does(
+    limens: Make, corp: Realm, serving: Any
+) -> None:
+    limen, teller = limens(DB, policies(ALLOW_WEB))
+    served = serving(limen)
+    stolen, renewed = corp.svid(WEB), corp.svid(WEB)
+    with connect(served.port, stolen, corp.bundle) as thief, connect(served.port, renewed, corp.bundle) as web:
+        for sock in (thief, web):
+            sock.sendall(REQUEST + b"\r\n")
+            assert read_response(sock)[0] == 200
+        teller.identify(corp.svid(DB), corp.revoking(stolen), trust=2)
+        with contextlib.suppress(OSError):
+            thief.sendall(REQUEST + b"\r\n")
+            assert read_response(thief)[0] == 0
+        web.sendall(REQUEST + b"\r\n")
+        assert read_response(web)[0] == 200
+    with contextlib.suppress(OSError), connect(served.port, stolen, corp.bundle) as again:
+        again.sendall(REQUEST + b"\r\n")
+        assert read_response(again)[0] == 0
+
+
+def test_what_is_served_is_counted_for_prometheus(limens: Make, corp: Realm, serving: Any) -> None:
+    limen, teller = limens(DB, policies(ALLOW_WEB))
+    served = serving(limen)
+    for who in (WEB, OPS):
+        with connect(served.port, corp.svid(who), corp.bundle) as sock:
+            sock.sendall(REQUEST + b"\r\n")
+            read_response(sock)
+    agent = teller.programs[0]
+    agent.counted([8080, WEB, "allowed", "2xx", 1], [8080, OPS, "denied", "4xx", 1])
+    told = [*agent._found("signals", lambda _: True)]
+    assert sum(sum(found["durations"]) for found in told) == 2  # type: ignore[call-overload]  # counts
+    shaken = [row for found in told for row in found["handshakes"]]  # type: ignore[attr-defined]  # rows
+    assert sum(row[2] for row in shaken if row[:2] == ["inbound", ""]) == 2
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_server_that_ends_answers_what_is_under_way_to_it(
+    limens: Make, corp: Realm, serving: Any, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uvicornserver, "LAST_REQUEST_S", 3600)
+    limen, _ = limens(DB, policies(ALLOW_WEB))
+    served = serving(limen, loop, timeout_keep_alive=3600)
+    svid = corp.svid(WEB)
+    context = client_context(svid, {corp.trust_domain: corp.bundle})
+    with (
+        connect(served.port, svid, corp.bundle) as kept,
+        connect(served.port, svid, corp.bundle) as fresh,
+        socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) as raw,
+    ):
+        kept.sendall(REQUEST + b"\r\n")
+        assert read_response(kept)[0] == 200
+        assert eventually(lambda: served.beginning() == 1)
+        served.leave()
+        # one in the middle of its handshake, one on which nothing was asked yet, one that was asked before
+        with context.wrap_socket(raw) as late:
+            for sock in (late, fresh, kept):
+                sock.sendall(REQUEST + b"\r\n")
+                assert read_response(sock)[0] == 200
+                assert sock.recv(1) == b""
+    assert eventually(served.is_over)
+
+
+def test_a_server_that_ends_waits_for_nobody_who_asks_nothing(
+    limens: Make, corp: Realm, serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uvicornserver, "LAST_REQUEST_S", 0.01)
+    limen, _ = limens(DB, policies(ALLOW_WEB))
+    served = serving(limen)
+    with connect(served.port, corp.svid(WEB), corp.bundle) as sock:
+        served.leave()
+        assert sock.recv(1) == b""
+    assert eventually(served.is_over)
 
 
 def test_the_port_is_the_one_that_was_asked_for(limens: Make) -> None:
