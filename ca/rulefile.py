@@ -293,11 +293,10 @@ def _rule(node: Node, found: list[Diagnostic]) -> IdentityRule | None:
         return IdentityRule(id=rule_id, match=match, spiffe_id=spiffe_id, span=node.span)
     ttl = _ttl(node, found)
     dns_names = _texts(node, "dns_names", found)
-    for name in dns_names:
-        place = _span(node, "dns_names")
+    for name, place in dns_names:
         found.extend(_unknown_facts(name, place, names))
         if not is_host_name(TEMPLATE.sub("x", name)):
-            found.append(_finding("LM1224", place, field="dns_names", reason="lower-case host names"))
+            found.append(_finding("LM1224", place, field="dns_names", reason=f"lower-case host names: `{name}`"))
     hint = _text(node, "hint", found) or ""
     if len(hint.encode()) > MAX_HINT_BYTES:
         found.append(_finding("LM1224", _span(node, "hint"), field="hint", reason="at most 1024 bytes"))
@@ -312,7 +311,7 @@ def _rule(node: Node, found: list[Diagnostic]) -> IdentityRule | None:
         match=match,
         spiffe_id=spiffe_id,
         ttl=ttl,
-        dns_names=dns_names,
+        dns_names=tuple(name for name, _ in dns_names),
         hint=hint,
         direct=is_direct,
         admin=is_admin,
@@ -343,14 +342,14 @@ def _flag(node: Node, name: str, found: list[Diagnostic]) -> bool:
     return value is not None and value.scalar is True
 
 
-def _texts(node: Node, name: str, found: list[Diagnostic]) -> tuple[str, ...]:
+def _texts(node: Node, name: str, found: list[Diagnostic]) -> tuple[tuple[str, Span], ...]:
     value = node.get(name)
     if value is None:
         return ()
     if value.kind != "list" or not value.items or any(item.kind != "text" for item in value.items):
         found.append(_finding("LM1224", value.span, field=name, reason="a list of texts that is not empty"))
         return ()
-    return tuple(str(item.scalar) for item in value.items)
+    return tuple((str(item.scalar), item.span) for item in value.items)
 
 
 def _match(node: Node | None, found: list[Diagnostic]) -> tuple[Selector, ...]:
@@ -421,9 +420,9 @@ def _ttl(node: Node, found: list[Diagnostic]) -> dt.timedelta:
 
 def _domains(node: Node, found: list[Diagnostic]) -> tuple[TrustDomain, ...]:
     domains = []
-    for name in _texts(node, "federates_with", found):
+    for name, place in _texts(node, "federates_with", found):
         try:
             domains.append(TrustDomain.parse(name))
         except SpiffeIdError as err:
-            found.append(_finding("LM1224", _span(node, "federates_with"), field="federates_with", reason=str(err)))
+            found.append(_finding("LM1224", place, field="federates_with", reason=f"trust domains: `{name}`: {err}"))
     return tuple(domains)

@@ -30,7 +30,8 @@ class Flow:
     """One aggregated conversation. Identities are SPIFFE IDs as text; unattributed sides are None.
 
     ``connections`` counts the connections (or exchanges) that were folded into it. ``established`` is None
-    when the source of the data cannot tell.
+    when the source of the data cannot tell. ``host`` is the name that was asked for (a Host, a server name of TLS, a
+    name that DNS answered with the address); ``decision`` names the decision record.
     """
 
     start: dt.datetime
@@ -50,6 +51,9 @@ class Flow:
     sensor: str | None = None
     verdict: Verdict | None = None
     connections: int = 1
+    host: str | None = None
+    decision: str | None = None
+    source_port: int | None = None
 
     def to_json(self) -> dict[str, object]:
         """The public JSON object; absent optional facts are left out."""
@@ -61,9 +65,11 @@ class Flow:
         for name in ("source_ip", "destination_ip"):
             if (value := getattr(self, name)) is not None:
                 out[name] = value
+        if self.source_port is not None:
+            out["source_port"] = self.source_port
         out["destination_port"] = self.destination_port
         out["protocol"] = self.protocol
-        for name in ("method", "path", "status", "established", "replica", "version", "sensor"):
+        for name in ("method", "path", "status", "established", "replica", "version", "sensor", "host", "decision"):
             if (value := getattr(self, name)) is not None:
                 out[name] = value
         if self.verdict is not None:
@@ -141,4 +147,6 @@ def flow_from_json(row: Mapping[str, object]) -> Flow:
         sensor=_text(row, "sensor"),
         verdict=Verdict(verdict) if verdict is not None else None,
         connections=1 if connections is None else connections,
+        host=_text(row, "host"),
+        decision=_text(row, "decision"),
     )

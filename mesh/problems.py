@@ -224,3 +224,12 @@ def first_problem() -> Iterator[None]:
         while isinstance(found, BaseExceptionGroup):
             found = found.exceptions[0]
         raise found from None
+
+
+def bug_report(err: BaseException) -> tuple[str, str]:
+    """The number under which a bug is reported (LM0002), twelve hex digits, and its traceback."""
+    import hashlib  # noqa: PLC0415  only when something went wrong
+    import traceback  # noqa: PLC0415
+
+    trace = "".join(traceback.format_exception(err))
+    return hashlib.sha256(trace.encode()).hexdigest()[:12], trace

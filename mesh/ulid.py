@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 # ten bits at a time: every record has an id
-_PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
+PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
 _TIME_SHIFTS = tuple(range(40, -1, -10))
 _RANDOM_SHIFTS = tuple(range(70, -1, -10))
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\Z")
@@ -20,6 +21,8 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
 RANDOM_BYTES = 10
 RANDOM_LETTERS = 16
+_DRAWN = 256
+_ENDING = re.compile(f".{{{RANDOM_LETTERS}}}")
 _LETTERS = bytes(ord(_ALPHABET[byte & 31]) for byte in range(256))
 
 
@@ -31,32 +34,34 @@ def new_ulid(now: dt.datetime, random: bytes) -> str:
     if len(random) != RANDOM_BYTES:
         raise ValueError("a ULID takes 10 random bytes")
     value = int.from_bytes(random, "big")
-    return _time(now) + "".join([_PAIRS[value >> shift & 1023] for shift in _RANDOM_SHIFTS])
+    return _time(now) + "".join([PAIRS[value >> shift & 1023] for shift in _RANDOM_SHIFTS])
 
 
-def new_ulids(moments: Iterable[dt.datetime], random: bytes) -> list[str]:
-    """Make a ULID for each of some moments, from `RANDOM_LETTERS` random bytes each.
+def random_letters(random: Callable[[int], bytes]) -> Iterator[str]:
+    """Draw the sixteen letters that a ULID ends with, without end, from random bytes that are drawn for many at once.
 
-    Of each byte five bits are used: eight of the 256 bytes stand for each letter, so that all are as likely.
-
-    Raises ValueError for too few bytes, or a moment outside 1970 to 10889.
+    Of each byte five bits are used: eight of the 256 bytes stand for each letter, so that all are as likely. A process
+    that was forked must not go on with its parent's.
     """
-    letters, at, found = random.translate(_LETTERS).decode("ascii"), 0, []
-    for moment in moments:
-        found.append(_time(moment) + letters[at : at + RANDOM_LETTERS])
-        at += RANDOM_LETTERS
-    if at > len(letters):
-        raise ValueError("a ULID takes 16 random bytes")
-    return found
+    return itertools.chain.from_iterable(
+        _ENDING.findall(random(_DRAWN * RANDOM_LETTERS).translate(_LETTERS).decode("ascii")) for _ in itertools.count()
+    )
 
 
 # what happens at once is recorded at once
 @functools.lru_cache(maxsize=256)
 def _time(now: dt.datetime) -> str:
-    milliseconds = (now - _EPOCH) // _MILLISECOND
+    return time_letters((now - _EPOCH) // _MILLISECOND)
+
+
+def time_letters(milliseconds: int) -> str:
+    """The ten letters that a ULID of a moment begins with, in milliseconds since 1970.
+
+    Raises ValueError for a moment outside 1970 to 10889.
+    """
     if not 0 <= milliseconds < 1 << 48:
         raise ValueError("a ULID holds a time of 48 bits in milliseconds")
-    return "".join([_PAIRS[milliseconds >> shift & 1023] for shift in _TIME_SHIFTS])
+    return "".join([PAIRS[milliseconds >> shift & 1023] for shift in _TIME_SHIFTS])
 
 
 def is_ulid(text: str) -> bool:

@@ -43,12 +43,13 @@ class AcmeAuthority:
             self.root, root_key = self._load(connection, _ROOT)
             if store.get(connection, store.AUTHORITIES, name=_ISSUING) is None:
                 self._make_issuing(connection, Issuer(certificate=self.root, key=root_key), now)
-            certificate, key = self._load(connection, _ISSUING)
-            if certificate.not_valid_after_utc - now < _RENEW:
-                # the same key and name, a new time: CRLs and older leaves stay below it
-                self._make_issuing(connection, Issuer(certificate=self.root, key=root_key), now, key)
-                certificate, key = self._load(connection, _ISSUING)
-        self._issuer = Issuer(certificate=certificate, key=key)
+            self._issuer = self._lasting(connection, now)
+
+    def renew(self, now: dt.datetime) -> None:
+        """Renew the issuing certificate in time: a server that runs for years is never opened again."""
+        if self._is_due(self._issuer.certificate, now):
+            with transaction(self._engine) as connection:
+                self._issuer = self._lasting(connection, now)
 
     def new_id(self) -> str:
         """A name for a row that nobody guesses."""
@@ -102,6 +103,20 @@ class AcmeAuthority:
         Raises Invalid LM1201.
         """
         return self._wrapping.unwrap(f"acme-{name}", wrapped)
+
+    def _is_due(self, issuing: x509.Certificate, now: dt.datetime) -> bool:
+        # nothing outlives the root
+        return issuing.not_valid_after_utc < min(now + _RENEW, self.root.not_valid_after_utc)
+
+    def _lasting(self, connection: sa.Connection, now: dt.datetime) -> Issuer:
+        """The issuing authority, renewed when that is due; another server of the database may have done so."""
+        certificate, key = self._load(connection, _ISSUING)
+        if self._is_due(certificate, now):
+            _, root_key = self._load(connection, _ROOT)
+            # the same key and name, a new time: CRLs and older leaves stay below it
+            self._make_issuing(connection, Issuer(certificate=self.root, key=root_key), now, key)
+            certificate, key = self._load(connection, _ISSUING)
+        return Issuer(certificate=certificate, key=key)
 
     def _make_root(self, connection: sa.Connection, now: dt.datetime) -> None:
         key = keys.new_key()

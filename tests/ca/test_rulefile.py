@@ -132,6 +132,18 @@ def test_all_mistakes_are_found_at_once() -> None:
     assert errors(text) == ["LM1224", "LM1224", "LM1224", "LM1223", "LM1223"]
 
 
+@pytest.mark.parametrize(
+    ("field", "good", "bad"), [("dns_names", "a.test", "B.test"), ("federates_with", "b.test", "C.test")]
+)
+def test_a_mistake_in_a_list_is_found_where_its_item_stands_and_says_which(field: str, good: str, bad: str) -> None:
+    text = one(**{field: f"[{good}, {bad}]"})
+    line = next(place for place, line in enumerate(text.splitlines(), 1) if field in line)
+    ((found),) = [item for item in load_rules(text, "f")[1] if item.code == "LM1224"]
+    assert found.span is not None
+    assert (found.span.line, found.span.column) == (line, text.splitlines()[line - 1].index(bad) + 1)
+    assert f"`{bad}`" in found.message
+
+
 def test_an_unknown_name_comes_with_the_one_that_was_meant() -> None:
     _, found = load_rules(one(match='{"unix:pth": a}'), "f")
     assert "unix:path" in found[0].message

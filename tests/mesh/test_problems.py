@@ -15,6 +15,7 @@ from mesh.problems import (
     Severity,
     Span,
     Unavailable,
+    bug_report,
     catalogue,
     entry,
     first_problem,
@@ -86,6 +87,13 @@ def test_a_group_that_holds_a_bug_passes_whole(others: list[Exception]) -> None:
     assert caught.value is group
 
 
+def test_no_code_stands_twice() -> None:
+    # of two equal keys in one file a YAML reader takes the last without a word
+    texts = [path.read_text("utf-8") for path in sorted((ROOT / "mesh/catalogue").glob("*.yaml"))]
+    found = [code for text in texts for code in re.findall(r"^(LM\d{4}):", text, re.MULTILINE)]
+    assert sorted(set(found)) == sorted(found)
+
+
 @pytest.mark.parametrize("code", sorted(code for code, found in catalogue().items() if "docs/" in found["help"]))
 def test_a_document_that_a_help_names_is_there(code: str) -> None:
     for name in re.findall(r"docs/[\w./-]+\.md", entry(code)["help"]):
@@ -105,3 +113,15 @@ def test_a_finding_is_a_json_object() -> None:
     }
     nowhere = Diagnostic(code="LM0001").to_json()
     assert (nowhere["file"], nowhere["line"], nowhere["column"]) == (None, None, None)
+
+
+def test_a_bug_is_reported_under_the_hash_of_its_traceback() -> None:
+    reports = set()
+    for text in ("one", "one", "other"):
+        try:
+            raise RuntimeError(text)
+        except RuntimeError as err:
+            report, trace = bug_report(err)
+        assert f"RuntimeError: {text}" in trace
+        reports.add(report)
+    assert len(reports) == 2

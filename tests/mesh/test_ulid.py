@@ -1,10 +1,12 @@
 import datetime as dt
+import hashlib
+import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.ulid import RANDOM_LETTERS, is_ulid, new_ulid, new_ulids, ulid_time
+from mesh.ulid import RANDOM_LETTERS, is_ulid, new_ulid, random_letters, time_letters, ulid_time
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
 TIMES = st.datetimes(dt.datetime(1970, 1, 1), dt.datetime(9999, 1, 1), timezones=st.just(dt.UTC))
@@ -55,19 +57,21 @@ def test_a_time_beyond_the_year_9999_is_a_value_error() -> None:
         ulid_time("7" + "Z" * 25)
 
 
-@given(st.lists(TIMES, max_size=5), st.binary(min_size=5 * RANDOM_LETTERS, max_size=5 * RANDOM_LETTERS))
-def test_many_at_once_are_each_one_of_its_moment(moments: list[dt.datetime], random: bytes) -> None:
-    found = new_ulids(moments, random)
-    assert all(map(is_ulid, found))
-    assert [name[:10] for name in found] == [new_ulid(moment, bytes(10))[:10] for moment in moments]
+def test_the_letters_that_are_drawn_for_many_make_ids_and_are_drawn_anew_when_they_are_used_up() -> None:
+    asked: list[int] = []
+
+    def random(count: int) -> bytes:
+        asked.append(count)
+        return hashlib.shake_128(str(len(asked)).encode()).digest(count)
+
+    drawn = [*itertools.islice(random_letters(random), 1000)]
+    assert all(is_ulid(time_letters(0) + letters) for letters in drawn)
+    assert len(set(drawn)) == 1000
+    assert sum(asked) >= 1000 * RANDOM_LETTERS
+    assert len(asked) < 10
 
 
 def test_every_letter_stands_for_as_many_bytes_as_any_other() -> None:
-    moments = [NOW] * 16
-    letters = "".join(name[10:] for name in new_ulids(moments, bytes(range(256))))
+    drawn = random_letters(lambda count: bytes(range(256)) * (count // 256))
+    letters = "".join(itertools.islice(drawn, 16))
     assert sorted(letters) == sorted("0123456789ABCDEFGHJKMNPQRSTVWXYZ" * 8)
-
-
-def test_too_few_random_bytes_make_no_ids() -> None:
-    with pytest.raises(ValueError, match="16 random bytes"):
-        new_ulids([NOW, NOW], bytes(31))
