@@ -46,11 +46,7 @@ def _report(err: Exception) -> int:
     if isinstance(err, problems.Problem):
         render.diagnostics([err.diagnostic()])
         return err.exit_status
-    import hashlib  # noqa: PLC0415
-    import traceback  # noqa: PLC0415
-
-    trace = "".join(traceback.format_exception(err))
-    report = hashlib.sha256(trace.encode()).hexdigest()[:12]
+    report, trace = problems.bug_report(err)
     render.say(trace)
     message, advice = problems.render("LM0002", {"report": report})
     render.say(f"× LM0002 {message}\n    {advice}")  # noqa: RUF001  the field's check mark

@@ -7,20 +7,20 @@ Longer than most: every door calls it, and each method is one short step between
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from audit import log as audit_log
-from audit.record import read_record, records
-from audit.spool import batch_digest, verify_batch
+from audit.masking import Masking
+from audit.record import records
 from ca.acme.authority import AcmeAuthority
 from ca.attestation.token import JoinToken
 from ca.authority import Authority
@@ -37,12 +37,17 @@ from limen.authzen import Authzen, mask_key_of
 from limen.byhand import ByHand
 from limen.downstreams import Downstreams
 from limen.explanation import explained
+from limen.exports import Exports
 from limen.federations import Federations
 from limen.follower import Follower
+from limen.ingest import Ingest
 from limen.inventory import valid_now
 from limen.issuing import Issuing
+from limen.learned import Learned
+from limen.logins import Logins
 from limen.nodes import Nodes
 from limen.opabundles import PolicyBundles
+from limen.retaining import Retaining
 from limen.rulesfile import RulesFile
 from limen.serversvid import ServerSvid
 from limen.signers import SignerPool
@@ -50,7 +55,7 @@ from limen.values import Ask, Endpoint, Issued, IssuedJwt, JwtAsk, State
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock, format_time
 from mesh.database import transaction
-from mesh.problems import Conflict, Forbidden, NotFound
+from mesh.problems import NotFound
 from mesh.ulid import RANDOM_BYTES
 from policyengine import dsse, reviewing
 from policyengine import store as policy_store
@@ -59,7 +64,6 @@ from policyengine.model import PolicySet
 from policyengine.review import Activation
 from policyengine.snapshot import Snapshot
 
-_AGENT_PATH = "/limen/agent/"
 Json = Any
 
 
@@ -79,7 +83,10 @@ class App:
         clock: Clock,
         random: Callable[[int], bytes],
         signers: int = 0,
+        masking: Masking | None = None,
     ) -> None:
+        self._masking = masking or Masking(mask_key_of(bundle_key))
+        self.logins = Logins(self._record, clock)
         self._signers = SignerPool(signers)
         authority.sign_by(self._signers)
         self._engine, self._authority, self._log = engine, authority, log
@@ -87,6 +94,7 @@ class App:
         self._domain = authority.trust_domain
         self._agents = Agents()
         self._listeners: list[Callable[[], None]] = []
+        self._ingest = Ingest(engine=engine, log=log, trust_domain=str(self._domain), clock=clock, random=random)
         self._sequence = self._rotation = 0
         self._url = self._node_api = ""
         # agents report their endpoints again after a restart: until then nobody forgets the ones that were known
@@ -102,6 +110,7 @@ class App:
         )
         self.attestation.refresh()
         self._rules.refresh()
+        self.exports = Exports(attestors.folder, self._record, lambda: self._log.size)
         self.authorities = Authorities(
             engine=engine,
             authority=authority,
@@ -127,8 +136,9 @@ class App:
             engine=engine, own=self.bundle, clock=clock, random=random, record=self._record, changed=self._changed,
             rules=lambda: self._rules.rules, policies=self._active_policies,
         )  # fmt: skip
+        self._acme_file = AcmeFile(attestors.folder)
         self.acme = Acme(
-            engine=engine, authority=acme, clock=clock, record=self._record, read_config=AcmeFile(attestors.folder).read
+            engine=engine, authority=acme, clock=clock, record=self._record, read_config=self._acme_file.read
         )
         self.acme_operators = Operators(engine=engine, acme=self.acme, clock=clock, record=self._record)
 
@@ -139,8 +149,13 @@ class App:
             clock=clock,
             record=self._record_all,
             mask_key=mask_key_of(bundle_key),
+            logins=self.logins,
         )
-        self.policy_bundles = PolicyBundles(key=bundle_key, active=self._active, trust=self.bundle, clock=clock)
+        self.policy_bundles = PolicyBundles(
+            key=bundle_key, active=self._active, trust=self.bundle, clock=clock, logins=self.logins
+        )
+        self.learned = Learned(engine)
+        self.retaining = Retaining(log, clock=clock, random=random, record=self._record)
 
     def close(self) -> None:
         """End the signers, close the database and the log."""
@@ -201,6 +216,7 @@ class App:
         self._refresh_rules()
         if self.attestation.refresh():
             self._record("policy", "server", event="attestors", attestors=self.attestation.list())
+        self.exports.refresh()
         self.svid.renew()
         if self._agents.forget(self._clock.now()):
             self._changed()
@@ -225,8 +241,16 @@ class App:
         """Put records into the log with one write; durable when it returns."""
         if rows:
             now, random = self._clock.now(), self._random(RANDOM_BYTES * len(rows))
+            rows = [cast("Mapping[str, object]", self._masking.mask(row)) for row in rows]
             source = f"server:{self._domain}"
             self._log.append_made(records(kind, rows, now=now, random=random, source=source, actor=actor))
+
+    def record_reviewers(self) -> None:
+        """Record the first reviewer set: whose keys, and how many of them, approve from now on."""
+        found = self.reviewers()
+        keys = [{"name": row["name"], "key_id": row["key"], "teams": row["teams"]} for row in found["reviewers"]]
+        about = {name: found[name] for name in ("hash", "version", "threshold")}
+        self._record("reviewer-key", "server", event="begin", **about, reviewers=keys)
 
     # -- identity
 
@@ -306,10 +330,19 @@ class App:
         with transaction(self._engine) as connection:
             return valid_now(connection, self._authority.slots, rules, self._clock.now())
 
+    def endpoints(self) -> Json:
+        """Where the workloads of agents that count are reachable; ``port`` is the one that policies name."""
+        return [dataclasses.asdict(item) for item in self._agents.endpoints()]
+
     def files(self) -> Json:
         """How the files stand that take effect when they are saved."""
         self._refresh_rules()
-        return [self._rules.report(), self.attestation.report()]
+        return [
+            self._rules.report(),
+            self.attestation.report(),
+            self._acme_file.report(),
+            *self.exports.reports(),
+        ]
 
     def explain_identity(self, pairs: Sequence[tuple[str, str]]) -> Json:
         """What the rules say of facts, rule by rule."""
@@ -399,45 +432,8 @@ class App:
         return self.authorities.reported(node, trust=trust, rejected=rejected, newer=newer_trust)
 
     def push_records(self, node: str, *, sequence: int, records: Sequence[bytes], signature: bytes, key: bytes) -> int:
-        """Put an agent's batch into the log.
-
-        1. The batch follows the last one, or is the last one again: nothing was dropped or reordered on the way.
-        2. It is signed by the key that the node's first batch was signed with.
-        3. EVERY record is well-formed.
-        4. The records are in the log, durably; ids that were there before are dropped.
-        5. The progress is remembered. A crash between 4 and 5 takes the batch again, harmlessly.
-
-        Raises Conflict LM5232 for (1), Forbidden LM5233 or LM6012 for (2), Invalid LM6002 for (3).
-        """
-        agent = f"spiffe://{self._domain}{_AGENT_PATH}{node}"
-        with transaction(self._engine) as connection:
-            last = store.get_progress(connection, node)
-        # (1)
-        expected = last.sequence if last is not None else 0
-        is_again = last is not None and sequence == last.sequence
-        if sequence != expected + 1 and not is_again:
-            raise Conflict("LM5232", node=node, sequence=sequence, expected=expected + 1)
-        previous = "" if last is None else last.previous if is_again else last.digest
-        # (2)
-        if last is not None and last.key != key:
-            raise Forbidden("LM5233", node=node)
-        try:
-            public = Ed25519PublicKey.from_public_bytes(key)
-        except ValueError as err:
-            raise Forbidden("LM5233", node=node) from err
-        verify_batch(public, agent, sequence, records, previous, signature)
-        # (3)
-        for found in records:
-            read_record(found)
-        # (4)
-        self._log.append(records)
-        # (5)
-        digest = batch_digest(agent, sequence, records, previous)
-        with transaction(self._engine) as connection:
-            store.put_progress(
-                connection, node, store.Progress(sequence=sequence, digest=digest, previous=previous, key=key)
-            )
-        return sequence
+        """Put an agent's batch into the log."""
+        return self._ingest.push(node, sequence=sequence, records=records, signature=signature, key=key)
 
     def push_flows(self, node: str, rows: Sequence[bytes]) -> None:
         """Keep an agent's flows."""
@@ -518,8 +514,11 @@ class App:
         with transaction(self._engine) as connection:
             found = reviewing.approve(connection, review, dsse.envelope_from_json(envelope), now=self._clock.now())
             shown = reviewing.describe(connection, found)
-        keys = [item.key_id for item in found.approvals]
-        self._record("review", actor, event="approve", review=review, snapshot=found.snapshot, key_ids=keys)
+        by = {
+            "key_ids": [item.key_id for item in found.approvals],
+            "reviewers": [item.name for item in found.approvals],
+        }
+        self._record("review", actor, event="approve", review=review, snapshot=found.snapshot, **by)
         return shown
 
     def move_review(self, review: str, event: str, *, actor: str) -> Json:

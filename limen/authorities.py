@@ -44,6 +44,9 @@ Json = Any
 _EXPIRY = prometheus_client.Gauge(
     "limen_authority_expiry_timestamp_seconds", "When the authority that signs now ends, Unix time.", ["kind"]
 )
+_WEB_EXPIRY = prometheus_client.Gauge(
+    "limen_web_certificate_expiry_timestamp_seconds", "When the certificate of --tls-cert ends, Unix time.", ["source"]
+)
 _SEQUENCE = prometheus_client.Gauge("limen_trust_state_sequence", "Number of the newest trust state.")
 _BEHIND = prometheus_client.Gauge("limen_trust_agents_behind", "Live agents that do not hold the newest trust state.")
 
@@ -78,6 +81,8 @@ class Authorities:
         }
         self._failures: dict[str, Json] = {}
         self._retry_at = clock.now()
+        # when the certificate of `--tls-cert` is valid, which somebody else renews
+        self.web_life: Callable[[], tuple[dt.datetime, dt.datetime] | None] = lambda: None
         # why the last try to get a successor failed, and why the server above is not heard; empty when all is well
         self._reason = self.silence = ""
         # people replace a root above, and carry the requests to one that is offline
@@ -190,6 +195,8 @@ class Authorities:
     def _measure(self) -> None:
         for kind in OWN:
             _EXPIRY.labels(str(kind)).set(self._authority.active(kind).not_after.timestamp())
+        if life := self.web_life():
+            _WEB_EXPIRY.labels("tls-cert").set(life[1].timestamp())
         _SEQUENCE.set(self._authority.trust.sequence)
         live = [agent.trust for agent in self._agents.live()]
         _BEHIND.set(sum(trust < self._authority.trust.sequence for trust in live))
@@ -279,7 +286,7 @@ class Authorities:
         """Every authority, what is asked for, how long a trust state takes to reach all agents, and the next end."""
         now = self._clock.now()
         live = self._agents.live()
-        end = cliff(self._authority.slots)
+        end, life = cliff(self._authority.slots), self.web_life()
         return {
             "authorities": [self._show(slot, now) for slot in self._authority.slots],
             "upstream": self._do.upstream,
@@ -288,6 +295,7 @@ class Authorities:
             "agents": len(live),
             "agents_behind": [agent.node for agent in live if agent.trust < self._authority.trust.sequence],
             "propagation_s": None if self._propagation is None else self._propagation.total_seconds(),
+            "web": None if life is None else {"not_before": format_time(life[0]), "not_after": format_time(life[1])},
             "next_end": None if end is None else {"authority": end[1].id, "not_after": format_time(end[0])},
         }
 

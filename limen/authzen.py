@@ -14,9 +14,10 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from audit.record import mask
+from audit.masking import mask
 from limen.bearers import Bearers, Codes
 from limen.decisions import decision_to_json
+from limen.logins import Logins
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock
 from mesh.database import transaction
@@ -49,10 +50,11 @@ class Authzen:
         clock: Clock,
         record: Callable[[str, str, Sequence[Row]], None],
         mask_key: bytes,
+        logins: Logins | None = None,
     ) -> None:
         self._engine, self._identities, self._clock, self._record = engine, identities, clock, record
         self._mask_key = mask_key
-        self._callers = Bearers(AUDIENCE, Codes("LM2640", "LM2641", "LM2642"), trust, clock)
+        self._callers = Bearers(AUDIENCE, Codes("LM2640", "LM2641", "LM2642"), trust, clock, logins)
         self._pdp = Pdp(PolicySet(), "")
 
     def admit(self, callers: Iterable[str]) -> None:

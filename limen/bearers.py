@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
+from limen.logins import Logins
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock
 from mesh.jwtsvid import JwtSvidError, verify_jwt_svid
@@ -31,7 +32,15 @@ class Codes:
 class Bearers:
     """Who may come in with a token; ``trust`` is asked every time."""
 
-    def __init__(self, audience: str, codes: Codes, trust: Callable[[], TrustBundle], clock: Clock) -> None:
+    def __init__(
+        self,
+        audience: str,
+        codes: Codes,
+        trust: Callable[[], TrustBundle],
+        clock: Clock,
+        logins: Logins | None = None,
+    ) -> None:
+        self._logins = logins
         self._audience, self._codes, self._trust, self._clock = audience, codes, trust, clock
         self._named: tuple[SpiffePattern, ...] = ()
 
@@ -51,8 +60,21 @@ class Bearers:
     def authorize(self, header: str | None) -> str:
         """Whose bearer token it is, if that one may come in.
 
+        Who came is recorded, and that somebody did not.
+
         Raises Unauthenticated for no token or one that does not verify, Forbidden for another's.
         """
+        try:
+            found = self._authorized(header)
+        except Forbidden as problem:
+            if self._logins is not None:
+                self._logins.refused(self._audience, problem.code)
+            raise
+        if self._logins is not None:
+            self._logins.came(self._audience, found)
+        return found
+
+    def _authorized(self, header: str | None) -> str:
         scheme, _, token = (header or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated(self._codes.proof, reason="there is none")

@@ -18,6 +18,8 @@ from policyengine.model import PROTOCOLS, PolicySet
 
 T = TypeVar("T")
 _TEXTS = ("source", "method", "host", "path", "peer_ip", "forwarded_ip")
+_ATTRIBUTES = frozenset({"source", "method", "path", "host", "headers", "claims", "peer_ip", "forwarded_ip", "time"})
+"""What may be unknown of a request; of headers and claims also one by name, `headers.x-tenant`."""
 _FIELDS = frozenset({"id", "service", "port", "protocol", "headers", "claims", "time", "unknown", *_TEXTS})
 
 
@@ -99,6 +101,12 @@ def _unknown(value: object) -> frozenset[str]:
         return frozenset()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise RequestError("`unknown` is a list of attribute names")
+    for item in value:
+        # a name that nothing reads would leave its attribute known
+        base, dot, own = item.partition(".")
+        is_one_of_many = dot and own and (base.lower() == "headers" or base == "claims")
+        if item not in _ATTRIBUTES and not is_one_of_many:
+            raise RequestError(f"`unknown` names no attribute `{item[:80]}`: it has {', '.join(sorted(_ATTRIBUTES))}")
     return frozenset(value)
 
 

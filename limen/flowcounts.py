@@ -7,13 +7,18 @@ file is left to the reader that names the line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from mesh.flow import flow_from_json
 from policyengine.replay import Counted
+
+if TYPE_CHECKING:
+    import duckdb
 
 # below this a line at a time is as quick, and names what is wrong at once
 LARGE_BYTES = 16 << 20
@@ -27,10 +32,10 @@ class Odd(Exception):  # noqa: N818  not an error: another reader says what is w
     """The file holds something that is no flow, or that this reader does not take."""
 
 
-def is_large(file: pathlib.Path) -> bool:
-    """Whether counting by DuckDB is worth while; a name with a pattern's characters is read as it stands, elsewhere."""
+def is_large(file: pathlib.Path, at_least: int = LARGE_BYTES) -> bool:
+    """Whether reading by DuckDB is worth while; a name with a pattern's characters is read as it stands, elsewhere."""
     try:
-        return file.stat().st_size >= LARGE_BYTES and not set(str(file)) & set("*?[]{}")
+        return file.stat().st_size >= at_least and not set(str(file)) & set("*?[]{}")
     except OSError:
         return False
 
@@ -40,8 +45,6 @@ def count_flows(file: pathlib.Path) -> Iterator[Counted]:
 
     Raises Odd.
     """
-    import duckdb  # noqa: PLC0415  a large library for large files alone
-
     names = ", ".join(_KEY)
     columns = {"start": "VARCHAR", **dict.fromkeys(_KEY, "JSON"), **_CHECKED}
     # a moment that does not parse is a line that is no flow: counted here, named by the other reader
@@ -51,6 +54,18 @@ def count_flows(file: pathlib.Path) -> Iterator[Counted]:
         FROM read_json($file, format = 'newline_delimited', columns = $columns, maximum_object_size = $longest)
         GROUP BY ALL
     """  # noqa: S608  the names are ours, values are bound
+    with reading() as database:
+        found = database.execute(query, {"file": str(file), "columns": columns, "longest": MAX_LINE_BYTES})
+        while rows := found.fetchmany(10_000):
+            for row in rows:
+                yield _counted(row)
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database for one file, in memory and beyond it on the disk; what it cannot take is Odd."""
+    import duckdb  # noqa: PLC0415  a large library for large files alone
+
     with tempfile.TemporaryDirectory(prefix="limen-flows-") as spill:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": MEMORY,
@@ -60,10 +75,7 @@ def count_flows(file: pathlib.Path) -> Iterator[Counted]:
         }
         try:
             with duckdb.connect(":memory:", config=settings) as database:
-                found = database.execute(query, {"file": str(file), "columns": columns, "longest": MAX_LINE_BYTES})
-                while rows := found.fetchmany(10_000):
-                    for row in rows:
-                        yield _counted(row)
+                yield database
         except duckdb.Error as err:
             raise Odd(str(err)) from err
 

@@ -93,7 +93,7 @@ class Issuing:
             elif isinstance(entitled, Refusal):
                 answers.append(IssuedJwt(ref=ask.ref, code=entitled.code, facts=_texts(entitled.facts)))
             elif ask.spiffe_id and ask.spiffe_id != str(entitled.spiffe_id):
-                answers.append(IssuedJwt(ref=ask.ref, code="LM3503", facts={"spiffe_id": ask.spiffe_id}))
+                answers.append(IssuedJwt(ref=ask.ref, code="LM3510", facts={"spiffe_id": ask.spiffe_id}))
             else:
                 # (3)
                 life = min(entitled.ttl, JWT_TTL)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from limen.bearers import Bearers, Codes
+from limen.logins import Logins
 from mesh.bundle import TrustBundle
 from mesh.clock import Clock
 from mesh.problems import NotFound
@@ -44,9 +45,10 @@ class PolicyBundles:
         active: Callable[[], Snapshot | None],
         trust: Callable[[], TrustBundle],
         clock: Clock,
+        logins: Logins | None = None,
     ) -> None:
         self._key, self._active = key, active
-        self._readers = Bearers(AUDIENCE, Codes("LM2620", "LM2621", "LM2622"), trust, clock)
+        self._readers = Bearers(AUDIENCE, Codes("LM2620", "LM2621", "LM2622"), trust, clock, logins)
         self._made: PolicyBundle | None = None
 
     @property

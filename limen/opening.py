@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit import log as audit_log
+from audit.recordsettings import load_record_settings
 from ca import slotstore
 from ca import store as ca_store
 from ca.acme.authority import open_acme
@@ -23,6 +24,7 @@ from ca.rotation import AuthorityState, Kind, find
 from limen.above import Above
 from limen.app import App
 from limen.attestorsfile import AttestorsFile
+from limen.authzen import mask_key_of
 from limen.rulesfile import RulesFile
 from limen.sources import open_key_source, open_upstream
 from mesh.clock import Clock, SystemClock
@@ -65,7 +67,7 @@ def open_app(
     key_file = os.environ.get("LIMEN_KEY_FILE")
     wrapping = load_wrapping_key(state / "ca", pathlib.Path(key_file) if key_file else None)
     engine = open_database(database or sqlite_url(state / "server" / "limen.sqlite"))
-    for room in ("ca", "policyengine", "limen"):
+    for room in ("ca", "policyengine", "learner", "limen"):
         migrate(engine, room)
     keys = open_key_source(key_source, engine=engine, wrapping=wrapping, clock=clock)
     above = open_upstream(upstream, trust_domain=domain, state=state, wrapping=wrapping, clock=clock)
@@ -74,7 +76,9 @@ def open_app(
         engine, wrapping, trust_domain=domain, now=now, key_source=keys, upstream=above, algorithm=algorithm
     )
     keys.sweep({slot.id for slot in authority.slots} | authority.waiting_keys())
+    settings = load_record_settings(state)
     with transaction(engine) as connection:
+        is_new = not policy_store.reviewer_chain(connection)
         reviewing.begin(connection, _first_reviewers(connection, state, domain, reviewers))
         sealed = ca_store.get_key(connection, "audit")
         if sealed is None:
@@ -95,7 +99,10 @@ def open_app(
         clock=clock,
         random=secrets.token_bytes,
         signers=signers,
+        masking=settings.masking(mask_key_of(bundle_key)),
     )
+    if is_new:
+        app.record_reviewers()
     if isinstance(above, Above):
         app.follow(above)
     if wrapping.beside_state:

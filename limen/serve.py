@@ -31,9 +31,12 @@ from limen.api.public import public_api
 from limen.api.strangers import StrangerProtocol
 from limen.api.wellknown import Documents, check_issuer, wellknown_api
 from limen.app import App
+from limen.cosigning import POLICY, Cosigning, keep_cosigned
+from limen.exports import keep_exporting
 from limen.federations import keep_polling
 from limen.filewatch import FileWatch
 from limen.follower import keep_following
+from limen.learned import keep_learning
 from limen.limits import PeerLimits
 from limen.listener import MOST, CountingListener
 from limen.nodeport import NodePort
@@ -156,6 +159,7 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
         tls = tlsport.TlsPort(tlsport.context_of(*app.server_pem()))
         if web is not None:
             tls.serve_default(web.context)
+            app.authorities.web_life = lambda: web.life
         own = AcmePort(app.acme, tls, host, is_default=web is None)
         own.renew()
         app.policy_bundles.admit(public.opa_readers)
@@ -180,6 +184,9 @@ async def _serve(app: App, state: pathlib.Path, listen: str, public: Public, web
             group.create_task(keep_polling(app.federations, worker, stop))
             group.create_task(keep_validating(app.acme, worker, stop))
             group.create_task(own.keep(worker, stop))
+            group.create_task(keep_cosigned(Cosigning(state / "audit", state / POLICY), stop))
+            group.create_task(keep_exporting(app.exports, state, worker, stop))
+            group.create_task(keep_learning(app.learned, public.learn_days, worker, stop))
             if app.follower is not None:
                 group.create_task(keep_following(app, app.follower, worker, stop))
             lifecycle.keep_what_is_loaded()
@@ -213,7 +220,8 @@ async def _keep(
     """Once a second: see changed files, renew and end what is due. Changed rules and attestors are seen at once."""
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
-    watch = FileWatch([state / "identities.yaml", state / "attestors.yaml"], woken.set)
+    files = ("identities.yaml", "attestors.yaml", "exports.yaml")
+    watch = FileWatch([state / name for name in files], woken.set)
     try:
         while not stop.is_set():
             # before the files are looked at: a change in between must not be missed

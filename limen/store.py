@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from mesh.flow import flow_from_json
+from mesh.flow import Flow, flow_from_json
 from mesh.problems import Invalid
 
 _METADATA = sa.MetaData()
@@ -29,7 +30,15 @@ BATCHES = sa.Table(
     sa.Column("previous", sa.String),
     sa.Column("key", sa.LargeBinary),
 )
+PUSHES = sa.Table(
+    "limen_pushes",
+    _METADATA,
+    sa.Column("node", sa.String, primary_key=True),
+    sa.Column("digest", sa.String),
+)
 MAX_FLOWS = 2_000_000
+# a lock of PostgreSQL's own, for the numbers of flows
+_IN_ORDER = 0x4C494D464C4F57
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +52,12 @@ class Progress:
 
 
 def put_flows(connection: sa.Connection, node: str, rows: Sequence[bytes]) -> int:
-    """Keep flows; return how many connections they stand for.
+    """Keep flows; return how many connections they stand for. The node's last push, told again, is kept once.
 
     Raises Invalid LM5231 for a row that is no flow; then none is kept.
     """
     texts, connections = [], 0
+    digest = hashlib.sha256(b"\n".join(rows)).hexdigest()
     for row in rows:
         try:
             found = flow_from_json(json.loads(row))
@@ -55,11 +65,50 @@ def put_flows(connection: sa.Connection, node: str, rows: Sequence[bytes]) -> in
             raise Invalid("LM5231", node=node, reason=str(err)) from err
         connections += found.connections
         texts.append(json.dumps(found.to_json()))
-    if texts:
-        connection.execute(sa.insert(FLOWS), [{"node": node, "row": text} for text in texts])
-        newest = connection.execute(sa.select(sa.func.max(FLOWS.c.number))).scalar() or 0
-        connection.execute(sa.delete(FLOWS).where(FLOWS.c.number <= newest - MAX_FLOWS))
+    if not texts:
+        return 0
+    _in_order(connection)
+    known = connection.execute(sa.select(PUSHES.c.digest).where(PUSHES.c.node == node)).scalar()
+    if known == digest:
+        return 0
+    if known is None:
+        connection.execute(sa.insert(PUSHES).values(node=node, digest=digest))
+    else:
+        connection.execute(sa.update(PUSHES).where(PUSHES.c.node == node).values(digest=digest))
+    _add(connection, node, texts)
     return connections
+
+
+def add_flows(connection: sa.Connection, node: str, flows: Sequence[Flow]) -> None:
+    """Keep flows that were made here; the caller's transaction sees to it that they come once."""
+    if flows:
+        _in_order(connection)
+        _add(connection, node, [json.dumps(found.to_json()) for found in flows])
+
+
+def _in_order(connection: sa.Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        # who reads by number must not see a higher one before a lower one
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_IN_ORDER)))
+
+
+def _add(connection: sa.Connection, node: str, texts: Sequence[str]) -> None:
+    connection.execute(sa.insert(FLOWS), [{"node": node, "row": text} for text in texts])
+    newest = connection.execute(sa.select(sa.func.max(FLOWS.c.number))).scalar() or 0
+    connection.execute(sa.delete(FLOWS).where(FLOWS.c.number <= newest - MAX_FLOWS))
+
+
+def flows_after(connection: sa.Connection, number: int, limit: int) -> tuple[int, list[tuple[int, str]]]:
+    """The flows after a number, as texts with their numbers; and how many after it are not there any more."""
+    asked = sa.select(FLOWS).where(FLOWS.c.number > number).order_by(FLOWS.c.number).limit(limit)
+    rows = [(int(row.number), str(row.row)) for row in connection.execute(asked)]
+    oldest = connection.execute(sa.select(sa.func.min(FLOWS.c.number))).scalar() or 0
+    return max(0, oldest - number - 1), rows
+
+
+def newest_flow(connection: sa.Connection) -> int:
+    """The number of the newest flow; 0 before the first."""
+    return int(connection.execute(sa.select(sa.func.max(FLOWS.c.number))).scalar() or 0)
 
 
 def flows(connection: sa.Connection, limit: int) -> list[dict[str, Any]]:

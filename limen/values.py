@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from limen.limits import CONNECT_BURST, CONNECT_RATE
 
+LEARN_DAYS = 400
+"""So many days the learner remembers, unless somebody says otherwise: what happens once a year is not forgotten."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Public:
@@ -18,7 +21,8 @@ class Public:
     ``web`` names the files of a web certificate and its key; ``jwt_issuer`` is the OIDC issuer; ``federation`` is the
     ADDRESS[:PORT] of the https_spiffe endpoint, by default beside the public port; ``opa_readers`` may fetch the
     policies as OPA bundles, ``authzen_callers`` may ask the authorization API. Every port lets one address connect
-    ``connect_burst`` times at once, and ``connect_rate`` times a second after that.
+    ``connect_burst`` times at once, and ``connect_rate`` times a second after that. What was learned is remembered for
+    ``learn_days`` days; with 0 nothing is.
     """
 
     web: tuple[pathlib.Path, pathlib.Path] | None = None
@@ -28,6 +32,7 @@ class Public:
     authzen_callers: tuple[str, ...] = ()
     connect_rate: float = CONNECT_RATE
     connect_burst: int = CONNECT_BURST
+    learn_days: int = LEARN_DAYS
 
 
 class Ask(NamedTuple):

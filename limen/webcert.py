@@ -6,19 +6,22 @@ wrong with it is said and the last good one stays. This module asks nobody for a
 
 from __future__ import annotations
 
+import datetime as dt
 import pathlib
 import ssl
 
 import structlog
 
 from limen.tlsport import web_context
+from mesh.certpath import read_pem
 from mesh.problems import Invalid
 
+Life = tuple[dt.datetime, dt.datetime]
 Stamp = tuple[tuple[int, int, int], ...]
 
 
 class WebCertificate:
-    """A chain and its key, as they are in two files now.
+    """A chain and its key, as they are in two files now; ``life`` is when the leaf is valid.
 
     Raises Invalid LM1516 for files that cannot be used together.
     """
@@ -44,9 +47,15 @@ class WebCertificate:
 
     def _read(self) -> ssl.SSLContext:
         try:
-            return web_context(self._key.read_bytes(), self._certificate.read_bytes())
+            chain = self._certificate.read_bytes()
+            context = web_context(self._key.read_bytes(), chain)
+            leaf = read_pem(chain)[0]
+        except ValueError as err:
+            raise Invalid("LM1516", reason=str(err)) from err
         except OSError as err:
             raise Invalid("LM1516", reason=f"`{err.filename}`: {err.strerror}") from err
+        self.life: Life = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+        return context
 
     def _look(self) -> Stamp | None:
         try:

@@ -1,7 +1,8 @@
-"""The list of workloads that exports take: who has which labels and addresses, one JSON object a line.
+"""The list of workloads that exports take: who has which labels and addresses, one JSON object a line, or pods.
 
 The fields of `limen learn propose --workloads` mean the same here (`ip`, `spiffe_id`, `from`, `until`); `labels` is a
-mapping, `service` a name in Consul. Lines about one identity add up.
+mapping, `service` a name in Consul. Lines about one identity add up. A document of Kubernetes objects (`kubectl get
+pods -A -o json`) is taken as well: the labels of an account are those that all its running pods have.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import datetime as dt
 import ipaddress
 import json
 import pathlib
+from collections.abc import Sequence
 
+from learner import kubernetes
+from learner.attribution import TRUST_DOMAIN
 from mesh.clock import parse_time
 from mesh.problems import Invalid, NotFound
 from mesh.spiffe import SpiffeId, SpiffeIdError
@@ -18,17 +22,36 @@ from policyengine.compile.export import Workload
 
 _FIELDS = frozenset({"spiffe_id", "ip", "port", "from", "until", "labels", "namespace", "service", "protocol"})
 MAX_BYTES = 64 << 20
+# what controllers put on the pods of one revision, or on one pod
+_OF_ONE_POD = frozenset(
+    {
+        "pod-template-hash",
+        "controller-revision-hash",
+        "pod-template-generation",
+        "statefulset.kubernetes.io/pod-name",
+        "apps.kubernetes.io/pod-index",
+        "batch.kubernetes.io/job-completion-index",
+        "batch.kubernetes.io/controller-uid",
+        "batch.kubernetes.io/job-name",
+        "controller-uid",
+        "job-name",
+    }
+)
 
 
-def read_workloads(path: pathlib.Path, now: dt.datetime) -> dict[SpiffeId, Workload]:
-    """Read a list; lines whose time is not now are left out.
+def read_workloads(path: pathlib.Path, now: dt.datetime, trust_domain: str = TRUST_DOMAIN) -> dict[SpiffeId, Workload]:
+    """Read a list; lines whose time is not now are left out. Pods have identities of the trust domain.
 
     Raises NotFound (LM2022) and Invalid (LM2514).
     """
+    text = _text(path)
+    document = kubernetes.is_objects(text.encode())
+    if document is not None:
+        return _of_pods(kubernetes.pods_at(document, trust_domain, now))
     labels: dict[SpiffeId, dict[str, str]] = {}
     addresses: dict[SpiffeId, list[str]] = {}
     names: dict[SpiffeId, str] = {}
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -53,6 +76,21 @@ def read_workloads(path: pathlib.Path, now: dt.datetime) -> dict[SpiffeId, Workl
             consul=names.get(identity),
         )
         for identity in labels
+    }
+
+
+def _of_pods(pods: Sequence[kubernetes.Pod]) -> dict[SpiffeId, Workload]:
+    """Each account with what ALL its pods are labelled with, and with their addresses."""
+    labels: dict[SpiffeId, set[tuple[str, str]]] = {}
+    addresses: dict[SpiffeId, dict[str, None]] = {}
+    for pod in pods:
+        identity = SpiffeId.parse(pod.spiffe_id)
+        mine = {(str(name), str(value)) for name, value in pod.labels.items() if name not in _OF_ONE_POD}
+        labels[identity] = labels[identity] & mine if identity in labels else mine
+        addresses.setdefault(identity, {}).update(dict.fromkeys(() if pod.is_on_host else pod.ips))
+    return {
+        identity: Workload(labels=tuple(sorted(found)), addresses=tuple(addresses[identity]))
+        for identity, found in labels.items()
     }
 
 

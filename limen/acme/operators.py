@@ -35,6 +35,7 @@ class Operators:
             **counts,
             "root": self._acme.authority.root.subject.rfc4514_string(),
             "root_not_after": format_time(self._acme.authority.root.not_valid_after_utc),
+            "issuing_not_after": format_time(self._acme.authority.issuing.not_valid_after_utc),
         }
 
     def list_accounts(self) -> Json:

@@ -10,9 +10,12 @@ import contextlib
 import datetime as dt
 from concurrent.futures import Executor
 
+import structlog
+
 from limen.acme.service import Acme
 from limen.acme.shapes import own_names, pem_of
 from limen.tlsport import SERVER_NAME, TlsPort, context_of
+from mesh.problems import Problem
 
 RENEW = dt.timedelta(days=1)
 
@@ -38,4 +41,8 @@ class AcmePort:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), RENEW.total_seconds())
             if not stop.is_set():
-                await asyncio.get_running_loop().run_in_executor(worker, self.renew)
+                try:
+                    await asyncio.get_running_loop().run_in_executor(worker, self.renew)
+                except Problem as problem:
+                    # what is shown stays; the server has other things to do
+                    structlog.get_logger().error("the port's certificate is not renewed", reason=str(problem))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import prometheus_client
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -36,6 +37,11 @@ PENDING_LIFE = dt.timedelta(hours=1)
 PROVEN_LIFE = dt.timedelta(hours=8)
 MAX_PENDING = 300
 Json = Any
+_EXPIRY = prometheus_client.Gauge(
+    "limen_acme_authority_expiry_timestamp_seconds",
+    "When a certificate of the ACME authority ends, Unix time.",
+    ["kind"],
+)
 
 
 class Acme:
@@ -58,6 +64,7 @@ class Acme:
         self.accounts = Accounts(authority=authority, config=lambda: self.config, record=record)
         self.wake: Callable[[], None] = lambda: None
         self._swept = clock.now()
+        self._measure()
         self.resume()
 
     def nonce(self) -> str:
@@ -77,8 +84,14 @@ class Acme:
         now = self._clock.now()
         if now - self._swept >= dt.timedelta(minutes=1):
             self._swept = now
+            self.authority.renew(now)
+            self._measure()
             with transaction(self._engine) as connection:
                 store.expire(connection, now)
+
+    def _measure(self) -> None:
+        for kind, found in (("root", self.authority.root), ("issuing", self.authority.issuing)):
+            _EXPIRY.labels(kind).set(found.not_valid_after_utc.timestamp())
 
     # -- messages
 

@@ -167,6 +167,6 @@ def mount_local(api: FastAPI, acme: Acme, operators: Operators, run: Callable[[C
     async def bindings(request: Request, label: Annotated[str, Body(embed=True, max_length=200)] = "") -> Json:
         return await run(lambda: operators.create_binding(label, actor=str(request.state.peer)))
 
-    @api.post("/v1/acme/certificates/{serial}/revoke")
+    @api.post("/v1/acme/certificates/{serial:path}/revoke")
     async def revoke(serial: str, request: Request, reason: Annotated[int, Body(embed=True)] = 0) -> Json:
         return await run(lambda: acme.revoke(serial, reason=reason, actor=str(request.state.peer)))

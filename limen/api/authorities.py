@@ -84,15 +84,15 @@ def _mount_authorities(api: FastAPI, app: App, run: Run) -> None:
     async def rotate(body: RotateBody, request: Request) -> Json:
         return await run(lambda: app.authorities.rotate(Kind(body.kind), actor=_actor(request), is_forced=body.force))
 
-    @api.get("/v1/authorities/{name}")
+    @api.get("/v1/authorities/{name:path}")
     async def progress(name: str) -> Json:
         return await run(lambda: app.authorities.progress(name))
 
-    @api.post("/v1/authorities/{name}/taint")
+    @api.post("/v1/authorities/{name:path}/taint")
     async def taint(name: str, body: LeaveBody, request: Request) -> Json:
         return await run(lambda: _leave("taint", name, body, request))
 
-    @api.post("/v1/authorities/{name}/revoke")
+    @api.post("/v1/authorities/{name:path}/revoke")
     async def revoke(name: str, body: LeaveBody, request: Request) -> Json:
         return await run(lambda: _leave("revoke", name, body, request))
 

@@ -43,7 +43,7 @@ def mount(api: FastAPI, app: App, run: Run) -> None:
         actor = str(request.state.peer)
         return await run(lambda: app.allow_downstream(body.name, life_s=body.life_s, ttl_s=body.ttl_s, actor=actor))
 
-    @api.post("/v1/downstreams/{name}/remove")
+    @api.post("/v1/downstreams/{name:path}/remove")
     async def remove(name: str, body: RemoveBody, request: Request) -> Json:
         actor = str(request.state.peer)
         return await run(

@@ -46,19 +46,19 @@ def mount_federation(api: FastAPI, federations: Federations, worker: Executor) -
     async def reach(body: ReachBody, request: Request) -> Json:
         return await run(lambda: federations.reach(**body.model_dump(), actor=str(request.state.peer)))
 
-    @api.get("/v1/federation/{trust_domain}")
-    async def show(trust_domain: str) -> Json:
-        return await run(lambda: federations.show(trust_domain))
-
-    @api.get("/v1/federation/{trust_domain}/bundle")
+    @api.get("/v1/federation/{trust_domain:path}/bundle")
     async def bundle(trust_domain: str) -> Json:
         return await run(lambda: {"spiffe": federations.bundle(trust_domain)})
 
-    @api.post("/v1/federation/{trust_domain}/refresh")
+    @api.get("/v1/federation/{trust_domain:path}")
+    async def show(trust_domain: str) -> Json:
+        return await run(lambda: federations.show(trust_domain))
+
+    @api.post("/v1/federation/{trust_domain:path}/refresh")
     async def refresh(trust_domain: str, request: Request, *, force: Annotated[bool, Query()] = False) -> Json:
         actor = str(request.state.peer)
         return await rim.refresh(federations, worker, trust_domain=trust_domain, force=force, actor=actor)
 
-    @api.delete("/v1/federation/{trust_domain}")
+    @api.delete("/v1/federation/{trust_domain:path}")
     async def remove(trust_domain: str, request: Request, *, rehearse: Annotated[bool, Query()] = False) -> Json:
         return await run(lambda: federations.remove(trust_domain, actor=str(request.state.peer), is_rehearsal=rehearse))

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 
-from limen.api import acme, authorities, downstreams, nodes, opabundles, problems
+from limen.api import acme, authorities, downstreams, learning, nodes, opabundles, problems, retention
 from limen.api.bodies import BoundedBodies
 from limen.api.federation import mount_federation
-from limen.api.schemas import ApprovalBody, ExplainBody, ReviewBody, TokenBody
+from limen.api.schemas import ApprovalBody, ExplainBody, ExportBody, ReviewBody, TokenBody
 from limen.app import App
 from policyengine.snapshot import MAX_SNAPSHOT_BYTES
 
@@ -27,19 +27,26 @@ Json = Any
 
 def local_api(app: App, worker: Executor) -> FastAPI:
     """Build the API."""
-    api = FastAPI(title="Limen", docs_url=None, redoc_url=None, openapi_url=None)
-    problems.mount(api)
-    api.add_middleware(BoundedBodies, prefix="/v1/", limit=MAX_BODY_BYTES)
 
     async def run(work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(worker, work)
 
+    async def login(request: Request) -> None:
+        await run(lambda: app.logins.came("server.sock", _actor(request)))
+
+    api = FastAPI(title="Limen", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(login)])
+    problems.mount(api)
+    api.add_middleware(BoundedBodies, prefix="/v1/", limit=MAX_BODY_BYTES)
+
     _mount_state(api, app, run)
+    _mount_exports(api, app, run)
     _mount_reviews(api, app, run)
     nodes.mount_local(api, app, run)
     authorities.mount(api, app, run)
     downstreams.mount(api, app, run)
     acme.mount_local(api, app.acme, app.acme_operators, run)
+    retention.mount(api, app.retaining, run)
+    learning.mount(api, app.learned, run)
     opabundles.mount_local(api, app.policy_bundles, worker)
     mount_federation(api, app.federations, worker)
     return api
@@ -49,7 +56,15 @@ def _actor(request: Request) -> str:
     return str(request.state.peer)
 
 
-def _mount_state(api: FastAPI, app: App, run: Callable[[Callable[[], Json]], Any]) -> None:
+def _mount_exports(api: FastAPI, app: App, run: Callable[[Callable[[], Json]], Any]) -> None:
+    @api.post("/v1/audit/exports")
+    async def exported(body: ExportBody, request: Request) -> Json:
+        return await run(lambda: app.exports.once(actor=_actor(request), **body.model_dump()))
+
+
+def _mount_state(  # noqa: C901  a route each
+    api: FastAPI, app: App, run: Callable[[Callable[[], Json]], Any]
+) -> None:
     @api.get("/v1/status")
     async def status() -> Json:
         return await run(app.status)
@@ -65,6 +80,10 @@ def _mount_state(api: FastAPI, app: App, run: Callable[[Callable[[], Json]], Any
     @api.get("/v1/identities")
     async def identities() -> Json:
         return await run(app.identities)
+
+    @api.get("/v1/endpoints")
+    async def endpoints() -> Json:
+        return await run(app.endpoints)
 
     @api.get("/v1/files")
     async def files() -> Json:

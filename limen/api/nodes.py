@@ -102,12 +102,12 @@ def mount_local(api: FastAPI, app: App, run: Callable[[Callable[[], Json]], Any]
     async def pins() -> Json:
         return await run(app.pins)
 
-    @api.post("/v1/nodes/{node}/ban")
+    @api.post("/v1/nodes/{node:path}/ban")
     async def ban(node: str, body: BanBody, request: Request) -> Json:
         actor = str(request.state.peer)
         return await run(lambda: app.ban_node(node, reason=body.reason, actor=actor))
 
-    @api.post("/v1/nodes/{node}/allow")
+    @api.post("/v1/nodes/{node:path}/allow")
     async def allow(node: str, request: Request) -> Json:
         actor = str(request.state.peer)
         return await run(lambda: app.nodes.allow(node, actor=actor))

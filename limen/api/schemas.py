@@ -19,6 +19,16 @@ class TokenBody(Body):
     ttl_s: int = Field(default=600, ge=1, le=86400)
 
 
+class ExportBody(Body):
+    """An export that somebody makes by hand: where to, in which form, of which time."""
+
+    to: str = Field(max_length=1000)
+    format: str = Field(max_length=20)
+    since: str | None = Field(default=None, max_length=40)
+    until: str | None = Field(default=None, max_length=40)
+    kinds: list[str] = Field(default=[], max_length=64)
+
+
 class JoinBody(Body):
     """What an agent joins with: the token, and its public key as base64 DER."""
 

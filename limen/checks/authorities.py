@@ -11,6 +11,8 @@ from mesh.problems import Diagnostic
 
 GROUP = "identity"
 GRACE = dt.timedelta(minutes=10)
+# an ACME issuing certificate is renewed 120 days before it ends; nothing replaces an ACME root by itself
+ACME_ISSUING, ACME_ROOT = dt.timedelta(days=100), dt.timedelta(days=400)
 
 
 def authorities(listing: dict[str, Any], now: dt.datetime) -> list[Result]:
@@ -44,6 +46,8 @@ def authorities(listing: dict[str, Any], now: dt.datetime) -> list[Result]:
         found.append(
             warned(GROUP, text, "LM1613", "all goes on until an issuing authority ends; see docs/guides/upstream.md")
         )
+    if listing.get("web"):
+        found.append(_web(listing["web"], now))
     signing = {row.get("algorithm") for row in listing["authorities"] if row["state"] == "active"}
     if "ml-dsa-65" in signing:
         said = Diagnostic(code="LM1318")
@@ -54,6 +58,31 @@ def authorities(listing: dict[str, Any], now: dt.datetime) -> list[Result]:
         text = f"agents behind trust state {listing['sequence']}: {nodes}"
         found.append(warned(GROUP, text, "LM1309", "run `limen status` for how they are"))
     return found
+
+
+def acme_authorities(status: dict[str, Any], now: dt.datetime) -> list[Result]:
+    """Check the answer of ``GET /v1/acme/status``: what ends soon is an error while there is time (LM1314)."""
+    hints = {
+        "root": (ACME_ROOT, "have web certificates from another authority by then: there is no second ACME root"),
+        "issuing": (ACME_ISSUING, "look at the server's log for why it was not renewed"),
+    }
+    found = []
+    for kind, (margin, hint) in hints.items():
+        end = parse_time(status[f"{kind}_not_after"])
+        text = f"the ACME {kind} authority ends in {max(0, (end - now).days)} days"
+        found.append(failed(GROUP, text, "LM1314", hint) if end - now < margin else passed(GROUP, text))
+    return found
+
+
+def _web(life: dict[str, Any], now: dt.datetime) -> Result:
+    """A web certificate that nobody renewed: whoever renews in time does so with a third of its life left."""
+    begin, end = parse_time(life["not_before"]), parse_time(life["not_after"])
+    said = Diagnostic(code="LM1521", facts={"days": max(0, (end - now).days), "not_after": life["not_after"]})
+    if end - now < (end - begin) / 6:
+        return failed(GROUP, said.message, said.code, said.help)
+    if end - now < (end - begin) / 4:
+        return warned(GROUP, said.message, said.code, said.help)
+    return passed(GROUP, said.message)
 
 
 def _hint(row: dict[str, Any], upstream: str | None) -> str:

@@ -31,4 +31,4 @@ def files(reports: Sequence[dict[str, Any]]) -> list[Result]:
     return results
 
 
-_WHAT = {"identities.yaml": "rules", "attestors.yaml": "attestors"}
+_WHAT = {"identities.yaml": "rules", "attestors.yaml": "attestors", "acme.yaml": "names", "exports.yaml": "exports"}

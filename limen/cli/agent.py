@@ -73,7 +73,7 @@ _PIN = re.compile(r"sha256:[0-9a-f]{64}\Z")
     "--trace-to",
     default=None,
     envvar="LIMEN_TRACE_TO",
-    help="Where spans of requests go by OTLP/HTTP, http://HOST:4318 (experimental: not tried with Jaeger).",
+    help="Where spans of requests go by OTLP/HTTP, http://HOST:4318: a collector, or Jaeger.",
 )
 @click.option(
     "--trace-ratio",
@@ -184,6 +184,7 @@ async def _run(
     from mesh.wrapping import load_wrapping_key  # noqa: PLC0415
 
     stop = lifecycle.stop_event(asyncio.get_running_loop())
+    lifecycle.keep_little_memory()
     telemetry.configure()
     prepare_state(state)
     clock = SystemClock()

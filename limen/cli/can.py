@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,16 +20,19 @@ from mesh.problems import Diagnostic, Invalid, Severity
 from mesh.request import Decision, Protocol, Request
 from mesh.spiffe import SpiffePattern
 from policyengine import model
+from policyengine.atoms import TooLarge
 from policyengine.attributes import identity_of
 from policyengine.customrules import PATIENT_S, check_custom_rules, with_custom_rules
 from policyengine.decide import Index
-from policyengine.diagram import TooLarge
 from policyengine.explain import explain
 from policyengine.loader import KeptFiles, load_tree
 from policyengine.reach import who_reaches
 from policyengine.reading import did_you_mean
 from policyengine.rows import Row
 
+_MAX_PORT = 65535
+_DIGITS = 6
+"""One more than the largest port has."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -71,6 +75,7 @@ def question_options(command: F) -> F:
 @click.argument("method", required=False)
 @click.argument("path", required=False)
 @question_options
+@click.option("--at", default=None, help="Ask about the release that was in force then, at that time (RFC 3339).")
 @output_option("table", "json")
 @click.pass_context
 def can(
@@ -85,6 +90,7 @@ def can(
     files: pathlib.Path | None,
     output: str,
     *,
+    at: str | None,
     is_fix: bool,
 ) -> None:
     """Ask whether SOURCE may call SERVICE, and why.
@@ -93,7 +99,7 @@ def can(
     yes now.
     """
     words = tuple(word for word in (source, target, method, path) if word is not None)
-    ctx.exit(answer(words, headers, claims, policies, files, output, is_fix=is_fix))
+    ctx.exit(answer(words, headers, claims, policies, files, output, is_fix=is_fix, at=at))
 
 
 def answer(
@@ -105,6 +111,7 @@ def answer(
     output: str,
     *,
     is_fix: bool = False,
+    at: str | None = None,
 ) -> int:
     """Explain a request given by its words, SOURCE SERVICE[:PORT] [METHOD PATH]; the exit status is the answer."""
     if len(words) not in {2, 4}:
@@ -113,7 +120,11 @@ def answer(
         raise click.UsageError("--fix changes a policy tree: name it with --policies")
     source, target = words[:2]
     method, path = words[2:] if len(words) == 4 else (None, None)
-    snapshot, found = _policies(policies)
+    if at is None:
+        now = SystemClock().now()
+        snapshot, found = _policies(policies)
+    else:
+        now, snapshot, found = _policies_at(at, policies)
     found = located(found, files_of(files))
     service, port = _target(found, target, has_request=method is not None)
     request = Request(
@@ -122,10 +133,10 @@ def answer(
         protocol=service.protocol_of(port) or _undeclared_protocol(method),
         source=_source(found, source),
         method=method,
-        path=path,
+        path=_as_sent(path),
         headers=tuple(_header(text) for text in headers),
         claims=_claims(claims) if claims is not None else None,
-        time=SystemClock().now(),
+        time=now,
     )
     with with_custom_rules(found, deadline_s=PATIENT_S) as evaluated:
         explained = explain(evaluated, request, snapshot=snapshot)
@@ -140,7 +151,7 @@ def answer(
 
             status, done = write_fix(policies, evaluated, request, explained, output)
     if output == "json":
-        candidate = _candidate(request) if policies is None else None
+        candidate = _candidate(request) if policies is None and at is None else None
         more = {} if requests is None else {"requests": [row.to_json() for row in requests]}
         render.data({**explanation_to_json(explained, candidate=candidate), **more, **done})
     return status
@@ -169,6 +180,22 @@ def _policies(tree: pathlib.Path | None) -> tuple[str, model.PolicySet]:
     name, active = client.active_policies()
     assert isinstance(active, model.PolicySet)
     return str(name), active
+
+
+def _policies_at(at: str, tree: pathlib.Path | None) -> tuple[dt.datetime, str, model.PolicySet]:
+    """A moment, and what was in force then: a tree that is named, or the release that the audit log names."""
+    from limen.cli import context  # noqa: PLC0415  only this question reads the log
+    from limen.cli.auditlog import moment  # noqa: PLC0415
+    from limen.cli.auditreach import release_at  # noqa: PLC0415
+    from limen.releases import Policies  # noqa: PLC0415
+
+    when = moment("--at", at)
+    assert when is not None
+    if tree is not None:
+        return (when, *_policies(tree))
+    release = release_at(when, None, None)
+    found = Policies(context.state()).snapshot(release.snapshot)
+    return when, release.snapshot, model.policy_set_from_json(found["policies"])
 
 
 def _candidate(request: Request) -> Decision | None:
@@ -209,18 +236,24 @@ def _target(policies: model.PolicySet, text: str, *, has_request: bool) -> tuple
     name, port = text, None
     before, colon, after = text.rpartition(":")
     if colon and after.isascii() and after.isdigit():
-        name, port = before, int(after)
+        # more digits than a port has are no port either, and may be more than `int` reads
+        name, port = before, int(after[:_DIGITS])
     service = policies.service_for(name)
     if service is None:
         names = [found.name for found in policies.services]
         raise Invalid("LM2201", value=text, hint=did_you_mean(name, names), known=", ".join(sorted(names)))
-    if port is not None:
+    if port is not None and 0 < port <= _MAX_PORT:
         return service, port
+    if port is not None:
+        raise Invalid("LM2201", value=text, hint="", known=", ".join(_places(service)))
     ports = [found.port for found in service.ports if not has_request or found.protocol != "tcp"]
     if len(ports) != 1:
-        known = ", ".join(f"{service.name}:{found.port}" for found in service.ports)
-        raise Invalid("LM2201", value=text, hint="", known=known)
+        raise Invalid("LM2201", value=text, hint="", known=", ".join(_places(service)))
     return service, ports[0]
+
+
+def _places(service: model.Service) -> list[str]:
+    return [f"{service.name}:{found.port}" for found in service.ports]
 
 
 def _undeclared_protocol(method: str | None) -> Protocol:
@@ -240,6 +273,11 @@ def _source(policies: model.PolicySet, text: str) -> str:
     return exact[0]
 
 
+def _as_sent(path: str | None) -> str | None:
+    """A path as it was typed, as the bytes that a client sends for it (UTF-8)."""
+    return None if path is None else path.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
 def _header(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
@@ -250,7 +288,7 @@ def _header(text: str) -> tuple[str, str]:
 def _claims(file: pathlib.Path) -> Mapping[str, object]:
     try:
         found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise Invalid("LM2204", what="a claims file", expected="a JSON object", value=str(file)) from err
     if not isinstance(found, dict):
         raise Invalid("LM2204", what="a claims file", expected="a JSON object", value=str(file))

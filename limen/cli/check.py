@@ -8,7 +8,8 @@ import json
 import click
 
 from limen.checks import host
-from limen.checks.authorities import authorities
+from limen.checks.authorities import acme_authorities, authorities
+from limen.checks.exports import exports
 from limen.checks.federation import relationships
 from limen.checks.files import files
 from limen.checks.result import Result
@@ -43,6 +44,7 @@ def check(output: str, *, pre: bool, strict: bool) -> int:
 def _running() -> list[Result]:
     """What the server and its agents say of themselves."""
     from limen.checks.result import failed, passed, warned  # noqa: PLC0415  beside their one use
+    from limen.exportstate import standings  # noqa: PLC0415
 
     group = "running"
     try:
@@ -50,7 +52,9 @@ def _running() -> list[Result]:
         status = server.call("GET", "/v1/status")
         federated = relationships(server.call("GET", "/v1/federation"))
         saved = files(server.call("GET", "/v1/files"))
-        signing = authorities(server.call("GET", "/v1/authorities"), SystemClock().now())
+        now = SystemClock().now()
+        signing = authorities(server.call("GET", "/v1/authorities"), now)
+        signing += acme_authorities(server.call("GET", "/v1/acme/status"), now)
     except Unavailable as problem:
         return [warned(group, problem.message, problem.code, problem.help)]
     except (Problem, json.JSONDecodeError) as problem:
@@ -76,7 +80,7 @@ def _running() -> list[Result]:
         for service in status["services"]
         if service["mode"] == "observe"
     ]
-    return [*found, *saved, *signing, *federated]
+    return [*found, *saved, *signing, *federated, *exports(standings(context.state()), SystemClock().now())]
 
 
 def _show(found: list[Result]) -> None:

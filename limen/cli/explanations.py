@@ -67,11 +67,13 @@ def show(explained: Explanation, question: str, requests: Sequence[Row] | None =
 
 def _opens(opening: Opening) -> str:
     """What a fix newly allows, to anybody: the first few rows."""
-    shown = []
-    for row in opening.rows[:_ROWS]:
+    found: list[str] = []
+    for row in opening.rows:
         words = [row.source, ",".join(row.methods), ",".join(row.paths), "when …" if row.when else ""]
-        shown.append(f"{' '.join(word for word in words if word)} on port {row.port}")
-    more = len(opening.rows) - _ROWS
+        found.append(f"{' '.join(word for word in words if word)} on port {row.port}")
+    # rows that differ in circumstances alone read alike here
+    different = list(dict.fromkeys(found))
+    shown, more = different[:_ROWS], len(different) - _ROWS
     rest = f", and {more} more" if more > 0 else ""
     return "; ".join(shown) + rest + ("" if opening.is_complete else ", and there may be more")
 

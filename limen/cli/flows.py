@@ -1,4 +1,4 @@
-"""`limen flows`: conversations in a capture, initiator first."""
+"""`limen flows`: the conversations of a capture or of this host, or the flows of a log, initiator first."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import pathlib
 
 import click
 
+from learner.sources.ledger import Ledger
 from learner.sources.pcap import read_table
 from limen.cli import context, render
+from limen.cli.flowcapture import capture, sockets
+from limen.cli.flowinput import FORMAT_NAMES, detect, format_help, read_input
+from limen.cli.flowtable import show_flows, show_rows
 from mesh.problems import Diagnostic
 
 
@@ -16,35 +20,41 @@ def flows() -> None:
     """Show flows."""
 
 
+flows.add_command(capture)
+flows.add_command(sockets)
+
+
 @flows.command()
 @click.option(
     "--from",
     "file",
     required=True,
     type=click.Path(dir_okay=False, path_type=pathlib.Path),
-    help="A capture: pcap or pcapng.",
+    help="A capture (pcap or pcapng) or a log.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(FORMAT_NAMES), default="auto", show_default=True, help=format_help()
 )
 @context.output_option("table", "json")
-def table(file: pathlib.Path, output: str) -> None:
-    """One row per conversation of a capture."""
+def table(file: pathlib.Path, form: str, output: str) -> None:
+    """One row per conversation of a capture, or per flow of a log."""
+    if form == "auto":
+        form = detect(file)
+    if form == "pcap":
+        _captured(file, output)
+    else:
+        _logged(file, form, output)
+
+
+def _captured(file: pathlib.Path, output: str) -> None:
     findings: list[Diagnostic] = []
-    rows = read_table(file, findings)
+    rows = read_table(file, findings, Ledger(file=str(file), source="pcap"))
     render.diagnostics(findings)
-    if output == "json":
-        render.data([row.to_json() for row in rows])
-        return
-    render.table(
-        [
-            (
-                f"{row.source_ip}:{row.source_port}",
-                f"{row.destination_ip}:{row.destination_port}",
-                row.protocol,
-                row.packets,
-                row.bytes,
-                f"{(row.last - row.first).total_seconds():.3f}",
-                "yes" if row.established else "no",
-            )
-            for row in rows
-        ],
-        ("source", "destination", "protocol", "packets", "bytes", "seconds", "established"),
-    )
+    show_rows(rows, output)
+
+
+def _logged(file: pathlib.Path, form: str, output: str) -> None:
+    findings: list[Diagnostic] = []
+    found = list(read_input(file, form, findings))
+    render.diagnostics(findings)
+    show_flows(found, output)

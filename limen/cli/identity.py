@@ -144,9 +144,9 @@ def lint(file: pathlib.Path | None, output: str) -> int:
 @context.output_option("json", "table")
 def prove(*, serial: str, folder: pathlib.Path | None, key: pathlib.Path | None, output: str) -> int:
     """Prove that an SVID was issued here: its record, the way to the signed root, and the checkpoint; 1 when not."""
-    from limen.cli import audit  # noqa: PLC0415  only this command reads the log
+    from limen.cli import auditissuance  # noqa: PLC0415  only this command reads the log
 
-    return audit.prove_issuance(serial, folder, key, output)
+    return auditissuance.prove_issuance(serial, folder, key, output)
 
 
 for _command in (

@@ -17,13 +17,16 @@ from limen.cli.context import output_option, tree_option
 from mesh.clock import SystemClock
 from mesh.problems import Conflict, Diagnostic, Invalid, NotFound, Severity
 from mesh.spiffe import SpiffeId, SpiffeIdError, TrustDomain
-from policyengine.compile.export import Export, Workload, Workloads, domain_of
+from mesh.yamlio import MAX_FILE_BYTES
+from policyengine.compile.export import EXPERIMENTAL, Export, Workload, Workloads, domain_of
 from policyengine.importers.documents import Document
 from policyengine.importers.imported import Import, files_of
 from policyengine.model import PolicySet
 
 SYSTEMS = ("istio", "consul", "kubernetes")
 TARGETS = ("istio", "kubernetes", "cilium", "consul", "linkerd", "nftables")
+UNTRIED = ("istio", "kubernetes", "cilium", "consul", "linkerd")
+"""Of the targets those whose programs never took an export."""
 REGO, ENVOY = "rego", "envoy"
 
 
@@ -75,7 +78,7 @@ def import_(
     if unreadable:
         render.diagnostics(unreadable)
         ctx.exit(2)
-    written = _write(out, files_of(found), force=force)
+    written = write_files(out, files_of(found), force=force)
     if output == "json":
         documents = [_document_json(item) for item in found.documents]
         counts = {status: sum(item.status == status for item in found.documents) for status in _statuses(found)}
@@ -130,36 +133,40 @@ def export(
     """Write the policies of a tree for another system.
 
     What the target cannot say allows nothing there, and the report names it. Exit status 1 when something was refused.
+    Rego, nftables and Envoy were tried with the programs that read them; the other targets are experimental.
     """
+    from learner.attribution import TRUST_DOMAIN  # noqa: PLC0415
     from limen.cli.can import usable_tree  # noqa: PLC0415
     from limen.workloads import read_workloads  # noqa: PLC0415
 
     policies = usable_tree(tree)
     known: dict[SpiffeId, Workload] = {}
     if workloads is not None:
-        known = read_workloads(workloads, SystemClock().now())
+        known = read_workloads(workloads, SystemClock().now(), str(trust_domain or TRUST_DOMAIN))
     if target == REGO:
         found = _rego(policies)
     elif target == ENVOY:
         found = _envoy(policies, known)
     else:
-        found = _compile(target, policies, _domain_of(policies, trust_domain), known)
-    written = _write(out, list(found.files), force=force)
+        found = compile_for(target, policies, domain_for(policies, trust_domain), known)
+    written = write_files(out, list(found.files), force=force)
     if target == REGO:
         _forget_rules(out, {name for name, _ in found.files})
     if output == "json":
         services = [
-            {"service": name, "status": _status(items), "findings": [item.to_json() for item in items]}
+            {"service": name, "status": status_of(items), "findings": [item.to_json() for item in items]}
             for name, items in found.findings.items()
         ]
-        render.data({"target": target, "services": services, "written": written})
+        render.data({"target": target, "experimental": target in UNTRIED, "services": services, "written": written})
     else:
-        _show([(name, _status(items), items) for name, items in found.findings.items()])
+        _show([(name, status_of(items), items) for name, items in found.findings.items()])
+        if target in UNTRIED:
+            render.say(EXPERIMENTAL)
         render.say(f"wrote {len(written)} files to {out}")
-    ctx.exit(1 if any(_status(items) == "refused" for items in found.findings.values()) else 0)
+    ctx.exit(1 if any(status_of(items) == "refused" for items in found.findings.values()) else 0)
 
 
-def _domain_of(policies: PolicySet, given: TrustDomain | None) -> TrustDomain:
+def domain_for(policies: PolicySet, given: TrustDomain | None) -> TrustDomain:
     """The cluster's trust domain.
 
     Raises Invalid LM2515 when the services are not of one.
@@ -213,7 +220,7 @@ def _forget_rules(out: pathlib.Path, kept: Collection[str]) -> None:
             path.unlink()
 
 
-def _compile(target: str, policies: PolicySet, domain: TrustDomain, workloads: Workloads) -> Export:
+def compile_for(target: str, policies: PolicySet, domain: TrustDomain, workloads: Workloads) -> Export:
     """Run one compiler; each is loaded when it is asked for."""
     import importlib  # noqa: PLC0415
 
@@ -222,7 +229,8 @@ def _compile(target: str, policies: PolicySet, domain: TrustDomain, workloads: W
     return compiler(policies, domain) if target == "cilium" else compiler(policies, domain, workloads)
 
 
-def _status(findings: Iterable[Diagnostic]) -> str:
+def status_of(findings: Iterable[Diagnostic]) -> str:
+    """What the findings about a service or document come to: translated, stricter or refused."""
     codes = {item.code for item in findings}
     if codes & {"LM2510", "LM2513"}:
         return "refused"
@@ -255,15 +263,18 @@ def _show(rows: Sequence[tuple[str, str, Sequence[Diagnostic]]]) -> None:
 
 
 def _read(file: pathlib.Path) -> str:
+    """The text of a file; of one that is too large the beginning, which is too large as well (LM5100)."""
     try:
-        return file.read_text("utf-8")
+        with file.open("rb") as opened:
+            data = opened.read(MAX_FILE_BYTES + 1)
+        return data.decode("utf-8", "strict" if len(data) <= MAX_FILE_BYTES else "replace")
     except OSError as err:
         raise NotFound("LM2022", file=str(file), reason=err.strerror or "it cannot be read") from err
     except UnicodeDecodeError as err:
         raise Invalid("LM2022", file=str(file), reason="it is not UTF-8") from err
 
 
-def _write(out: pathlib.Path, files: Sequence[tuple[str, str]], *, force: bool) -> list[str]:
+def write_files(out: pathlib.Path, files: Sequence[tuple[str, str]], *, force: bool) -> list[str]:
     """Write all files, or none when one is there already."""
     there = [name for name, _ in files if (out / name).exists()]
     if there and not force:

@@ -7,7 +7,9 @@ import click
 from mesh.problems import Invalid
 
 
-def _later(name: str) -> click.Command:
+def later(name: str) -> click.Command:
+    """A command that says it is not there yet, whatever it is asked."""
+
     @click.command(name, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
     @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
     def command(rest: tuple[str, ...]) -> None:
@@ -16,6 +18,3 @@ def _later(name: str) -> click.Command:
 
     command.help = f"`limen {name}` is not part of this version."
     return command
-
-
-install = _later("install")

@@ -23,8 +23,8 @@ from policyengine.model import PolicySet
 from policyengine.suppression import Report
 from policyengine.usage import Known
 
-UNREADABLE = frozenset({"LM2022", "LM2023", "LM5100", "LM5102"})
-"""The findings after which nobody can say what a file means."""
+UNREADABLE = frozenset({"LM2022", "LM2023", "LM2024", "LM5100", "LM5102", "LM5105", "LM5108", "LM5110"})
+"""The findings after which nobody can say what a tree means: it is not there, no YAML, or was not read to its end."""
 _COUNTED = (Severity.ERROR, Severity.WARNING)
 _QUOTED = re.compile("`([^`]+)`")
 _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
@@ -57,7 +57,8 @@ def lint(
     """Check a policy tree: errors, and what works and will bite.
 
     Rules for nobody and rules that nobody used are looked for in --workloads and --flows, or in what --state
-    has recorded. Exit status 0 is clean, 1 is findings, 2 is a tree that cannot be read.
+    has recorded. Exit status 0 is clean, 1 is findings, 2 is a tree that cannot be read: it is not there, holds a file
+    that is no YAML, or goes beyond a bound (size, depth, number of values). What is YAML and wrong is a finding.
     """
     del strict  # every finding counts, as it once asked for
     if not tree.exists():

@@ -43,7 +43,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "audit": ("limen.cli.audit", "audit", "Read, verify and export the audit log."),
     "federation": ("limen.cli.federation", "federation", "Believe identities of other trust domains."),
     "acme": ("limen.cli.acme", "acme", "Issue web certificates by ACME, under a root of its own."),
-    "install": ("limen.cli.later", "install", "Print installation files (not yet)."),
+    "install": (
+        "limen.cli.install",
+        "install",
+        "Print files for other tools: a Grafana dashboard, what Prometheus scrapes.",
+    ),
 }
 
 

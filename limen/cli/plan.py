@@ -115,15 +115,17 @@ def active_policies() -> PolicySet | None:
 def read_flows(file: pathlib.Path) -> Iterator[Flow]:
     """Read recorded flows.
 
-    Raises Invalid (LM2440) for a line that is no flow.
+    Raises Invalid: LM4001 for a file that cannot be read, LM2440 for a line that is no flow.
     """
     try:
         with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield _flow(file, number, line)
-    except (OSError, UnicodeDecodeError) as err:
-        raise Invalid("LM2440", file=str(file), line=0, reason=str(err)) from err
+    except OSError as err:
+        raise Invalid("LM4001", file=str(file), reason=err.strerror or str(err)) from err
+    except UnicodeDecodeError as err:
+        raise Invalid("LM4001", file=str(file), reason="it is not UTF-8") from err
 
 
 def _flow(file: pathlib.Path, number: int, line: str) -> Flow:
@@ -178,19 +180,33 @@ def _show_markdown(found: Plan) -> None:
         render.line(f"- {_escaped(text)}")
 
 
+_LONGEST, _SHOWN = 24, 5
+"""A table shows lists of so many whole, and of longer ones the first few."""
 ACCESS_HEADERS = ("source", "service", "methods", "paths", "when", "because")
 _HEADERS = (*ACCESS_HEADERS, "replayed")
 
 
 def access_cells(row: Row) -> tuple[str, ...]:
-    """Who, to where, with what and when: what every table of access begins with."""
+    """Who, to where, with what and when: what every table of access begins with. Long lists are cut, and say so."""
     return (
         row.source,
         f"{row.service}:{row.port}",
         ",".join(row.methods) or "-",
-        ",".join(row.paths) or "-",
-        json.dumps(row.when, ensure_ascii=False) if row.when else "-",
+        ",".join(row.paths if len(row.paths) <= _LONGEST else (*row.paths[:_SHOWN], _more_than_shown(row.paths)))
+        or "-",
+        json.dumps({name: _cut(value) for name, value in row.when.items()}, ensure_ascii=False) if row.when else "-",
     )
+
+
+def _cut(found: object) -> object:
+    """A value as a table shows it: a list that is too long to read ends in how many there are more."""
+    if not isinstance(found, list) or len(found) <= _LONGEST:
+        return found
+    return [*found[:_SHOWN], _more_than_shown(found)]
+
+
+def _more_than_shown(found: Sequence[object]) -> str:
+    return f"… and {len(found) - _SHOWN} more: -o json"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -209,18 +225,21 @@ def _remarks(found: Plan) -> Iterator[str]:
         state = "removed" if result.is_removed else "holds" if result.holds else "BROKEN"
         yield f"invariant {result.name} ({result.service}): {state}"
         if result.row is not None:
-            yield f"    {' '.join(_cells(result.row)[:4])} because {', '.join(result.row.because)}"
+            source, service, methods, paths, when = access_cells(result.row)
+            under = f" when {when}" if result.row.when else ""
+            yield f"    {source} {service} {methods} {paths}{under} because {', '.join(result.row.because)}"
     impact = found.impact.to_json()
     if any(impact.values()):
         yield "recorded flows: " + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in impact.items())
         if found.impact.uncertain:
             yield "    uncertain: what is not recorded (headers, tokens, Hosts, for some a path) decides about these"
-        for change in found.impact.changes[:20]:
+        # what is sure stands first
+        for change in sorted(found.impact.changes, key=lambda item: item.outcome == "uncertain")[:20]:
             flow = change.flow
             what = f"{flow.method or ''} {flow.path or ''}".strip()
-            called = f"{flow.destination}:{flow.destination_port} {what}"
+            called = f"{flow.destination or flow.destination_ip}:{flow.destination_port} {what}".rstrip()
             times = f"  ({change.count} times)" if change.count > 1 else ""
-            yield f"    {change.outcome.replace('_', ' ')}  {flow.source} → {called}{times}"
+            yield f"    {change.outcome.replace('_', ' ')}  {flow.source or flow.source_ip} → {called}{times}"
     if not found.is_complete:
         yield "there may be more: a service is too large to look at whole"
     elif not found.has_findings:

@@ -6,9 +6,11 @@ import functools
 import importlib
 import json
 import keyword
+import math
 import pathlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
 
 import click
 
@@ -68,6 +70,9 @@ def policy() -> None:
 
 
 Engine = Callable[[Request], Decision]
+MAX_LINE_BYTES = 1 << 20
+"""The longest line that is read as a request."""
+_ROOM = 50
 
 
 @policy.command("eval")
@@ -92,7 +97,7 @@ def evaluate(ctx: click.Context, tree: pathlib.Path, engine: str, *, nearest: bo
     policies = usable_tree(tree)
     miss = functools.partial(nearest_miss, policies) if nearest else None
     with open_engine(engine, policies, name_of(policies)) as decide:
-        status = _answer(sys.stdin.buffer, decide, miss)
+        status = _answer(_lines(sys.stdin.buffer), decide, miss)
     ctx.exit(status)
 
 
@@ -104,8 +109,8 @@ def _answer(lines: Iterable[bytes], decide: Engine, miss: Callable[[Request], Ne
             continue
         identifier: object = None
         try:
-            row = json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_once)
-            identifier = row.get("id") if isinstance(row, dict) else None
+            row = _read(line)
+            identifier = _id_of(row)
             request = request_from_json(row, now=clock.now())
         except (RequestError, ValueError, RecursionError) as err:
             reason = str(err) if isinstance(err, RequestError) else "it is not JSON"
@@ -118,6 +123,44 @@ def _answer(lines: Iterable[bytes], decide: Engine, miss: Callable[[Request], Ne
         render.row({"id": identifier, **decision_to_json(decision, nearest=nearest)})
         sys.stdout.flush()  # whoever asks line by line waits for the answer
     return status
+
+
+def _read(line: bytes) -> object:
+    """The value of a line.
+
+    Raises RequestError, ValueError, RecursionError.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise RequestError(f"a line has {MAX_LINE_BYTES} bytes at most")
+    return json.loads(line.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once)
+
+
+def _id_of(row: object) -> object:
+    """The id of a line, which an answer says again.
+
+    Raises RecursionError for one that cannot be written with room to spare: an answer is written further up the stack.
+    """
+    found = row.get("id") if isinstance(row, dict) else None
+    if isinstance(found, (dict, list)):
+        json.dumps(functools.reduce(lambda inner, _: [inner], range(_ROOM), found))
+    return found
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines of a stream; of one that is too long the beginning, which is too long as well."""
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        rest = line
+        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = stream.readline(MAX_LINE_BYTES + 1)
+        yield line
+
+
+def _finite(text: str) -> float:
+    """A number that JSON can say again."""
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(text)
+    return found
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

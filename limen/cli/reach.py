@@ -13,10 +13,10 @@ from limen.cli.context import output_option, tree_option
 from limen.cli.plan import ACCESS_HEADERS, access_cells, active_policies
 from mesh.clock import SystemClock
 from mesh.problems import Invalid
-from policyengine.diagram import TooLarge
+from policyengine.atoms import TooLarge
 from policyengine.loader import KeptFiles
 from policyengine.model import PolicySet, Principal, Principals
-from policyengine.reach import Chain, Reached, blast_radius, who_reaches
+from policyengine.reach import Chain, Reached, Way, blast_radius, ways_through, who_reaches
 from policyengine.reach import rollout as find_chains
 from policyengine.rows import Row
 
@@ -27,6 +27,7 @@ from policyengine.rows import Row
 @click.option("--from", "callers", multiple=True, help="Who calls: as in a rule's `from`. Anybody by default.")
 @click.option("--outside", multiple=True, help="Leave these callers out: `--outside group:pci`.")
 @click.option("--of", "identity", help="Everything that one identity reaches, through others too: its blast radius.")
+@click.option("--direct", is_flag=True, help="With --to: only who reaches it without another service between.")
 @output_option("table", "json")
 @click.pass_context
 def reach(
@@ -37,15 +38,17 @@ def reach(
     outside: tuple[str, ...],
     identity: str | None,
     output: str,
+    *,
+    direct: bool,
 ) -> None:
-    """Say who can reach a service (--to), or what an identity can reach (--of).
+    """Say who can reach a service (--to), or what an identity can reach (--of), through other services too.
 
     Exit status 0 when there is a way, 1 when there is none.
     """
     if (service is None) == (identity is None):
         raise click.UsageError("say either --to SERVICE or --of IDENTITY")
-    if identity is not None and (callers or outside):
-        raise click.UsageError("--from and --outside go with --to")
+    if identity is not None and (callers or outside or direct):
+        raise click.UsageError("--from, --outside and --direct go with --to")
     policies, now = usable_tree(tree), SystemClock().now()
     try:
         if identity is not None:
@@ -56,11 +59,13 @@ def reach(
         if policies.service_for(service) is None:
             raise Invalid("LM2443", kind="service", name=service)
         left_out = _callers(policies, outside) if outside else None
-        rows = who_reaches(policies, service, _callers(policies, callers or ("any",)), left_out, now)
+        who = _callers(policies, callers or ("any",))
+        rows = who_reaches(policies, service, who, left_out, now)
+        ways = () if direct else ways_through(policies, service, who, left_out, now)
     except TooLarge as err:
         raise Invalid("LM2442") from err
-    _show_rows(service, rows, output)
-    ctx.exit(0 if rows else 1)
+    _show_rows(service, rows, ways, output)
+    ctx.exit(0 if rows or ways else 1)
 
 
 @click.command()
@@ -106,23 +111,37 @@ def _show_access(rows: Sequence[Row]) -> None:
     render.table([(*access_cells(row), ", ".join(row.because)) for row in rows], ACCESS_HEADERS)
 
 
-def _show_rows(service: str, rows: tuple[Row, ...], output: str) -> None:
+def _show_rows(service: str, rows: tuple[Row, ...], ways: tuple[Way, ...], output: str) -> None:
     if output == "json":
-        render.data({"service": service, "reachable": bool(rows), "access": [row.to_json() for row in rows]})
+        render.data(
+            {
+                "service": service,
+                "reachable": bool(rows or ways),
+                "access": [row.to_json() for row in rows],
+                "through": [way.to_json() for way in ways],
+            }
+        )
         return
-    render.line(f"{service}: reached by {len(rows)} rows" if rows else f"{service}: nobody of these reaches it")
+    render.line(f"{service}: {_count(len(rows), 'row')} of direct access" if rows else f"{service}: nobody directly")
     if rows:
         _show_access(rows)
+    for way in ways:
+        render.line(f"through {' → '.join((*way.via, service))}")
+        _show_access(way.access)
 
 
 def _show_reached(identity: str, found: tuple[Reached, ...], output: str) -> None:
     if output == "json":
         render.data({"identity": identity, "reaches": [reached.to_json() for reached in found]})
         return
-    render.line(f"{identity} reaches {len(found) or 'no'} services")
+    render.line(f"{identity} reaches {_count(len(found), 'service')}")
     for reached in found:
         render.line(f"{' → '.join((*reached.via, reached.service))}")
         _show_access(reached.access)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
 
 
 def _show_chains(chains: tuple[Chain, ...], output: str) -> None:

@@ -38,12 +38,33 @@ def plain(text: str) -> str:
 
 def data(obj: object) -> None:
     """Write one JSON document to stdout, indented for a terminal."""
-    line(json.dumps(obj, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False, default=str))
+    line(_json(obj, indent=2 if sys.stdout.isatty() else None))
 
 
 def row(obj: object) -> None:
     """Write one JSON Lines row to stdout."""
-    line(json.dumps(obj, ensure_ascii=False, separators=(",", ":"), default=str))
+    line(_json(obj, separators=(",", ":")))
+
+
+def _json(obj: object, indent: int | None = None, separators: tuple[str, str] | None = None) -> str:
+    """JSON as people read it; escaped where the text has halves of characters, which no encoding can write."""
+    text = json.dumps(obj, ensure_ascii=False, default=str, indent=indent, separators=separators)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(obj, default=str, indent=indent, separators=separators)
+    return text
+
+
+def item(obj: object, *, is_first: bool) -> None:
+    """Write one element of a JSON array whose end is not known yet; `end_items` closes it."""
+    text = json.dumps(obj, ensure_ascii=False, separators=(",", ":"), default=str)
+    sys.stdout.write(f"{'[' if is_first else ','}\n{text}")
+
+
+def end_items(*, is_empty: bool) -> None:
+    """Close the JSON array of `item`."""
+    line("[]" if is_empty else "\n]")
 
 
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> None:

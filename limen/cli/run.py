@@ -19,7 +19,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Self
 
@@ -44,6 +44,12 @@ Row = dict[str, object]
 @click.option("--name", default=None, help="A label for people; it is never a selector.")
 @click.option("--inbound", multiple=True, metavar="[ADDR:]PORT=APPPORT", help="Serve APPPORT at PORT, with mutual TLS.")
 @click.option("--outbound", multiple=True, metavar="LOCALPORT=SERVICE[:PORT]", help="A way to SERVICE at LOCALPORT.")
+@click.option(
+    "--health",
+    multiple=True,
+    metavar="[ADDR:]PORT=APPPORT/PATH@NETWORK[,NETWORK]",
+    help="Answer health checks of PATH from these networks at PORT, without mutual TLS and with a status alone.",
+)
 @click.option("--direct", is_flag=True, help="The program asks agent.sock itself; its rule must say `direct: true`.")
 @click.option("--sdk", is_flag=True, help="No sidecar: the program enforces by itself, with `enforcer.sdk`.")
 @click.option("--user", default=None, help="Run the program as this user, with the user's groups. Root may say this.")
@@ -75,6 +81,7 @@ def run(
     name: str | None,
     inbound: tuple[str, ...],
     outbound: tuple[str, ...],
+    health: tuple[str, ...],
     command: tuple[str, ...],
     user: str | None,
     group: str | None,
@@ -88,13 +95,14 @@ def run(
 ) -> int:
     """Launch COMMAND as a workload with its sidecar beside it."""
     lifecycle.die_with_parent()
-    if sdk and (outbound or intercept):
+    if sdk and (outbound or health or intercept):
         raise Invalid("LM5247")
     message: Row = {
         "type": "launch",
         "name": name or pathlib.PurePath(command[0]).name,
         "inbound": [(_listening if sdk else _inbound)(text) for text in inbound],
         "outbound": [_outbound(text) for text in outbound],
+        "health": _health(health),
         "direct": direct,
         "sdk": sdk,
         "keep_env": list(keep_env),
@@ -125,6 +133,13 @@ def _egress(texts: tuple[str, ...], *, is_used: bool) -> list[str]:
     if texts and not is_used:
         raise Invalid("LM5246")
     return [write_exempt(parse_exempt(text)) for text in texts]
+
+
+def _health(texts: tuple[str, ...]) -> list[str]:
+    """The health checks that are answered, as they were read. Raises Invalid LM3705."""
+    from enforcer.health import parse_check, write_check  # noqa: PLC0415
+
+    return [write_check(parse_check(text)) for text in texts]
 
 
 def _order(
@@ -170,7 +185,9 @@ def _launch(path: pathlib.Path, message: Row, order: Order) -> int | None:
     try:
         with control.connect(path, timeout_s=None) as sock, _Signals() as signals:
             # (1)
-            control.send_with_handles(sock, message, prepared.handles)
+            # one that ends while it is asked is gone as one that ended before it answered
+            with contextlib.suppress(OSError):
+                control.send_with_handles(sock, message, prepared.handles)
             if not _is_told(sock, "begin"):
                 return None
             # (2)
@@ -264,21 +281,33 @@ def _launch_again(path: pathlib.Path, message: Row, order: Order, tries: int) ->
 
 
 def _is_told(sock: socket.socket, wanted: str) -> bool:
-    """Wait for a word of the agent's; False when it is gone. Raises what the agent refuses with."""
+    """Wait for a word of the agent's; False when it is gone. Why the program has no identity is said in between.
+
+    Raises what the agent refuses with.
+    """
     from enforcer.native import wire  # noqa: PLC0415
 
-    try:
-        answer = wire.receive(sock)
-    except (OSError, Invalid):
-        return False
-    if answer is None:
-        return False
-    if answer["type"] == "failed":
-        facts = answer.get("facts")
-        known = {str(key): value for key, value in facts.items()} if isinstance(facts, dict) else {}
-        kind = NotFound if answer["code"] == _NOT_HERE else Problem
-        raise kind(str(answer["code"]), span=None, **known)
-    return answer["type"] == wanted
+    while True:
+        try:
+            answer = wire.receive(sock)
+        except (OSError, Invalid):
+            return False
+        if answer is None:
+            return False
+        if answer["type"] == "refused":
+            # the program runs, and has an identity as soon as a rule gives it one
+            render.diagnostics([_problem(answer).diagnostic()])
+            continue
+        if answer["type"] == "failed":
+            raise _problem(answer)
+        return answer["type"] == wanted
+
+
+def _problem(answer: Mapping[str, object]) -> Problem:
+    facts = answer.get("facts")
+    known = {str(key): value for key, value in facts.items()} if isinstance(facts, dict) else {}
+    kind = NotFound if answer["code"] == _NOT_HERE else Problem
+    return kind(str(answer["code"]), span=None, **known)
 
 
 def _is_sent(agent: socket.socket) -> bool:

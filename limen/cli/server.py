@@ -8,6 +8,7 @@ import click
 
 from limen.cli import context
 from limen.limits import CONNECT_BURST, CONNECT_RATE
+from limen.values import LEARN_DAYS
 from mesh.problems import Invalid
 
 
@@ -89,6 +90,13 @@ from mesh.problems import Invalid
     show_default=True,
     help="How many times at once one address may connect to a port.",
 )
+@click.option(
+    "--learn-days",
+    type=click.IntRange(0, 3650),
+    default=LEARN_DAYS,
+    show_default=True,
+    help="For how many days the learner remembers what it saw; 0 has it learn nothing (docs/guides/learning.md).",
+)
 def server(
     trust_domain: str,
     listen: str,
@@ -106,6 +114,7 @@ def server(
     authzen_callers: tuple[str, ...],
     connect_rate: float,
     connect_burst: int,
+    learn_days: int,
 ) -> None:
     """Run the server in the foreground until SIGTERM."""
     from limen import serve  # noqa: PLC0415  heavy imports only for the process that needs them
@@ -130,6 +139,7 @@ def server(
             authzen_callers=authzen_callers,
             connect_rate=connect_rate,
             connect_burst=connect_burst,
+            learn_days=learn_days,
         ),
     )
 

@@ -43,6 +43,7 @@ from mesh.problems import Invalid, first_problem
 @click.option("--signers", default=None, help="Processes that sign large batches, as for `limen server`.")
 @click.option("--connect-rate", default=None, help="How often one address may connect, as for `limen server`.")
 @click.option("--connect-burst", default=None, help="How often one address may connect at once, as for `limen server`.")
+@click.option("--learn-days", default=None, help="For how many days the learner remembers, as for `limen server`.")
 @click.option("--jwt-issuer", default=None, help="URL of the OIDC issuer that JWT-SVIDs name.")
 @click.option(
     "--federation-listen",
@@ -74,6 +75,7 @@ def up(
     signers: str | None,
     connect_rate: str | None,
     connect_burst: str | None,
+    learn_days: str | None,
     federation_listen: str | None,
     opa_readers: tuple[str, ...],
     authzen_callers: tuple[str, ...],
@@ -102,6 +104,7 @@ def up(
                             "--signers": signers,
                             "--connect-rate": connect_rate,
                             "--connect-burst": connect_burst,
+                            "--learn-days": learn_days,
                         },
                     )
                     + [word for reader in opa_readers for word in ("--opa-reader", reader)]

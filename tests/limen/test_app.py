@@ -1,14 +1,10 @@
 import datetime as dt
 import json
-import os
 import pathlib
 
 import pytest
 import sqlalchemy as sa
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from audit.record import record, to_bytes
-from audit.spool import batch_digest, sign_batch
 from benchmarks import entries
 from ca.registration import IdentityRule, RuleSet
 from ca.ruleindex import RuleIndex
@@ -28,7 +24,10 @@ def code_of(call: object) -> str:
 
 
 def kinds(world: World) -> list[tuple[str, str]]:
-    return [(row["kind"], str(row.get("event", ""))) for row in world.app.records(after=0, kind=None, limit=1000)]
+    """What was recorded since the world began, with its reviewers."""
+    first, *found = world.app.records(after=0, kind=None, limit=1000)
+    assert (first["kind"], first["event"]) == ("reviewer-key", "begin")
+    return [(row["kind"], str(row.get("event", ""))) for row in found]
 
 
 def test_a_token_lets_one_node_join_once(world: World) -> None:
@@ -138,56 +137,6 @@ def test_activation_without_the_threshold_is_refused(world: World) -> None:
 
 def test_an_unknown_review_event_is_refused(world: World) -> None:
     assert code_of(lambda: world.app.move_review("x", "explode", actor="test")) == "LM5234"
-
-
-class Sender:
-    def __init__(self, world: World, node: str) -> None:
-        self.world, self.node = world, node
-        self.key = Ed25519PrivateKey.generate()
-        self.previous = ""
-
-    def records(self, count: int) -> list[bytes]:
-        return [
-            to_bytes(record("decision", now=self.world.clock.now(), random=os.urandom(10), source="x", code="LM2302"))
-            for _ in range(count)
-        ]
-
-    def push(self, sequence: int, records: list[bytes], previous: str, key: Ed25519PrivateKey | None = None) -> str:
-        key = key or self.key
-        agent = f"spiffe://{DOMAIN}/limen/agent/{self.node}"
-        signature, digest = sign_batch(key, agent, sequence, records, previous)
-        self.world.app.push_records(
-            self.node, sequence=sequence, records=records, signature=signature, key=key.public_key().public_bytes_raw()
-        )
-        assert digest == batch_digest(agent, sequence, records, previous)
-        return digest
-
-
-def test_batches_follow_one_another_and_are_taken_once(world: World) -> None:
-    sender = Sender(world, world.join())
-    before = world.app.status()["records"]
-    first = sender.records(3)
-    digest = sender.push(1, first, "")
-    # the answer was lost: the same batch again, with what came in meanwhile, takes nothing twice
-    more = sender.records(1)
-    sender.push(1, [*first, *more], "")
-    assert world.app.status()["records"] == before + 4
-    assert code_of(lambda: sender.push(3, sender.records(1), digest)) == "LM5232"
-    assert code_of(lambda: sender.push(2, sender.records(1), "")) == "LM6012"
-
-
-def test_batches_of_another_key_are_refused(world: World) -> None:
-    sender = Sender(world, world.join())
-    digest = sender.push(1, sender.records(1), "")
-    other = Ed25519PrivateKey.generate()
-    assert code_of(lambda: sender.push(2, sender.records(1), digest, other)) == "LM5233"
-
-
-def test_a_malformed_record_refuses_its_batch(world: World) -> None:
-    sender = Sender(world, world.join())
-    before = world.app.status()["records"]
-    assert code_of(lambda: sender.push(1, [*sender.records(1), b"{}"], "")) == "LM6002"
-    assert world.app.status()["records"] == before
 
 
 def test_flows_are_kept_in_their_public_form(world: World) -> None:

@@ -2,6 +2,7 @@ import contextlib
 import datetime as dt
 import sqlite3
 
+import prometheus_client
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -12,9 +13,9 @@ from ca.rotation import Kind
 from ca.succession import Succession
 from ca.trustmaking import fingerprint
 from limen.authorities import WITHIN, Authorities
-from mesh.clock import parse_time
+from mesh.clock import format_time, parse_time
 from mesh.problems import Problem
-from tests.world import RULES, World
+from tests.world import RULES, START, World
 
 SECOND = dt.timedelta(seconds=1)
 
@@ -334,3 +335,17 @@ def test_the_list_says_who_is_behind_and_what_ends_next(world: World) -> None:
     assert found["agents_behind"] == []
     assert found["propagation_s"] is not None
     assert {row["kind"] for row in found["authorities"]} == {"root", "issuing", "jwt"}
+
+
+def test_the_end_of_a_web_certificate_and_of_the_acme_authority_is_told_and_measured(world: World) -> None:
+    assert world.app.authorities.list()["web"] is None
+    begin, end = START, START + dt.timedelta(days=90)
+    world.app.authorities.web_life = lambda: (begin, end)
+    world.app.tick()
+    assert world.app.authorities.list()["web"] == {"not_before": format_time(begin), "not_after": format_time(end)}
+    value = prometheus_client.REGISTRY.get_sample_value
+    assert value("limen_web_certificate_expiry_timestamp_seconds", {"source": "tls-cert"}) == end.timestamp()
+    acme = world.app.acme.authority
+    for kind, found in (("root", acme.root), ("issuing", acme.issuing)):
+        ends = value("limen_acme_authority_expiry_timestamp_seconds", {"kind": kind})
+        assert ends == found.not_valid_after_utc.timestamp()

@@ -62,6 +62,9 @@ def test_a_missing_time_is_now(row: dict[str, object]) -> None:
         {**PLAIN, "time": "2026-11-24T12:00:00"},
         {**PLAIN, "unknown": "claims"},
         {**PLAIN, "unknown": [1]},
+        {**PLAIN, "unknown": ["header.x-tenant"]},
+        {**PLAIN, "unknown": ["headers."]},
+        {**PLAIN, "unknown": ["Claims.role"]},
     ],
 )
 def test_a_row_that_is_no_request_is_refused(row: object) -> None:
@@ -74,6 +77,11 @@ _json = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
+
+
+@pytest.mark.parametrize("name", ["claims", "claims.role", "headers", "Headers.x-t", "host", "peer_ip", "time"])
+def test_what_may_be_unknown(name: str) -> None:
+    assert request_from_json({**PLAIN, "unknown": [name]}, now=NOW).unknown == {name}
 
 
 @given(st.dictionaries(st.sampled_from([*PLAIN, "headers", "claims", "time", "unknown", "source", "path"]), _json))

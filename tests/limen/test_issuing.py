@@ -73,7 +73,7 @@ def test_a_token_verifies_with_the_bundle_and_is_recorded(world: World, node: st
         ({"audiences": ("a" * 1025,)}, "LM1270"),
         ({"audiences": tuple(str(number) for number in range(33))}, "LM1270"),
         ({"facts": ()}, "LM1210"),
-        ({"spiffe_id": "spiffe://world.test/user/1"}, "LM3503"),
+        ({"spiffe_id": "spiffe://world.test/user/1"}, "LM3510"),
     ],
     ids=["none", "empty", "long", "many", "no-rule", "another"],
 )

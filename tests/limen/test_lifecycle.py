@@ -22,6 +22,48 @@ def test_announcing_writes_the_file_and_the_line(tmp_path: pathlib.Path, capsys:
     assert not (tmp_path / "run" / "server.json").exists()
 
 
+# in a process of its own: what other tests left in this one's heap would be used first
+_HEAP = """
+import sys
+from enforcer.native.memory import resident_bytes
+from limen import lifecycle
+if sys.argv[1] == "little":
+    lifecycle.keep_little_memory()
+large = b"x" * (16 << 20)
+del large
+before = resident_bytes()
+filled = [b"x" * 300_000 for _ in range(200)]
+pin = b"x" * 2_000
+full = resident_bytes()
+del filled
+print(full - before, resident_bytes() - before)
+"""
+
+
+def test_what_is_free_is_given_back_whatever_was_freed_before_and_lies_behind_it() -> None:
+    kept = {}
+    for way in ("little", "usual"):
+        done = subprocess.run([sys.executable, "-c", _HEAP, way], capture_output=True, text=True, check=True)
+        grown, kept[way] = (int(word) for word in done.stdout.split())
+        assert grown > 40_000_000
+    assert kept["little"] < 20_000_000 < kept["usual"]
+
+
+_TOLD = """
+import os, signal
+from limen import lifecycle
+stop = lifecycle.stop_signalled()
+with stop._cond:  # as whoever waits for it does
+    os.kill(os.getpid(), signal.SIGTERM)
+print(stop.wait(60))
+"""
+
+
+def test_a_signal_that_comes_while_its_event_is_waited_for_is_taken() -> None:
+    done = subprocess.run([sys.executable, "-c", _TOLD], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "True\n"
+
+
 def test_what_is_loaded_is_not_looked_at_again() -> None:
     held = [{"a": [place]} for place in range(1000)]
     usual = gc.get_threshold()

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from audit import record
+from audit import masking
 from limen.opa import Opa, _wait, find_opa, running_opa
 from mesh.problems import NotFound, Unavailable
 from policyengine.compile.rego import LOG_MODULE, Program, compile_rego
@@ -57,8 +57,8 @@ def test_the_mask_removes_what_records_drop_or_hash() -> None:
     names, ends = (
         set(re.findall(r'\t"([a-z-]+)",', text.split(f"{part} := {{")[1].split("}")[0])) for part in ("names", "ends")
     )
-    assert names == record.DROPPED | record.HASHED
-    assert ends == set(record._DROPPED_ENDS)
+    assert names == masking.DROPPED | masking.HASHED
+    assert ends == set(masking._DROPPED_ENDS)
 
 
 @pytest.mark.peer

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 import trustme
+from cryptography import x509
 
 from limen.webcert import WebCertificate
 from mesh.problems import Invalid
@@ -25,7 +26,9 @@ def write(folder: pathlib.Path, *, key: bool = True) -> tuple[pathlib.Path, path
 
 def test_is_read_again_when_it_was_renewed(tmp_path: pathlib.Path) -> None:
     found = WebCertificate(*write(tmp_path))
-    first = found.context
+    first, life = found.context, found.life
+    leaf = x509.load_pem_x509_certificate((tmp_path / "cert.pem").read_bytes())
+    assert life == (leaf.not_valid_before_utc, leaf.not_valid_after_utc)
     assert found.refresh() is None
     write(tmp_path)
     assert found.refresh() is found.context

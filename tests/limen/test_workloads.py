@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,30 @@ def test_lines_about_one_identity_add_up(tmp_path: pathlib.Path) -> None:
     assert workload.addresses == ("10.0.0.1", "fd00::1")
     assert workload.labels == (("app", "cart"),)
     assert workload.consul == "buy"
+
+
+def test_pods_are_their_accounts_with_the_labels_that_all_of_them_have(tmp_path: pathlib.Path) -> None:
+    def pod(name: str, ip: str, **more: Any) -> dict[str, Any]:
+        labels = {"app": "cart", "v": name, "pod-template-hash": name}
+        status = {"podIP": ip, "startTime": "2026-11-29T00:00:00Z", **more}
+        return {
+            "kind": "Pod",
+            "apiVersion": "v1",
+            "metadata": {"name": name, "namespace": "shop", "labels": labels},
+            "spec": {"serviceAccountName": "cart"},
+            "status": status,
+        }
+
+    ended = {
+        "phase": "Succeeded",
+        "containerStatuses": [{"state": {"terminated": {"finishedAt": "2026-11-29T12:00:00Z"}}}],
+    }
+    items = [pod("a", "10.0.0.1"), pod("b", "10.0.0.2"), pod("c", "10.0.0.3", **ended), {"kind": "Service"}]
+    file = tmp_path / "objects.json"
+    file.write_text(json.dumps({"kind": "List", "apiVersion": "v1", "items": items}, indent=1))
+    assert read_workloads(file, NOW, "corp.test") == {
+        SpiffeId.parse(CART): Workload(labels=(("app", "cart"),), addresses=("10.0.0.1", "10.0.0.2"))
+    }
 
 
 def test_a_line_of_another_time_is_left_out(tmp_path: pathlib.Path) -> None:

@@ -59,8 +59,32 @@ def test_the_life_of_a_review_over_http(world: World) -> None:
     assert call(world, "GET", "/v1/reviewers").json()["threshold"] == 2
 
 
+@pytest.mark.parametrize("name", ["a%2Fb", "zz%2F", "%2Fzz", "zz"], ids=str)
 @pytest.mark.parametrize(
-    "path", ["/v1/status", "/v1/bundle", "/v1/identities", "/v1/flows", "/v1/records?kind=ca&after=0"], ids=str
+    ("method", "path", "body", "code"),
+    [
+        pytest.param("GET", "authorities/{}", None, "LM1310", id="authority"),
+        pytest.param("POST", "authorities/{}/taint", {}, "LM1310", id="taint"),
+        pytest.param("POST", "authorities/{}/revoke", {}, "LM1310", id="revoke"),
+        pytest.param("POST", "downstreams/{}/remove", {}, "LM1624", id="downstream"),
+        pytest.param("POST", "nodes/{}/ban", {"reason": ""}, "LM1244", id="ban"),
+        pytest.param("POST", "nodes/{}/allow", {}, "LM1244", id="allow"),
+        pytest.param("GET", "federation/{}", None, "LM1504", id="federation"),
+        pytest.param("DELETE", "federation/{}", None, "LM1504", id="federation-remove"),
+        pytest.param("POST", "federation/{}/refresh", None, "LM1504", id="federation-refresh"),
+    ],
+)
+def test_a_name_that_nothing_has_is_refused_by_its_code_whatever_is_in_it(
+    world: World, name: str, method: str, path: str, body: object, code: str
+) -> None:
+    answer = call(world, method, "/v1/" + path.format(name), body)
+    assert (answer.status_code, answer.json()["problem"]["code"]) == (404, code)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/status", "/v1/bundle", "/v1/identities", "/v1/endpoints", "/v1/flows", "/v1/records?kind=ca&after=0"],
+    ids=str,
 )
 def test_what_can_be_read(world: World, path: str) -> None:
     assert call(world, "GET", path).status_code == 200

@@ -25,7 +25,13 @@ def get(world: World, path: str, *, local: bool = False, **headers: str) -> http
     async def run() -> httpx2.Response:
         with ThreadPoolExecutor(1) as worker:
             api = local_api(world.app, worker) if local else public_api(world.app, worker)
-            async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=api), base_url="https://x") as client:
+
+            async def with_peer(scope: dict[str, object], receive: object, send: object) -> None:
+                scope["state"] = {"peer": "unix:uid:0"}
+                await api(scope, receive, send)  # type: ignore[arg-type]
+
+            transport = httpx2.ASGITransport(app=with_peer)  # type: ignore[arg-type]
+            async with httpx2.AsyncClient(transport=transport, base_url="https://x") as client:
                 return await client.get(path, headers={name.replace("_", "-"): text for name, text in headers.items()})
 
     return asyncio.run(run())

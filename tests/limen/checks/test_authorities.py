@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from limen.checks.authorities import GRACE, authorities
+from limen.checks.authorities import GRACE, acme_authorities, authorities
 from mesh.clock import format_time
 from tests.world import World, make_world
 
@@ -83,3 +83,29 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = make_world(tmp_path_factory.mktemp("w") / "state")
     yield made
     made.app.close()
+
+
+@pytest.mark.parametrize(
+    ("root", "issuing", "levels"),
+    [(3000, 200, ["ok", "ok"]), (3000, 99, ["ok", "error"]), (399, 200, ["error", "ok"])],
+    ids=["early", "issuing-not-renewed", "root-ends"],
+)
+def test_an_acme_authority_that_ends_soon_is_an_error_while_there_is_time(
+    root: int, issuing: int, levels: list[str]
+) -> None:
+    status = {"root_not_after": format_time(NOW + root * DAY), "issuing_not_after": format_time(NOW + issuing * DAY)}
+    found = acme_authorities(status, NOW)
+    assert [item.level for item in found] == levels
+    assert all(item.hint for item in found if item.level == "error")
+
+
+@pytest.mark.parametrize(
+    ("left", "level"),
+    [(30, "ok"), (20, "warning"), (10, "error"), (-1, "error")],
+    ids=["renewed", "late", "end", "over"],
+)
+def test_a_web_certificate_that_nobody_renews_is_told_before_it_ends(left: int, level: str) -> None:
+    life = {"not_before": format_time(NOW + (left - 90) * DAY), "not_after": format_time(NOW + left * DAY)}
+    found = authorities({**listing(renews=DAY), "web": life}, NOW)[-1]
+    assert (found.level, f"ends in {max(0, left)} days" in found.text) == (level, True)
+    assert found.code == ("" if level == "ok" else "LM1521")

@@ -131,12 +131,21 @@ def test_ambiguous_path_is_explained(tree: pathlib.Path) -> None:
         (("cart", "db"), "LM2201"),
         (("cartt", "db", "GET", "/"), "LM2202"),
         (("cart", "db", "GET", "/", "--header", "x"), "LM2204"),
+        (("cart", "db:0", "GET", "/"), "LM2201"),
+        (("cart", "db:65536", "GET", "/"), "LM2201"),
+        (("cart", "db:" + "9" * 5000, "GET", "/"), "LM2201"),
     ],
 )
 def test_questions_that_cannot_be_asked(tree: pathlib.Path, args: tuple[str, ...], code: str) -> None:
     done = run(tree, *args)
     assert isinstance(done.exception, Invalid)
     assert (done.exception.code, done.exception.exit_status) == (code, 2)
+
+
+def test_a_path_is_typed_as_text_and_asked_about_as_it_is_sent(tree: pathlib.Path) -> None:
+    found = json.loads(run(tree, "cart", "db", "GET", "/orders/ß€", "-o", "json").stdout)
+    assert (found["code"], found["ambiguous"]) == ("LM2302", {})
+    assert "/orders/%C3%9F%E2%82%AC" in found["nearest"]["fix"]
 
 
 def test_method_needs_a_path(tree: pathlib.Path) -> None:
@@ -151,9 +160,10 @@ def test_a_tree_with_errors_is_refused(tree: pathlib.Path) -> None:
     assert "LM2003" in done.stderr
 
 
-def test_claims_that_are_no_object_are_refused(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000], ids=["list", "cut", "deep"])
+def test_claims_that_are_no_object_are_refused(tree: pathlib.Path, tmp_path: pathlib.Path, text: str) -> None:
     claims = tmp_path / "claims.json"
-    claims.write_text("[]")
+    claims.write_text(text)
     done = run(tree, "cart", "db", "GET", "/orders", "--claims", str(claims))
     assert isinstance(done.exception, Invalid)
     assert done.exception.code == "LM2204"

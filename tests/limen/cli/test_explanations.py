@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from audit.batches import leaves_of, sign_batch
 from audit.record import record, to_bytes
-from audit.spool import sign_batch
 from limen.__main__ import run
 from limen.cli.explanations import UNRECORDED, request_of
 from policyengine.decide import Index
@@ -37,7 +37,7 @@ class Sidecar:
         made = record("decision", now=self.world.clock.now(), random=os.urandom(10), source="sidecar", **fields)
         agent = f"spiffe://{DOMAIN}/limen/agent/{self.node}"
         batch = [to_bytes(made)]
-        signature, self._digest = sign_batch(self._key, agent, self._sequence, batch, self._digest)
+        signature, self._digest = sign_batch(self._key, agent, self._sequence, leaves_of(batch), self._digest)
         public = self._key.public_key().public_bytes_raw()
         self.world.app.push_records(self.node, sequence=self._sequence, records=batch, signature=signature, key=public)
         return str(made["id"])

@@ -66,6 +66,15 @@ def test_a_file_that_is_there_is_not_replaced_without_force(tree: pathlib.Path, 
     assert run(*again, "--force").exit_code == 0
 
 
+def test_no_more_is_read_of_a_file_than_it_may_hold(tmp_path: pathlib.Path) -> None:
+    with (tmp_path / "p.yaml").open("wb") as file:
+        file.truncate(1 << 40)  # a hole: nobody reads a terabyte
+    done = run("import", "istio", tmp_path / "p.yaml", "--out", tmp_path / "tree")
+    assert done.exit_code == 2
+    assert "p.yaml:1:1: LM5100" in done.stderr
+    assert not (tmp_path / "tree").exists()
+
+
 def test_what_cannot_be_read_sets_exit_status_2(tmp_path: pathlib.Path) -> None:
     (tmp_path / "p.yaml").write_text("a: &x 1\n")
     done = run("import", "istio", tmp_path / "p.yaml", "--out", tmp_path / "tree")
@@ -93,6 +102,10 @@ def test_an_export_reports_each_service_and_writes_files(
         "json",
     )
     report = json.loads(done.stdout)
+    # whoever uses what was never tried is told so, by the program and by its files
+    assert report["experimental"] == (target != "nftables")
+    if target not in {"nftables", "consul"}:
+        assert any("Experimental" in pathlib.Path(name).read_text() for name in report["written"])
     assert [item["service"] for item in report["services"]] == ["httpbin"]
     assert done.exit_code == (1 if report["services"][0]["status"] == "refused" else 0)
     assert report["written"]

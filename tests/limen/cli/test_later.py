@@ -3,7 +3,7 @@ import pytest
 from limen.__main__ import run
 
 
-@pytest.mark.parametrize("arguments", [["install"], ["install", "kubernetes", "-x"]], ids=str)
+@pytest.mark.parametrize("arguments", [["install", "kubernetes"], ["install", "kubernetes", "-x"]], ids=str)
 def test_commands_of_later_versions_exit_2_with_their_code(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,12 +129,34 @@ def test_all_errors_are_shown_with_places(tmp_path: pathlib.Path) -> None:
     assert "a.yaml:4:21: error LM2004" in done.stdout
 
 
-@pytest.mark.parametrize("text", ["a: [", ""], ids=["no-yaml", "no-documents"])
+@pytest.mark.parametrize(
+    "text", ["a: [", "", "a: " + "[" * 40 + "]" * 40], ids=["no-yaml", "no-documents", "deeper-than-is-read"]
+)
 def test_a_tree_that_cannot_be_read_exits_2(tmp_path: pathlib.Path, text: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
     done = run("--policies", str(tmp_path), "-o", "json")
     assert done.exit_code == 2
     assert json.loads(done.stdout)["errors"] == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [TREE.replace("  tier: app", "  tier: app\n  colour: red"), "a: &x 1\nb: *x\n", TREE + "a: 1\na: 2\n"],
+    ids=["unknown-field", "anchor", "key-given-twice"],
+)
+def test_what_is_yaml_and_wrong_is_a_finding(tmp_path: pathlib.Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    done = run("--policies", str(tmp_path), "-o", "json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["errors"] >= 1
+
+
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "latin.jsonl"])
+def test_flows_that_cannot_be_read_are_unreadable_input(tree: pathlib.Path, tmp_path: pathlib.Path, name: str) -> None:
+    (tmp_path / "latin.jsonl").write_bytes(b"\xe4\n")
+    done = run("--policies", str(tree), "--flows", str(tmp_path / name))
+    assert isinstance(done.exception, Invalid)
+    assert (done.exception.code, done.exception.exit_status) == ("LM4001", 2)
 
 
 def test_lint_of_nothing_is_unreadable_input(tmp_path: pathlib.Path) -> None:

@@ -71,6 +71,27 @@ def test_exits_1_with_a_difference_in_the_public_form(trees: Any, capsys: Any) -
     assert row["because"] == ["shop-db/orders"]
 
 
+@pytest.mark.parametrize("output", ["table", "md"])
+def test_a_table_cuts_long_lists_and_says_where_they_are_whole(trees: Any, capsys: Any, output: str) -> None:
+    callers = "".join(
+        f"""  - id: r{place}
+    effect: allow
+    from: ["spiffe://corp.test/ns/shop/sa/c{place}"]
+    to: [{{methods: [GET], paths: ["/own-{place}/{{id}}"]}}]
+"""
+        for place in range(30)
+    )
+    text = POLICY[: POLICY.index("  - id")] + callers
+    old = trees("old", SERVICE + text)
+    new = trees("new", SERVICE.replace("\n---", "\n  mode: observe\n  until: 2999-01-01T00:00:00Z\n---") + text)
+    status, out = plan(capsys, "--policies", new, "--against", old, "-o", output)
+    assert status == 1
+    assert "and 25 more: -o json" in out
+    assert max(map(len, out.splitlines())) < 3000
+    _, whole = plan(capsys, "--policies", new, "--against", old, "-o", "json")
+    assert [len(row["when"].get("by_source", ())) for row in json.loads(whole)["newly_allowed"]] == [30, 0, 30]
+
+
 def test_exits_1_when_an_invariant_is_broken(trees: Any, capsys: Any) -> None:
     new, old = trees("new", SERVICE + POLICY + INVARIANT), trees("old", SERVICE + POLICY)
     status, out = plan(capsys, "--policies", new, "--against", old)
@@ -96,6 +117,24 @@ def test_replays_recorded_flows(trees: Any, capsys: Any, tmp_path: Any) -> None:
     assert json.loads(out)["impact"] == {"same": 1, "newly_allowed": 0, "newly_denied": 1, "uncertain": 0}
     _, out = plan(capsys, "--policies", new, "--against", old, *flows)
     assert "newly denied  spiffe://corp.test/ns/shop/sa/cart" in out
+
+
+def test_names_the_flows_that_nobody_can_be_sure_about_after_the_others(trees: Any, capsys: Any, tmp_path: Any) -> None:
+    flow = {
+        "start": "2026-11-24T12:00:00Z",
+        "destination": "spiffe://corp.test/ns/shop/sa/db",
+        "destination_port": 8080,
+        "protocol": "http",
+        "method": "GET",
+        "path": "/o/7",
+    }
+    unknown, known = {**flow, "source_ip": "10.0.0.9"}, {**flow, "source": "spiffe://corp.test/ns/shop/sa/cart"}
+    (tmp_path / "flows.jsonl").write_text("\n".join(map(json.dumps, (unknown, known))))
+    words = ["--policies", trees("new", SERVICE), "--against", trees("old", SERVICE + POLICY)]
+    _, out = plan(capsys, *words, "--flows", str(tmp_path / "flows.jsonl"))
+    listed = [line.split()[0] for line in out.splitlines() if " → " in line]
+    assert listed == ["newly", "uncertain"]
+    assert "uncertain  10.0.0.9 → spiffe://corp.test/ns/shop/sa/db:8080 GET /o/7" in out
 
 
 @pytest.mark.parametrize(

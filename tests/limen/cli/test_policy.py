@@ -2,11 +2,12 @@
 
 import json
 import pathlib
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from limen.cli.policy import policy
+from limen.cli.policy import MAX_LINE_BYTES, policy
 from mesh.problems import NotFound
 from tests.tools import require_envoy
 
@@ -83,6 +84,31 @@ def test_a_line_that_cannot_be_read_gives_an_error_and_exit_2() -> None:
         (None, "LM2200", 5),
         (None, "LM2200", 6),
     ]
+
+
+HOSTILE = [
+    pytest.param('"\\ud800"', "\ud800", None, id="half-a-character"),
+    pytest.param("1e400", None, "LM2200", id="a-number-that-json-cannot-say"),
+    pytest.param("[" * 900 + "]" * 900, None, None, id="nested-as-deep-as-can-be-read"),
+    pytest.param("[" * 20_000 + "]" * 20_000, None, "LM2200", id="nested-deeper"),
+    pytest.param('"' + "x" * MAX_LINE_BYTES + '"', None, "LM2200", id="a-line-too-long"),
+    pytest.param("1" + "0" * 6000, None, "LM2200", id="a-huge-number"),
+]
+
+
+@pytest.mark.parametrize(("text", "identifier", "code"), HOSTILE)
+def test_no_line_stops_the_ones_after_it(text: str, identifier: Any, code: str | None) -> None:
+    line = json.dumps(PLACE).replace("7", text, 1)
+    assert text in line
+    done = run("eval", "--policies", str(EXAMPLES), lines=[line, json.dumps(PLACE)])
+    first, last = (json.loads(row) for row in done.stdout.splitlines())
+    assert last["id"] == 7
+    if "error" in first:
+        assert (first["id"], first["error"]["code"], first["error"]["line"]) == (None, "LM2200", 1)
+        assert done.exit_code == 2
+    else:
+        assert (code, first["decision"], done.exit_code) == (None, last["decision"], 0)
+        assert first["id"] == (json.loads(text) if identifier is None else identifier)
 
 
 def test_an_engine_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,44 @@ def ask(capsys: Any, verb: str, *words: str) -> tuple[int, Any]:
 
 def test_nobody_outside_of_a_group_reaches_a_service(trees: Any, capsys: Any) -> None:
     words = ["--policies", trees("t", TREE), "--outside", "group:pci", "--to", "payments"]
-    assert ask(capsys, "reach", *words) == (1, {"service": "payments", "reachable": False, "access": []})
+    assert ask(capsys, "reach", *words) == (
+        1, {"service": "payments", "reachable": False, "access": [], "through": []},
+    )  # fmt: skip
+
+
+GATEWAY = """---
+apiVersion: limen.dev/v1
+kind: Service
+metadata: {name: gateway, owner: money}
+spec:
+  identities: ["spiffe://corp.test/ns/pci/sa/gateway"]
+  ports: [{port: 8443, protocol: http}]
+---
+apiVersion: limen.dev/v1
+kind: Policy
+metadata: {name: gateway, owner: money}
+spec:
+  service: gateway
+  tier: app
+  rules:
+  - {id: from-cart, effect: allow, from: ["service:cart"]}
+"""
+
+
+def test_whoever_a_member_of_the_group_lets_in_reaches_the_service_through_it(trees: Any, capsys: Any) -> None:
+    tree = trees("t", TREE + GATEWAY)
+    words = ["--policies", tree, "--outside", "group:pci", "--to", "payments"]
+    status, found = ask(capsys, "reach", *words)
+    assert (status, found["reachable"], found["access"]) == (0, True, [])
+    assert [(way["via"], [row["source"].rpartition("/")[2] for row in way["access"]]) for way in found["through"]] == [
+        (["gateway"], ["cart"]),
+        (["cart", "gateway"], ["web"]),
+    ]
+    assert ask(capsys, "reach", *words, "--direct") == (
+        1, {"service": "payments", "reachable": False, "access": [], "through": []},
+    )  # fmt: skip
+    run(["policy", *("reach", *words)])
+    assert "payments: nobody directly\nthrough gateway → payments\n" in capsys.readouterr().out
 
 
 def test_names_who_does_and_by_which_rule(trees: Any, capsys: Any) -> None:
@@ -115,6 +152,7 @@ def test_an_identity_that_reaches_nothing_exits_1(trees: Any, capsys: Any) -> No
         ["--of", "service:wep"],
         ["--of", "web", "--to", "cart"],
         ["--of", "web", "--from", "any"],
+        ["--of", "web", "--direct"],
         ["--to", "cart", "--from", "spiffe://no/../path"],
         [],
     ],

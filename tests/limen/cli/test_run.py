@@ -3,7 +3,6 @@ import dataclasses
 import os
 import pathlib
 import pwd
-import resource
 import signal
 import subprocess
 import sys
@@ -99,7 +98,8 @@ def test_stdin_stderr_directory_and_environment_are_ours(installation: Any, tmp_
     done = installation.limen(
         "run", "--", sys.executable, "-c", program, cwd=tmp_path, input="in", env={**ours, "X": "1"}
     )
-    assert done.stderr.strip() == f"in {tmp_path} 1"
+    # no rule fits it here, which is said too
+    assert f"in {tmp_path} 1" in done.stderr.splitlines()
 
 
 @pytest.mark.system
@@ -114,7 +114,7 @@ def test_stdin_stderr_directory_and_environment_are_ours(installation: Any, tmp_
 )
 def test_what_cannot_be_launched_says_why(installation: Any, arguments: tuple[str, ...], code: str) -> None:
     done = installation.limen("run", *arguments)
-    assert done.returncode in {2, 3}
+    assert done.returncode in {2, 3}, (installation.state / "stderr").read_text("utf-8")[-8000:]
     assert code in done.stderr
 
 
@@ -227,25 +227,11 @@ def test_direct_needs_a_rule_that_says_so(make_installation: Callable[..., Any])
 @pytest.mark.system
 def test_the_program_has_the_limits_and_the_parent_of_where_it_was_asked_for(installation: Any) -> None:
     code = "import os, resource; print(os.getppid(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    command = [
-        sys.executable,
-        "-m",
-        "limen",
-        "--state",
-        str(installation.state),
-        "run",
-        "--",
-        sys.executable,
-        "-c",
-        code,
-    ]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1077, before[1])),  # noqa: PLW1509  no threads
-    ) as process:
+    # a process of its own sets the limit: here gRPC may have threads, which a child must not have before it executes
+    asked = "import os, resource as r, sys; r.setrlimit(r.RLIMIT_NOFILE, (1077, r.getrlimit(r.RLIMIT_NOFILE)[1]))"
+    asked += "; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    limen = ["-m", "limen", "--state", str(installation.state), "run", "--", sys.executable, "-c", code]
+    with subprocess.Popen([sys.executable, "-c", asked, *limen], stdout=subprocess.PIPE, text=True) as process:
         out, _ = process.communicate()
         assert out.split() == [str(process.pid), "1077"]
 

@@ -1,0 +1,1 @@
+"""Files for installing Limen among other people's tools, printed for whoever puts them there."""
