@@ -15,11 +15,12 @@ import hypothesis
 import pytest
 
 import mesh.database
-from tests import migrated
+from tests import migrated, recordschema
 from tests.examples import IS_REPEATABLE, examples
 
 # before any module has it by name
 mesh.database.migrate = migrated.migrate
+recordschema.watch()
 
 # no deadline, and no look at how long drawing takes: a machine that is shared makes any example slow
 hypothesis.settings.register_profile(

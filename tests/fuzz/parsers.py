@@ -44,6 +44,7 @@ from tests.acmeclient import csr as new_csr
 from tests.acmeclient import jwk_of, sign
 from tests.ca.attestation import issuers
 from tests.ca.attestation.chips import Chip, ak_public, ek_public
+from tests.fuzz import watching
 from tests.pki import BOTH, NOW, Pki
 
 PKI = Pki()
@@ -345,6 +346,7 @@ def _parts(token: str) -> tuple[bytes, bytes]:
 
 TARGETS: dict[str, Target] = {
     **_token_targets(),
+    **watching.targets(Target),
     "issued-svid": Target((ISSUED,), _issued),
     "issued-jwt": Target((ISSUED_JWT,), _issued_jwt),
     "bundle": Target((DOCUMENT,), lambda data: bundle.parse_bundle(DOMAIN, data).to_json()),

@@ -141,10 +141,15 @@ class Sidecar:
     def takes_websocket(self) -> bool:
         return False
 
+    def waits_for_disk(self, answer: Callable[[], None], code: str = "") -> bool:
+        return False
+
     def refuse(self, problem: Invalid) -> str:
         return "01"
 
-    def exchanged(self, head: RequestHead, judgement: Judgement, status: int | None) -> None: ...
+    def exchanged(
+        self, head: RequestHead, judgement: Judgement, status: int | None, length: int | None = None
+    ) -> None: ...
 
     def later(self, work: Callable[[], None]) -> None:
         self.turns.append(work)

@@ -300,19 +300,37 @@ def spoken(row: Any, domain: Domain) -> Any:
     def among(text: str) -> Any:
         return z3.BoolVal(True) if text == "any" else domain.named([SpiffePattern.parse(text)])
 
+    def said(words: dict[str, Any]) -> Any:
+        """What a row, or an entry of it, says of callers it leaves out, circumstances and the request."""
+        parts = [circumstances(words, domain), *(z3.Not(among(text)) for text in words.get("source_not_in", []))]
+        if not row.methods:
+            return z3.And(parts)
+        if words.get("methods", ["*"]) != ["*"]:
+            parts.append(domain.methods(words["methods"]))
+        parts.append(z3.Not(domain.methods(words.get("method_not_in", []))))
+        parts += about_paths(words, domain)
+        if "hosts" in words:
+            parts.append(domain.among(domain.host, (i for i, host in enumerate(HOSTS) if _is_meant(host, words))))
+        return z3.And(parts)
+
     when = row.when
-    parts = [domain.ports([row.port]), among(row.source), circumstances(when, domain)]
-    parts += [z3.Not(among(text)) for text in when.get("source_not_in", [])]
+    parts = [domain.ports([row.port]), among(row.source)]
+    parts.append(said({**when, "methods": list(row.methods), "paths": row.paths}))
     parts += [z3.Or([among(text) for text in when["source_in"]])] if "source_in" in when else []
-    if row.methods:
-        parts += [] if row.methods == ("*",) else [domain.methods(row.methods)]
-        parts.append(z3.Not(domain.methods(when.get("method_not_in", []))))
-        parts.append(z3.Or([domain.path(PathPattern.parse(text)) for text in row.paths]))
-        parts += [z3.Not(domain.path(PathPattern.parse(text))) for text in when.get("path_not_in", [])]
-        parts += [domain.path(PathPattern.parse(text)) for text in when.get("path_also_in", [])]
-        if "hosts" in when:
-            parts.append(domain.among(domain.host, (i for i, host in enumerate(HOSTS) if _is_meant(host, when))))
+    if "by_source" in when:
+        parts.append(z3.Or([z3.And(among(item["source"]), said(item)) for item in when["by_source"]]))
     return z3.And(parts)
+
+
+def about_paths(words: dict[str, Any], domain: Domain) -> list[Any]:
+    """What a row, or one caller's entry in it, says of paths."""
+
+    def on(text: str) -> Any:
+        return domain.path(PathPattern.parse(text))
+
+    parts = [z3.Or([on(text) for text in words["paths"]])] if "paths" in words else []
+    parts += [z3.Not(on(text)) for text in words.get("path_not_in", [])]
+    return parts + [on(text) for text in words.get("path_also_in", [])]
 
 
 def _is_meant(host: str, when: dict[str, Any]) -> bool:

@@ -134,4 +134,48 @@ def requests(draw: Any, ports: list[int]) -> Request:
     )
 
 
+WORDS = ["a", "b", "c", "12", "beef", "x@y"]
+OWN = ["/{}", "/{}/**", "/{}/{}", "/{}/{{x}}", "/{{x}}/{}", "/{}/{{x:hex}}", "/{{x:int}}/**", "/{}/"]
+
+
+@st.composite
+def own_paths(draw: Any, callers: list[str]) -> tuple[PolicySet, PolicySet]:
+    """Rules of one form for all callers, each with words of its own in its paths; and what changes for all of them."""
+    forms = draw(st.lists(st.sampled_from(OWN), min_size=1, max_size=3))
+    methods = draw(st.sampled_from([None, ("GET",)]))
+    effect = draw(st.sampled_from([Effect.ALLOW, Effect.ALLOW, Effect.DENY]))
+    rules = []
+    for caller in callers:
+        words = draw(st.lists(st.sampled_from(WORDS), min_size=2, max_size=2))
+        own = paths(*(form.format(*words) for form in forms))
+        rules.append(rule(caller, effect=effect, id_="own", to=to(methods=methods, paths=own)))
+    others = tuple(
+        Policy(
+            name=f"p{tier}",
+            owner="",
+            service="db",
+            tier=tier,
+            rules=(rule("any", effect=kind, id_="wide", to=to(paths=paths(path))),),
+        )
+        for tier in ("guardrail", "app", "baseline")
+        for kind in Effect
+        for path in ("/**", "/a/**", "/{x}/{y:hex}")
+    )
+    beside = draw(st.lists(st.sampled_from(others), max_size=1))
+    old = policies(*rules)
+    old = dataclasses.replace(old, policies=(*old.policies, *beside))
+    observed = (service(mode=Mode.OBSERVE, until=LATER),)
+    changed = draw(st.sampled_from(others))
+    new = draw(
+        st.sampled_from(
+            [
+                dataclasses.replace(old, services=observed),
+                dataclasses.replace(old, policies=(*policies(*rules).policies, changed)),
+                dataclasses.replace(old, policies=old.policies[1:]),
+            ]
+        )
+    )
+    return draw(st.sampled_from([(old, new), (new, old)]))
+
+
 ANSWERS = st.sampled_from([lambda *_: True, lambda *_: False, lambda *_: None])

@@ -40,14 +40,6 @@ def speaks_of(
         return False
     if "source_in" in when and not any(among(text) for text in when["source_in"]):
         return False
-    if not circumstances_hold(when, facts, belief):
-        return False
-    if is_connection:
-        return True
-    if row.methods != ("*",) and facts.method not in row.methods:
-        return False
-    if facts.method in when.get("method_not_in", []):
-        return False
 
     def on(text: str) -> bool:
         assert facts.path is not None
@@ -59,17 +51,36 @@ def speaks_of(
         meant = pattern if path_case == "sensitive" else pattern.folded()
         return isinstance(meant, PathPattern) and meant.matches(facts.path)
 
-    if not any(on(text) for text in row.paths) or any(on(text) for text in when.get("path_not_in", [])):
+    def hold(words: dict[str, Any]) -> bool:
+        if not circumstances_hold(words, facts, belief):
+            return False
+        if is_connection:
+            return True
+        if "methods" in words and words["methods"] != ["*"] and facts.method not in words["methods"]:
+            return False
+        if facts.method in words.get("method_not_in", []):
+            return False
+        if "paths" in words and not any(on(text) for text in words["paths"]):
+            return False
+        if any(on(text) for text in words.get("path_not_in", [])):
+            return False
+        return all(on(text) for text in words.get("path_also_in", [])) and on_host(words)
+
+    def on_host(words: dict[str, Any]) -> bool:
+        if "hosts" not in words:
+            return True
+        listed = {*words["hosts"], *words.get("host_not_in", [])}
+        around = [facts.host, f"*.{facts.host.partition('.')[2]}", "*"] if facts.host else ["*"]
+        if facts.host is None:
+            around = ["malformed"]
+        return next((name for name in around if name in listed), None) in words["hosts"]
+
+    def of(own: dict[str, Any]) -> bool:
+        return among(own["source"]) and not any(among(text) for text in own.get("source_not_in", [])) and hold(own)
+
+    if "by_source" in when and not any(of(own) for own in when["by_source"]):
         return False
-    if not all(on(text) for text in when.get("path_also_in", [])):
-        return False
-    if "hosts" not in when:
-        return True
-    listed = {*when["hosts"], *when.get("host_not_in", [])}
-    around = [facts.host, f"*.{facts.host.partition('.')[2]}", "*"] if facts.host else ["*"]
-    if facts.host is None:
-        around = ["malformed"]
-    return next((name for name in around if name in listed), None) in when["hosts"]
+    return hold({**when, "methods": list(row.methods), "paths": row.paths})
 
 
 def circumstances_hold(when: dict[str, Any], facts: Facts, belief: str = "both") -> bool:

@@ -1,5 +1,6 @@
 import dataclasses
 import datetime as dt
+import itertools
 from typing import Any
 from unittest import mock
 
@@ -38,6 +39,8 @@ from tests.policyengine.plans import (
     RULES,
     SETS,
     TIERS,
+    WORDS,
+    own_paths,
     paths,
     policies,
     requests,
@@ -388,6 +391,101 @@ def test_a_crowd_of_callers_gains_and_loses_exactly_what_is_decided_differently(
             assert lost == ((before, after) == (Effect.ALLOW, Effect.DENY))
 
 
+@settings(max_examples=examples(15), deadline=None)
+@given(own_paths(CROWD), st.data())
+def test_callers_with_paths_of_their_own_gain_and_lose_exactly_what_is_decided_differently(
+    versions: tuple[PolicySet, PolicySet], data: Any
+) -> None:
+    old, new = versions
+    found = plan(old, new, [], NOW)
+    assert found.is_complete
+    for row in (*found.newly_allowed, *found.newly_denied):
+        assert row.is_replayed
+        assert speaks_of(row, row.witness)
+    segments = st.lists(st.sampled_from([*WORDS, "7", ""]), min_size=1, max_size=3)
+    for asked in data.draw(st.lists(requests([8080]), min_size=4, max_size=4)):
+        path = "/" + "/".join(data.draw(segments))
+        for caller in (*CROWD[::5], "x"):
+            request = dataclasses.replace(asked, source=ID + caller, path=path)
+            before, after = (reference.decide(side, request, snapshot="").effect for side in (old, new))
+            gained = any(speaks_of(row, request) for row in found.newly_allowed)
+            lost = any(speaks_of(row, request) for row in found.newly_denied)
+            assert gained == ((before, after) == (Effect.DENY, Effect.ALLOW))
+            assert lost == ((before, after) == (Effect.ALLOW, Effect.DENY))
+
+
+def test_a_switch_to_observe_among_callers_with_paths_of_their_own_is_a_few_rows_that_say_of_each_its_own() -> None:
+    own = {name: f"/own-{name}/{{id}}" for name in CROWD}
+    old = policies(*(rule(name, to=to(methods=("GET",), paths=paths("/health", path))) for name, path in own.items()))
+    found = plan(old, dataclasses.replace(old, services=(service(mode=Mode.OBSERVE, until=LATER),)), [], NOW)
+    assert all(row.is_replayed for row in found.newly_allowed)
+    assert [(row.source, row.methods, row.when.get("by_source")) for row in found.newly_allowed] == [
+        (ID + "**", ("*",), [{"source": ID + name, "path_not_in": ["/health", path]} for name, path in own.items()]),
+        ("any", ("*",), None),
+        (ID + "**", ("*",), [{"source": ID + name, "paths": ["/health", path]} for name, path in own.items()]),
+    ]
+    assert found.newly_allowed[2].paths == ("/health", *sorted(own.values()))
+
+
+def guarded(policies_: PolicySet, *denied: str) -> PolicySet:
+    """The same, with a deny of the guardrail tier for everybody."""
+    deny = Policy(
+        name="g",
+        owner="",
+        service="db",
+        tier="guardrail",
+        rules=(rule("any", effect=Effect.DENY, id_="d", to=to(ports=(8080,), paths=paths(*denied))),),
+    )
+    return dataclasses.replace(policies_, policies=(*policies_.policies, deny))
+
+
+def test_a_deny_of_a_guardrail_that_meets_a_thousand_allows_is_one_row_that_names_them_all() -> None:
+    old = policies(
+        *(
+            rule(
+                f"c{place:04}",
+                to=to(methods=("GET",) if place % 2 else None, paths=paths("/health", f"/own-{place}/x")),
+                when=Conditions(headers=(("x-tenant", (f"t{place}",)),)) if place % 3 else None,
+            )
+            for place in range(1000)
+        )
+    )
+    found = plan(old, guarded(old, "/**"), [], NOW)
+    assert found.newly_allowed == ()
+    (row,) = found.newly_denied
+    assert (row.because, row.is_replayed, len(row.beside)) == (("g/d",), True, 999)
+    entries = row.when["by_source"]
+    assert isinstance(entries, list)
+    assert [entry["because"] for entry in entries] == [[f"p/r{place}"] for place in range(1000)]
+    for place in (0, 1, 2, 999):
+        for path, method, tenant in itertools.product(
+            ("/health", f"/own-{place}/x", "/own-5/x"), ("GET", "PUT"), ("t0", f"t{place}")
+        ):
+            asked = Request(
+                service="db",
+                port=8080,
+                protocol="http",
+                source=f"{ID}c{place:04}",
+                method=method,
+                path=path,
+                headers=(("x-tenant", tenant),),
+                time=NOW,
+            )
+            was = reference.decide(old, asked, snapshot="").effect
+            assert speaks_of(row, asked, frozenset({"x-tenant"})) == (was is Effect.ALLOW)
+
+
+def test_what_a_guardrail_no_longer_denies_is_one_row() -> None:
+    old = policies(*(rule(name, to=to(paths=paths("/o", f"/own-{name}"))) for name in CROWD))
+    (row,) = plan(guarded(old, "/own-c00", "/o"), old, [], NOW).newly_allowed
+    assert (row.because, row.paths, row.is_replayed) == (("g/d",), ("/o", f"/own-{CROWD[0]}"), True)
+
+
+def test_a_thousand_allows_that_are_added_are_a_row_each() -> None:
+    new = policies(*(rule(name, to=to(paths=paths(f"/own-{name}"))) for name in CROWD))
+    assert len(plan(policies(), new, [], NOW).newly_allowed) == len(CROWD)
+
+
 def test_a_switch_to_observe_among_many_callers_alike_is_a_few_rows() -> None:
     old = policies(*(rule(name, to=to(methods=("GET",), paths=paths(f"/p{len(name) % 2}"))) for name in CROWD))
     found = plan(old, dataclasses.replace(old, services=(service(mode=Mode.OBSERVE, until=LATER),)), [], NOW)
@@ -398,6 +496,13 @@ def test_a_switch_to_observe_among_many_callers_alike_is_a_few_rows() -> None:
         [ID + name for name in CROWD], None, [ID + name for name in CROWD],
     ]  # fmt: skip
     assert all(row.is_replayed for row in found.newly_allowed)
+
+
+def test_paths_that_cannot_all_be_cut_are_no_clean_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policyengine.atoms.MAX_PATH_STEPS", 50)
+    crossing = paths(*("/" + "/".join("a" if place == own else "{x}" for place in range(9)) for own in range(9)))
+    found = plan(policies(), policies(rule("cart", to=to(paths=crossing))), [], NOW)
+    assert (found.is_complete, found.is_empty, found.has_findings) == (False, True, True)
 
 
 def one_changed(shape: str, count: int) -> tuple[PolicySet, PolicySet]:

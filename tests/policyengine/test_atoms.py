@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mesh.spiffe import SpiffeId, SpiffePattern
 from policyengine.atoms import (
     SEGMENTS,
+    TooLarge,
     caller_classes,
     host_classes,
     is_within,
@@ -100,6 +101,18 @@ def test_overlap_and_containment_agree_with_the_classes_across_cases(one: PathPa
 
 def types_of(segment: str) -> frozenset[str]:
     return frozenset(name for name, form in SEGMENT_TYPES.items() if form.fullmatch(segment))
+
+
+def test_patterns_that_cross_at_every_segment_are_too_many_at_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policyengine.atoms.MAX_PATH_STEPS", 1000)
+    crossing = [
+        PathPattern.parse("/" + "/".join("a" if place == own else "{x}" for place in range(22))) for own in range(22)
+    ]
+    with pytest.raises(TooLarge):
+        path_classes(crossing)
+    assert len(path_classes(crossing[:3])) == 2**3
+    beside = [PathPattern.parse(f"/p{place}/{{id}}") for place in range(200)]
+    assert len(path_classes(beside)) > 200
 
 
 def test_the_samples_differ_in_their_types() -> None:

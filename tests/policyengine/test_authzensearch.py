@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyengine import authzensearch
+from policyengine.atoms import TooLarge, path_classes
 from policyengine.authzen import AuthzenError
 from policyengine.authzensearch import Kind, search
+from policyengine.canonical import PathPattern
 from tests.policyengine.test_authzen import (
     _FIELDS,
     _JSON,
@@ -75,6 +77,17 @@ def test_workloads_and_services_are_found() -> None:
     assert results("resource", {"subject": cart, "action": {"name": "POST"}, "resource": {"type": "service"}}) == []
     assert results("action", {"subject": cart, "resource": service(path="/orders/7")}) == ["GET"]
     assert results("action", {"subject": {"type": "workload", "id": WEB}, "resource": service()}) == ["connect"]
+
+
+def test_where_paths_cross_too_often_one_of_every_pattern_is_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crossing(patterns: list[PathPattern]) -> Any:
+        if len(patterns) > 1:
+            raise TooLarge
+        return path_classes(patterns)
+
+    monkeypatch.setattr(authzensearch, "path_classes", crossing)
+    asked: dict[str, Any] = {"subject": {"type": "workload"}, "action": {"name": "GET"}}
+    assert results("subject", {**asked, "resource": service()}) == [CART]
 
 
 def test_identities_that_exist_are_candidates_too() -> None:

@@ -130,6 +130,7 @@ ROWS = [
     pytest.param(good("from: [any]", "from: ['spiffe://corp.test/ns/*/sa/*']"), "LM2006", 17, id="glob-as-a-caller"),
     pytest.param(good("from: [any]", f"from: ['spiffe://corp.test{'/**' * 10_000}']"), "LM2006", 17, id="ten-thousand-stars"),
     pytest.param(rule(f"{{id: a, effect: allow, from: [any], to: [{{ports: [8080], paths: ['/{'(.*a){25}' * 2_000}']}}]}}").encode(), "LM2007", 15, id="regex-as-a-path"),
+    pytest.param(rule(f"{{id: a, effect: allow, from: [any], to: [{{ports: [8080], paths: ['/{'(a+)+' * 5_000}$']}}]}}").encode(), "LM2007", 15, id="regex-of-path-characters-alone"),
     pytest.param(rule(f"{{id: a, effect: allow, from: [any], to: [{{ports: [8080], paths: ['/{'%25' * 30_000}']}}]}}").encode(), "LM2007", 15, id="escapes-of-escapes"),
     pytest.param(rule(f"{{id: a, effect: allow, from: [any], to: [{{ports: [8080], hosts: ['{'a.' * 60_000}']}}]}}").encode(), "LM2008", 15, id="host-of-60000-labels"),
     pytest.param(rule("{id: a, effect: allow, from: [any], to: [{ports: [8080], paths: ['/{x:.*}']}]}").encode(), "LM2007", 15, id="regex-in-a-template"),

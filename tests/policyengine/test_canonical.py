@@ -1,5 +1,8 @@
 """The canonical form: what is one path, what is refused, and what patterns match."""
 
+import itertools
+from urllib.parse import quote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +18,8 @@ from policyengine.canonical import (
     canonical_path,
     canonical_segments,
     folded,
+    literal_text,
+    plain_segments,
 )
 
 CANONICAL = [
@@ -181,8 +186,18 @@ def test_segments_alone_of_what_has_a_canonical_form(raw: str) -> None:
     assert canonical_segments(raw) == found.segments
 
 
+def test_exactly_the_targets_that_are_canonical_as_they_stand_have_plain_segments() -> None:
+    for count in range(6):
+        for letters in itertools.product("/.a?%", repeat=count):
+            raw = "/" + "".join(letters)
+            found = canonical_path(raw)
+            is_plain = isinstance(found, CanonicalPath) and found.target == raw
+            assert plain_segments(raw) == (found.segments if is_plain else None), raw
+
+
 def test_a_target_that_is_too_long_has_no_segments() -> None:
     assert isinstance(canonical_segments("/" + "a" * 70_000), Ambiguous)
+    assert plain_segments("/" + "a" * 70_000) is None
 
 
 @given(st.text())
@@ -317,6 +332,32 @@ def test_path_pattern(pattern: str, path: str, expected: bool) -> None:
 def test_path_pattern_is_refused(text: str) -> None:
     with pytest.raises(PatternError):
         PathPattern.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["/[a-z]+", "/a|b", "/^admin", "/.+", "/(a+)+", "/(a+)", "/(a)$", "/admin$", "/(x|y)/**", "/v[12]/{id}"]
+)
+def test_what_looks_like_a_regular_expression_is_no_path(text: str) -> None:
+    with pytest.raises(PatternError, match="regular expression"):
+        PathPattern.parse(text)
+
+
+@pytest.mark.parametrize("text", ["/c++", "/Products(1)", "/$metadata", "/$", "/a+b", "/%5Ba-z%5D%2B", "/admin%24"])
+def test_what_only_has_some_of_its_characters_is_one(text: str) -> None:
+    path = canonical_path(text)
+    assert isinstance(path, CanonicalPath)
+    assert PathPattern.parse(text).matches(path.segments)
+
+
+# INVARIANT: any segment of a canonical path has a spelling that a pattern reads as this segment alone.
+@given(st.text(alphabet="/a.-$&'()+,=:@*{}[]^|%%2fé ", max_size=14))
+def test_a_literal_has_a_text_that_is_read_as_that_literal(text: str) -> None:
+    path = canonical_path("/" + quote(text, safe="/%"))
+    if isinstance(path, CanonicalPath):
+        found = PathPattern.parse("/" + "/".join(map(literal_text, path.segments)))
+        assert [(place.type, place.literal) for place in found.segments] == [
+            ("literal", word) for word in path.segments
+        ]
 
 
 @given(st.text(max_size=30))

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyengine import cover
+from policyengine.atoms import TooLarge
 from policyengine.circumstances import Value, Variable
 from policyengine.cover import EVERYTHING, NOTHING, Shapes
-from policyengine.diagram import CONDITIONS, Leaf, Node, TooLarge, Tree
+from policyengine.diagram import CONDITIONS, Leaf, Node, Tree
 
 SIZES = (2, 3, 2)
 VARIABLES = tuple(

@@ -21,8 +21,10 @@ from tests.policyengine.strategies import policy_sets, requests
 
 @pytest.mark.parametrize("corner", CORNERS, ids=lambda corner: corner.name)
 def test_index_agrees_on_corner(corner: Corner) -> None:
-    found = Index(corner.policies, "s").decide(corner.request)
-    assert found == reference.decide(corner.policies, corner.request, snapshot="s")
+    index = Index(corner.policies, "s")
+    expected = reference.decide(corner.policies, corner.request, snapshot="s")
+    assert index.decide(corner.request) == expected
+    assert index.decide(corner.request) == expected, "a caller that was here before is decided a shorter way"
 
 
 # INVARIANT: the index and the reference decide every request alike. 400 sets with 6 requests each.
@@ -31,8 +33,23 @@ def test_index_agrees_on_corner(corner: Corner) -> None:
 def test_index_equals_reference_on_generated_cases(policies: PolicySet, asked: list[Request]) -> None:
     index = Index(policies, "s")
     for request in asked:
-        assert index.decide(request) == reference.decide(policies, request, snapshot="s")
+        expected = reference.decide(policies, request, snapshot="s")
+        assert index.decide(request) == expected
+        assert index.decide(request) == expected, "a caller that was here before is decided a shorter way"
     assert index.errors == 0
+
+
+# INVARIANT: a request is decided alike in full and without the steps that it does not need, whatever else was asked.
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(policies=policy_sets, asked=st.lists(requests, min_size=4, max_size=4))
+def test_the_shorter_way_decides_as_the_full_one(policies: PolicySet, asked: list[Request]) -> None:
+    index = Index(policies, "s")
+    for first, other in itertools.product(asked, repeat=2):
+        service = index.service(first.service)
+        if service is not None:
+            request = dataclasses.replace(first, source=other.source, path=other.path, host=other.host)
+            expected = service.decide_in_full(request)
+            assert service.decide(request) == expected
 
 
 # INVARIANT: what is looked up once for all paths decides each of them as the whole request would be.
@@ -83,7 +100,7 @@ def test_repeated_callers_are_remembered_within_bounds() -> None:
         assert index.decide(ask(source=f"spiffe://corp.test/ns/shop/sa/w{place}")).is_allowed
     service = index.service("db")
     assert service is not None
-    assert len(service.callers._remembered) <= 4096
+    assert 0 < sum(map(len, service.callers._remembered.values())) <= 4096
 
 
 def test_many_conditional_rules_at_one_place_stay_exact() -> None:
@@ -130,7 +147,9 @@ def test_an_index_after_edits_equals_one_from_nothing(
         current = dataclasses.replace(current, **edits)
         index = Index(current, str(place), index)
         for request in asked:
-            assert index.decide(request) == reference.decide(current, request, snapshot=str(place))
+            expected = reference.decide(current, request, snapshot=str(place))
+            assert index.decide(request) == expected
+            assert index.decide(request) == expected, "a caller that was here before is decided a shorter way"
         assert index.errors == 0
 
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from mesh.request import Effect, Request
 from policyengine import diagram as diagrams
 from policyengine import reference
+from policyengine.atoms import TooLarge
 from policyengine.canonical import PathPattern
-from policyengine.diagram import Leaf, Node, TooLarge, build, leaves
+from policyengine.diagram import Leaf, Node, build, leaves
 from policyengine.lookup import leaf_of
 from policyengine.model import Conditions, Operation, PolicySet
 from tests.examples import examples

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mesh.problems import Invalid
 from mesh.yamlio import compose_documents
-from policyengine.edits import add_rule, change_rule, remove_rule, set_list
+from policyengine.edits import add_port, add_rule, change_rule, remove_policy, remove_rule, set_list
 from policyengine.loader import load_text
 from policyengine.yamltext import comments_of
 from tests.examples import examples
@@ -212,3 +212,54 @@ def load_plain(text: str, rule: str) -> dict[str, Any]:
     nodes, _ = compose_documents(text, "f.yaml")
     plain: Any = nodes[1].plain()
     return next(item for item in plain["spec"]["rules"] if item["id"] == rule)
+
+
+TREE_OF_TWO = """# first
+kind: Service
+metadata: {name: db}
+spec:
+  ports: [{port: 1, protocol: tcp}]  # one
+---
+kind: Service
+metadata: {name: web}
+spec:
+  ports:
+  - port: 2
+    protocol: http
+  # the end
+---
+# about the database
+kind: Policy
+metadata: {name: p}
+spec:
+  rules:
+  - id: a
+"""
+
+
+@pytest.mark.parametrize("service", ["db", "web"], ids=["in-brackets", "on-lines"])
+def test_a_port_is_added_and_nothing_else_changes(service: str) -> None:
+    found = add_port(TREE_OF_TWO, service, 9, "grpc")
+    assert "{port: 9, protocol: grpc}" in found
+    kept = [line for line in found.splitlines() if line in TREE_OF_TWO.splitlines()]
+    assert len(kept) >= len(TREE_OF_TWO.splitlines()) - 1
+
+
+def test_a_port_of_an_unknown_service_is_refused() -> None:
+    with pytest.raises(Invalid) as caught:
+        add_port(TREE_OF_TWO, "x", 9, "grpc")
+    assert caught.value.code == "LM2712"
+
+
+def test_a_policy_goes_with_its_document_and_the_others_stay() -> None:
+    found = remove_policy(TREE_OF_TWO, "p")
+    assert TREE_OF_TWO.startswith(found.rstrip())
+    assert "kind: Policy" not in found
+    with pytest.raises(Invalid):
+        remove_policy(found, "p")
+
+
+def test_the_first_and_the_only_document_can_go() -> None:
+    first = "kind: Policy\nmetadata: {name: p}\n---\nkind: Service\nmetadata: {name: s}\n"
+    assert remove_policy(first, "p") == "kind: Service\nmetadata: {name: s}\n"
+    assert remove_policy("kind: Policy\nmetadata: {name: p}\n", "p") == ""

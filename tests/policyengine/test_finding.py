@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mesh.request import Effect
 from policyengine import diagram
+from policyengine.atoms import TooLarge
 from policyengine.canonical import PathPattern
-from policyengine.diagram import TooLarge
 from policyengine.finding import Finder, Verdicts
 from policyengine.model import Conditions, Operation, PolicySet, Principal, Rule, Unless
 from policyengine.regions import Region, changes_of, regions_of
@@ -99,7 +99,7 @@ def test_parameters_of_other_names_are_other_words() -> None:
 
     named = [rule(name, to=(Operation(paths=(PathPattern.parse(f"/o/{{{name}}}"),)),)) for name in CALLERS[:2]]
     listed = regions(policies(), policies(*named))
-    assert len({region.likeness for region in listed}) == 2
+    assert len({region.likeness.likeness for region in listed}) == 2
 
 
 def test_what_is_too_large_once_is_too_large_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@
 
 import dataclasses
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,7 @@ from mesh.request import Effect, Request
 from policyengine import model, reference
 from policyengine.analysis import plan
 from policyengine.canonical import PathPattern
+from policyengine.differences import rule_differences
 from policyengine.fixes import Fix, about, facts_of, smallest_fix, with_opening
 from policyengine.model import Operation, PolicySet
 from tests.examples import examples
@@ -111,6 +113,28 @@ def test_what_is_about_a_caller_decides_its_requests(policies: PolicySet, reques
     assert reference.decide(about(policies, facts), request, snapshot="s") == reference.decide(
         policies, request, snapshot="s"
     )
+
+
+# what is not worked out because something of fewer changes works would not have been chosen
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(policy_sets, requests)
+def test_the_fix_is_the_one_of_working_everything_out(policies: PolicySet, request: Request) -> None:
+    found = smallest_fix(policies, request)
+    with mock.patch("policyengine.fixes.fewest_gaps", return_value=-1000):
+        whole = smallest_fix(policies, request)
+    assert (found is None) == (whole is None)
+    if found is not None and whole is not None:
+        assert (found.miss, found.near, found.opening) == (whole.miss, whole.near, whole.opening)
+
+
+def test_rules_that_lack_more_are_not_worked_out_where_a_nearer_one_works() -> None:
+    rules = [allow(id=f"r{place}", **by(f"{TD}/ns/n{place}/sa/x"), **to("GET", f"/p{place}")) for place in range(60)]
+    policies = tree(app=[allow(id="own", **by(CART), **to("GET", "/orders")), *rules])
+    with mock.patch("policyengine.fixes.rule_differences", side_effect=rule_differences) as worked:
+        found = smallest_fix(policies, ask(method="POST", path="/orders"))
+    assert found is not None
+    assert (found.miss.rule, found.miss.differs) == ("own", ("methods",))
+    assert worked.call_count == 1
 
 
 def test_a_header_that_only_a_rule_about_others_reads_comes_once_all_the_same() -> None:

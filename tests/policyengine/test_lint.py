@@ -236,7 +236,7 @@ def test_allows_that_no_recorded_request_can_have_used() -> None:
 @pytest.mark.parametrize(
     ("issuers", "expected"),
     [
-        ((), []),
+        ((), [""]),
         ((dataclasses.replace(IDP, issuer="https://elsewhere.example"),), [""]),
         ((dataclasses.replace(IDP, issuer="https://idp.test/"),), ["; did you mean `https://idp.test/`?"]),
         ((IDP,), []),

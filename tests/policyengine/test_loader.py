@@ -79,6 +79,9 @@ def places(found: list[Diagnostic]) -> list[tuple[str, int, int]]:
         pytest.param(rule("{id: a, effect: allow, from: [any], to: [{ports: [true]}]}"), ["LM2010"], id="A50-bool-port"),
         pytest.param(rule("{id: a, effect: allow, from: [any], to: [{ports: [8081]}]}"), ["LM2036"], id="undeclared-port"),
         pytest.param(rule("{id: a, effect: allow, from: [any], to: [{methods: [get]}]}"), ["LM2017"], id="method"),
+        pytest.param(
+            rule("{id: a, effect: deny, from: [any], to: [{methods: ['*', 'GET|PUT']}]}"), ["LM2017"] * 2, id="method-for-many"
+        ),
         pytest.param(DB.replace("spec:", "spec:\n  path_case: insensitive"), [], id="A13-case-is-declared"),
         pytest.param(DB.replace("spec:", "spec:\n  path_case: ignored"), ["LM2009"], id="A13-case-is-one-of-two"),
         pytest.param(rule('{id: a, effect: allow, from: [any], to: [{paths: ["/stra\u00dfe"]}]}'), [], id="A13-any-letter-where-case-matters"),

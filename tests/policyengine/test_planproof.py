@@ -1,6 +1,7 @@
 import dataclasses
 import datetime as dt
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import Phase, assume, given, settings
@@ -12,7 +13,8 @@ from policyengine.analysis import plan
 from policyengine.issuer import Issuer
 from tests.examples import examples
 from tests.policyengine import strategies
-from tests.policyengine.planproof import disagreement
+from tests.policyengine.planproof import SOURCES, disagreement
+from tests.policyengine.plans import own_paths, paths, policies, rule, to
 from tests.policyengine.strategies import NOW
 
 # shrinking a disagreement asks z3 again and again; the first one says enough
@@ -36,6 +38,40 @@ def test_z3_finds_none_among_many_pairs(old: model.PolicySet, new: model.PolicyS
     found = plan(old, new, [], NOW)
     assert found.is_complete
     assert disagreement(old, new, found) is None
+
+
+OWNERS = list(SOURCES[:6])
+
+
+@settings(max_examples=examples(6), **ONCE)
+@given(own_paths(OWNERS))
+def test_z3_finds_none_where_rows_say_of_each_caller_its_own_paths(
+    versions: tuple[model.PolicySet, model.PolicySet],
+) -> None:
+    with mock.patch("policyengine.rows.MANY", 1):
+        found = plan(*versions, [], NOW)
+    assert found.is_complete
+    assert disagreement(*versions, found) is None
+
+
+def test_an_entry_too_few_or_too_wide_is_found() -> None:
+    def version(effect: Effect) -> model.PolicySet:
+        own = [rule(text, id_="own", to=to(paths=paths(f"/{word}"))) for text, word in zip(OWNERS, "abc", strict=False)]
+        wide = model.Policy(name="w", owner="", service="db", tier="baseline", rules=(rule("any", effect=effect),))
+        old = policies(*own)
+        return dataclasses.replace(old, policies=(*old.policies, wide))
+
+    versions = version(Effect.DENY), version(Effect.ALLOW)
+    with mock.patch("policyengine.rows.MANY", 1):
+        found = plan(*versions, [], NOW)
+    assert disagreement(*versions, found) is None
+    (at, row) = next((at, row) for at, row in enumerate(found.newly_allowed) if "by_source" in row.when)
+    entries = row.when["by_source"]
+    assert isinstance(entries, list)
+    for changed in (entries[1:], [{"source": entries[0]["source"]}, *entries[1:]]):
+        rows = list(found.newly_allowed)
+        rows[at] = dataclasses.replace(row, when={**row.when, "by_source": changed})
+        assert disagreement(*versions, dataclasses.replace(found, newly_allowed=tuple(rows))) is not None
 
 
 IDP = Issuer(name="idp", owner="", issuer="https://idp.test", audiences=("a",), jwks_uri="https://idp.test/keys")

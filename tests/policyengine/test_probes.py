@@ -2,6 +2,8 @@
 
 import datetime as dt
 
+import pytest
+
 from policyengine import reference
 from policyengine.probes import batches, probes_of
 from tests.policyengine.corners import CART, NOW, TD, WEB, allow, deny, tree
@@ -34,3 +36,10 @@ def test_probes_of_nothing_ask_about_an_unknown_service() -> None:
 def test_batches_keep_everything() -> None:
     found = probes_of(POLICIES, NOW, 25)
     assert [len(batch) for batch in batches(found, 10)] == [10, 10, 5]
+
+
+def test_a_service_that_is_too_large_to_look_at_leaves_the_others_their_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policyengine.atoms.MAX_PATH_STEPS", 2)
+    found = probes_of(POLICIES, NOW, 500)
+    assert found[0].service == ""
+    assert {request.source for request in found} >= {f"{TD}/ns/batch/limen-witness"}

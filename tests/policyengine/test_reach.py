@@ -23,7 +23,7 @@ from policyengine.model import (
     Service,
     Unless,
 )
-from policyengine.reach import Chain, blast_radius, rollout, who_reaches
+from policyengine.reach import Chain, blast_radius, rollout, ways_through, who_reaches
 from tests.examples import examples
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, tzinfo=dt.UTC)
@@ -85,6 +85,34 @@ def test_says_by_which_requests() -> None:
     assert (row.source, row.methods, row.paths, row.when) == (
         ID + "cart", ("GET",), ("/pay/{id}",), {"headers": {"x": ["a"]}},
     )  # fmt: skip
+
+
+def test_names_the_shortest_way_through_each_service_that_lets_callers_in() -> None:
+    policies = tree(("x", "web"), ("web", "cart"), ("cart", "orders"), ("orders", "payments"), ("web", "orders"))
+    asked = (policies, "payments", of(policies, "any"), of(policies, "cart"), NOW)
+    assert [(way.via, [row.source.removeprefix(ID) for row in way.access]) for way in ways_through(*asked)] == [
+        (("orders",), ["web"]),
+        (("cart", "orders"), ["web"]),
+        (("web", "orders"), ["x"]),
+    ]
+    assert all(row.is_replayed for way in ways_through(*asked) for row in way.access)
+
+
+def test_a_circle_is_no_way_through() -> None:
+    policies = tree(("web", "cart"), ("cart", "web"))
+    assert [way.via for way in ways_through(policies, "web", of(policies, "any"), None, NOW)] == [("cart",)]
+    assert ways_through(policies, "orders", of(policies, "any"), None, NOW) == ()
+
+
+@settings(max_examples=examples(40), deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)), max_size=7, unique=True))
+def test_ways_to_a_service_are_the_blast_radius_seen_from_its_end(edges: list[tuple[str, str]]) -> None:
+    policies = tree(*edges)
+    for name in ("web", "cart", "orders"):
+        callers = of(policies, name)
+        ways = ways_through(policies, "payments", callers, None, NOW)
+        direct = who_reaches(policies, "payments", callers, None, NOW)
+        assert bool(ways or direct) == ("payments" in {found.service for found in blast_radius(policies, callers, NOW)})
 
 
 def test_follows_services_as_far_as_they_go() -> None:

@@ -57,7 +57,9 @@ def test_counts_what_stays_and_what_changes(version: Any, make_rule: Any) -> Non
 def test_a_flow_without_an_identity_is_uncertain(version: Any, make_rule: Any) -> None:
     old, new = version(), version(make_rule("r", "cart"))
     flows = [flow(source=None, source_ip="10.0.0.1"), flow(destination=None, destination_ip="10.0.0.2")]
-    assert counts(impact_of(old, new, flows, NOW)) == (0, 0, 0, 2)
+    found = impact_of(old, new, flows, NOW)
+    assert counts(found) == (0, 0, 0, 2)
+    assert [(change.flow, change.outcome) for change in found.changes] == [(item, "uncertain") for item in flows]
 
 
 def test_a_flow_to_an_unchanged_service_is_the_same(version: Any, make_rule: Any) -> None:

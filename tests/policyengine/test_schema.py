@@ -124,7 +124,7 @@ spec:
 )
 VALUES: list[Any] = [
     None, True, 0, 1, -1, 8080, 65536, 1.5, "", "any", "a b", "GET", "get", "/a", "/a/**", "a", "/a//b", "/{x:no}", "/a?b", "/%2f",
-    "/{x:int}", "/a/.", "*.a.test", "A.test", "a:80", "[::1]", "spiffe://td/a", "spiffe://td", "spiffe://td/**", "spiffe://td/a/**/b",
+    "/{x:int}", "/a/.", "/(a+)+$", "/c++", "*.a.test", "A.test", "a:80", "[::1]", "spiffe://td/a", "spiffe://td", "spiffe://td/**", "spiffe://td/a/**/b",
     "spiffe://td/../a", "group:g", "group:", "group:a b", "service:db", "10.0.0.0/8", "10.0.0.1/8", "x/8", "08:00", "24:00",
     "2027-01-01T00:00:00Z", "2027-02-30T00:00:00Z", "2027-01-01", "2027-01-01 00:00:00+01:00", "data.x.y", "data.limen.y", "data.x",
     "observe", "enforce", "app", "allow", "deny", "pass", "x,y", " x", "x\n", "host", "db", [], ["any"], ["GET"], [8080], {}, {"a": 1},

@@ -21,7 +21,7 @@ from mesh.clock import SystemClock
 from tests.enforcer.test_agent import APP
 from tests.ports import free_port
 
-SECONDS = 600 if os.environ.get("LIMEN_SOAK") else 0
+SECONDS = 600 if os.environ.get("LIMEN_SOAK") else 120
 LEAST = 2
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(SECONDS + 900)]
 

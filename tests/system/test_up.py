@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from enforcer import control
+from enforcer.guard import table_name
 from mesh.problems import Unavailable
 from tests.ports import free_port
 
@@ -246,9 +247,10 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def own_tables() -> set[str]:
+def guards_of(state: pathlib.Path) -> set[str]:
+    """The tables of one installation: others' come and go beside it."""
     text = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
-    return {line for line in text.splitlines() if "limen_" in line}
+    return {line for line in text.splitlines() if table_name(state) in line}
 
 
 @pytest.mark.root
@@ -256,7 +258,6 @@ def own_tables() -> set[str]:
 def test_an_agent_that_was_killed_leaves_no_guard_behind_that_its_successor_does_not_own(
     make_installation: Callable[..., Any], until: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:
-    before = own_tables()
     installation = make_installation()
     (tmp_path / "app.py").write_text(LOOP)
     with running(
@@ -264,12 +265,12 @@ def test_an_agent_that_was_killed_leaves_no_guard_behind_that_its_successor_does
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert len(own_tables() - before) == 1
+        assert len(guards_of(installation.state)) == 1
         kill_part(installation, "agent", until)
         until(lambda: status(installation).get("workloads"), 200)
-        while_running = own_tables() - before
+        while_running = guards_of(installation.state)
     until(lambda: status(installation).get("workloads") == [])
-    left = own_tables() - before
+    left = guards_of(installation.state)
     for table in left:
         subprocess.run(["nft", "delete", *table.split()], check=True)
     assert (len(while_running), left) == (1, set())

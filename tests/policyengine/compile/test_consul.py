@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mesh.request import Effect
-from mesh.spiffe import SpiffeId, TrustDomain
-from policyengine import model
+from mesh.spiffe import TrustDomain
 from policyengine.compile.consul import compile_consul
-from policyengine.compile.export import Workload
 from policyengine.decide import Index
 from tests.examples import examples
 from tests.policyengine.targets import trees
 from tests.policyengine.targets.consul import Intentions
+from tests.policyengine.targets.shapes import CONSUL_NAMES as NAMES
+from tests.policyengine.targets.shapes import CONSUL_WORKLOADS as WORKLOADS
+from tests.policyengine.targets.shapes import on_one_port
 
 TD = TrustDomain("corp.test")
-NAMES = {
-    "spiffe://corp.test/ns/shop/sa/cart": "cart",
-    "spiffe://corp.test/ns/shop/sa/web": "web",
-    "spiffe://corp.test/ns/ops/sa/admin": "admin",
-}
-WORKLOADS = {SpiffeId.parse(identity): Workload(consul=name) for identity, name in NAMES.items()}
-
-
-def on_one_port(policies: model.PolicySet) -> model.PolicySet:
-    """The same set where `db` has its http port alone, as Consul's services have one."""
-    services = tuple(
-        dataclasses.replace(item, ports=item.ports[:1]) if item.name == "db" else item for item in policies.services
-    )
-    listed = tuple(
-        dataclasses.replace(item, rules=kept)
-        for item in policies.policies
-        if (kept := tuple(rule for rule in item.rules if not rule.to or rule.to[0].ports != (5432,)))
-    )
-    return dataclasses.replace(policies, services=services, policies=listed)
 
 
 def applied(policies):

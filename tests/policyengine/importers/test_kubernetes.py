@@ -125,6 +125,35 @@ def _only_identity(done) -> bool:
     return all("with an identity" in reason and "address" not in reason for reason in reasons)
 
 
+@pytest.mark.parametrize(
+    ("port", "what"),
+    [
+        ({"port": 9999}, ["port 9999"]),
+        ({"port": 8000, "endPort": 9000}, ["the range of ports 8000 to 9000"]),
+        ({"port": 5432, "endPort": 5432}, []),
+        ({"port": 5432}, []),
+        ({"protocol": "TCP"}, []),
+        ({"port": "sql"}, []),
+    ],
+    ids=["undeclared", "range", "range-of-one", "declared", "every-port", "named"],
+)
+def test_ports_that_are_opened_and_that_no_manifest_declares_are_named(port, what) -> None:
+    spec = {
+        "podSelector": {"matchLabels": {"app": "db"}},
+        "ingress": [{"from": [{"podSelector": {}}], "ports": [port]}],
+    }
+    policy = {"kind": "NetworkPolicy", "metadata": {"name": "p", "namespace": "shop"}, "spec": spec}
+    pod = {
+        "kind": "Pod",
+        "metadata": {"name": "db", "namespace": "shop", "labels": {"app": "db"}},
+        "spec": {"containers": [{"name": "db", "ports": [{"containerPort": 5432, "name": "sql"}]}]},
+    }
+    done = translate([policy], [pod])
+    said = [item.facts for document in done.documents for item in document.findings if item.code == "LM2501"]
+    assert [facts["what"] for facts in said] == what
+    assert all("`db` has only those that a manifest declares: 5432" in str(facts["reason"]) for facts in said)
+
+
 def test_a_policy_alone_is_translated_with_assumed_workloads() -> None:
     policy = {
         "kind": "NetworkPolicy",
