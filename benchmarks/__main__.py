@@ -13,6 +13,8 @@ import sys
 HERE = pathlib.Path(__file__).parent
 # name -> the arguments that keep it short, and the programs it needs
 SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "pcap": ((), ()),
+    "live": (("--rounds", "1"), ("ip", "tcpdump", "tcpreplay")),
     "decide": ((), ()),
     "plan": (("--rounds", "1"), ()),
     "impact": (("--flows", "1000000"), ()),
@@ -24,6 +26,8 @@ SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "entries": ((), ()),
     "change": ((), ()),
     "audit": ((), ()),
+    "records": ((), ()),
+    "learn": ((), ()),
     "tls_stack": ((), ()),
     "envoymatch": (("--rounds", "2"), ()),
     "pair": ((), ("wrk",)),
