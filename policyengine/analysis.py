@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from mesh.flow import Flow
 from mesh.request import Effect
 from mesh.uncollected import uncollected
-from policyengine.diagram import TooLarge
+from policyengine.atoms import TooLarge
 from policyengine.finding import Finder, Key, Verdicts
+from policyengine.folding import Because
 from policyengine.ir import ANYTHING, Grant
 from policyengine.model import Invariant, PolicySet, Principals
 from policyengine.regions import changes_of, form_of, regions_of, watched_regions
 from policyengine.replay import Counted, Impact, impact_of
-from policyengine.rows import Because, Difference, Row, reasons, rows_of
+from policyengine.rows import Difference, Row, reasons, rows_of
 from policyengine.secondlook import Replayer
 
 
@@ -66,8 +67,8 @@ class Plan:
 
     @property
     def has_findings(self) -> bool:
-        """Whether there is something that a reviewer must look at: a difference, or a broken invariant."""
-        return not self.is_empty or any(not result.holds for result in self.invariants)
+        """Whether a reviewer must look at something: a difference, a broken invariant, what nobody could look at."""
+        return not self.is_empty or not self.is_complete or any(not result.holds for result in self.invariants)
 
     def to_json(self) -> dict[str, object]:
         """The public JSON object."""

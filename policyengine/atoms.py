@@ -17,6 +17,8 @@ from policyengine.canonical import SEGMENT_TYPES, Ambiguous, HostPattern, PathPa
 
 _WORD = "limen-witness"
 _ROOMY_BYTES = 2000
+MAX_PATH_STEPS = 500_000
+"""So many patterns are looked at, over all states, before paths are too many to cut."""
 _UNFOLDABLE = "limen@witness\u212a"  # the kelvin sign: some programs fold it to `k`, some do not
 # One segment for every set of types that some segment can have: the types nest and cross in no other way.
 SEGMENTS = (
@@ -31,6 +33,10 @@ SEGMENTS = (
     "01234567890123456789012345",  # ulid, int, decimal, hex
     "0123456789abcdefabcdefabcd",  # ulid, hex
 )
+
+
+class TooLarge(Exception):  # noqa: N818  not an error: whoever asked says that it was not looked at
+    """There are more classes than anybody waits for; a diagram would take more steps to build."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +108,8 @@ def path_classes(
     2. From a state, ONE segment for every literal that some live pattern has here, and one for every set of types.
        Where only some patterns ignore case there are more (`_steps_of_both`).
     3. A path may end here, end with an empty segment (a slash), or go on; a state that was seen is not walked again.
+
+    Raises TooLarge: patterns that cross at every segment make twice as many classes with each of them.
     """
     ignoring = frozenset(index for index, pattern in enumerate(patterns) if pattern.ignores_case)
     is_mixed = 0 < len(ignoring) < len(patterns)
@@ -121,9 +129,13 @@ def path_classes(
         if wanted is None or any(patterns[index] in wanted for index in signature):
             found.setdefault(signature, path)
 
+    steps = 0
     while waiting:
         path, alive, done = waiting.popleft()
         depth = len(path)
+        steps += len(alive)
+        if steps > MAX_PATH_STEPS:
+            raise TooLarge
         # (3)
         if path:
             ends = {i for i in alive if not patterns[i].subtree and len(patterns[i].segments) == depth}

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from mesh.request import Protocol, Request
 from mesh.spiffe import SpiffeId, SpiffeIdError
 from policyengine import model
-from policyengine.canonical import Ambiguous, PathCase, canonical_host, canonical_segments, folded
+from policyengine.canonical import Ambiguous, Malformed, PathCase, canonical_host, canonical_segments, folded
 
 Truth = bool | None
 _NOTHING: Mapping[str, str] = {}
@@ -25,7 +25,7 @@ _HOST_NAMES = frozenset(("host", ":authority"))
 ABSENT = ""
 """The value of an attribute that is not there; no canonical host is empty."""
 
-_USUAL_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
+USUAL_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -102,7 +102,7 @@ def read_fields(
         return source, False, None, None, None, _NOTHING
     # (2)
     method = request.method
-    if (unknown and "method" in unknown) or not (method in _USUAL_METHODS or _is_method(method)):
+    if (unknown and "method" in unknown) or not (method in USUAL_METHODS or _is_method(method)):
         method = None
     # (3)
     ambiguous = ambiguous_headers(request, policy_headers) if policy_headers else {}
@@ -134,6 +134,9 @@ def read_host(request: Request) -> str | Ambiguous | None:
         if (size == 4 or (size == 10 and name[0] == ":")) and name.lower() in _HOST_NAMES:
             seen = [value] if seen is None else [*seen, value]
     raw = request.host
+    if seen is None and raw is not None and not request.unknown:
+        host = canonical_host(raw)
+        return None if isinstance(host, Malformed) else host
     if seen is not None:
         # the listener's Host may be seen once more among the headers
         if len(seen) > 1 or (raw is not None and canonical_host(raw) != canonical_host(seen[0])):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from policyengine import model
-from policyengine.atoms import path_classes, target_of
+from policyengine.atoms import TooLarge, path_classes, target_of
 from policyengine.authzen import (
     CONNECT,
     ISSUER,
@@ -212,7 +212,12 @@ def _somewhere(policies: model.PolicySet, resource: Json) -> Iterator[Json]:
 def _paths(policies: model.PolicySet, service: str) -> list[object]:
     """One path of every class that the rules tell apart."""
     patterns = sorted(set(_patterns(policies, service)))
-    return [target_of(segments) for segments in path_classes(patterns).values()] if patterns else ["/"]
+    try:
+        found = list(path_classes(patterns).values())
+    except TooLarge:
+        # one path of every pattern, where there are too many of their crossings
+        found = [segments for pattern in patterns for segments in path_classes([pattern]).values()]
+    return [target_of(segments) for segments in dict.fromkeys(found)] if patterns else ["/"]
 
 
 def _hosts(policies: model.PolicySet, service: str) -> list[object]:

@@ -9,7 +9,7 @@ the time of that rule, however many stand beside it. Nothing here looks at condi
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from mesh.request import Effect
 from mesh.spiffe import SpiffeId
@@ -34,6 +34,8 @@ _ALLOW, _DENY = Effect.ALLOW, Effect.DENY
 
 Reach = tuple[tuple[Trie, ...], tuple[Hosts, ...]]
 """What may match a caller, a port and a method: on every host, and by host."""
+BySource = dict[str | None, Reach]
+"""What is remembered for a port and a method, by callers that have an identity; None stands for those without."""
 
 
 class _Classes(dict[SpiffeId, Grant | list[Grant] | Table]):
@@ -87,7 +89,8 @@ class Callers:
         self._below = _Classes()
         self._ports: set[int] = set()
         self._methods: set[str] = {UNKNOWN_METHOD}
-        self._remembered: dict[tuple[str | None, int, str], Reach] = {}
+        self._remembered: dict[tuple[int, str], BySource] = {}
+        self._count = 0
         anybody: list[Grant] = []
         nobody: list[Grant] = []
         for grant in grants:
@@ -143,19 +146,40 @@ class Callers:
     def reach(self, source: str | None, port: int, method: str | None) -> Reach:
         """What may match a caller, None for one without identity, a port, and a method, None for an unknown one.
 
+        What is remembered is bounded; ``source`` is the text of an identity.
+        """
+        key = self._place(port, method)
+        remembered = self._by_source(key)
+        found = remembered.get(source)
+        if found is None:
+            found = self._find(source, *key)
+            if self._count >= _REMEMBERED:
+                for held in self._remembered.values():
+                    held.clear()
+                self._count = 0
+            self._count += 1
+            remembered[source] = found
+        return found
+
+    def by_source(self, port: int, method: str) -> Mapping[str | None, Reach]:
+        """What is remembered of `reach` for a port and a method, now and from now on."""
+        return self._by_source(self._place(port, method))
+
+    def _place(self, port: int, method: str | None) -> tuple[int, str]:
+        """Under what a port and a method stand.
+
         What no grant names is one and the same, so that what is remembered grows with the callers alone.
         """
         if method is None:
             method = UNKNOWN_METHOD
         elif method not in self._methods:
             method = ANY_METHOD
-        key = (source, port if port in self._ports else ANY_PORT, method)
+        return port if port in self._ports else ANY_PORT, method
+
+    def _by_source(self, key: tuple[int, str]) -> BySource:
         found = self._remembered.get(key)
         if found is None:
-            found = self._find(*key)
-            if len(self._remembered) >= _REMEMBERED:
-                self._remembered.clear()
-            self._remembered[key] = found
+            found = self._remembered[key] = {}
         return found
 
     def _find(self, source: str | None, port: int, method: str) -> Reach:

@@ -20,9 +20,9 @@ MAX_TARGET_LENGTH = 65_536
 # RFC 3986 §3.3: unreserved, sub-delims, ":" and "@" stand for themselves in a segment; `;` is refused below
 _SEGMENT_SAFE = "!$&'()*+,=:@"
 _CLEAN = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,=:@/]+")
-# a target that is canonical as it stands, unless a segment is empty or ends in a dot; saying that here too would take a
-# possessive repetition of a group, and before Python 3.11.5 those match what they should not
-_PLAIN_TARGET = re.compile(r"(/[A-Za-z0-9\-._~!$&'()*+,=:@/]*)(?:\?[\x21\x22\x24-\x7e\x80-\xff]*)?")
+# a target that is canonical as it stands, unless a segment within is empty or ends in a dot; saying that here too would
+# take a possessive repetition of a group, and before Python 3.11.5 those match what they should not
+_PLAIN_TARGET = re.compile(r"/((?!/)[A-Za-z0-9\-._~!$&'()*+,=:@/]*)(?<!\.)(?:\?[\x21\x22\x24-\x7e\x80-\xff]*)?")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _REFUSED_BYTES = frozenset(b"/\\?#%;") | frozenset(range(0x20)) | {0x7F}
 _QUERY_REFUSED = re.compile(r"[\x00-\x20\x7f#]|[^\x00-\xff]")
@@ -135,13 +135,20 @@ def _folds_alike(char: str) -> bool:
 
 def canonical_segments(raw: str) -> tuple[str, ...] | Ambiguous:
     """The segments of a request target's canonical form, or why it has none: `canonical_path` for who only decides."""
-    plain = _PLAIN_TARGET.fullmatch(raw) if len(raw) <= MAX_TARGET_LENGTH else None
+    plain = plain_segments(raw)
     if plain is not None:
-        path = plain[1]
-        if "//" not in path and "./" not in path and path[-1] != ".":
-            return tuple(path[1:].split("/"))
+        return plain
     found = canonical_path(raw)
     return found if isinstance(found, Ambiguous) else found.segments
+
+
+def plain_segments(raw: str) -> tuple[str, ...] | None:
+    """The segments of a target that is canonical as it stands; None for any other one, which may be canonical too."""
+    plain = _PLAIN_TARGET.fullmatch(raw) if len(raw) <= MAX_TARGET_LENGTH else None
+    if plain is None:
+        return None
+    path = plain[1]
+    return None if "//" in path or "./" in path else tuple(path.split("/"))
 
 
 def _resolve(path: str) -> tuple[str, ...] | Ambiguous:
@@ -263,8 +270,10 @@ SEGMENT_TYPES: dict[str, re.Pattern[str]] = {
     "ulid": re.compile(r"[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}"),
     "token": re.compile(r"[A-Za-z0-9._~-]+"),
 }
-# a literal that is its own canonical form: no escape, no `*`, no dot at the end
-_PLAIN_LITERAL = re.compile(r"[A-Za-z0-9\-._~!$&'()+,=:@]*[A-Za-z0-9\-_~!$&'()+,=:@]")
+# a literal that is its own canonical form: no escape, no `*`, no dot at the end, nothing of a regular expression
+_PLAIN_LITERAL = re.compile(r"[A-Za-z0-9\-._~!&',=:@]*[A-Za-z0-9\-_~!&',=:@]")
+# what no path that is meant as written has: `c++`, `f(1)` and `$batch` are none
+_REGEX_LIKE = re.compile(r"[\[\]^|]|\)[+$]|\+\)|\.\+|.\$\Z")
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([a-z]+))?\}")
 
 
@@ -311,7 +320,8 @@ class PathPattern:
 
         1. It begins with a slash; a final `/**` makes it a subtree.
         2. `{name}` and `{name:type}` are whole segments.
-        3. Every other segment is a literal in any spelling whose canonical form is one segment.
+        3. Every other segment is a literal in any spelling whose canonical form is one segment. What looks like a
+           regular expression is refused: as a literal it would match nothing that its author means.
 
         Raises PatternError with the rule that the text breaks.
         """
@@ -366,14 +376,9 @@ def _parse_segment(part: str, *, is_last: bool) -> PathSegment:
         if kind is not None and kind not in SEGMENT_TYPES:
             raise PatternError(f"a typed segment is one of {', '.join(SEGMENT_TYPES)}: `{kind}`")
         return PathSegment(kind or "any")
-    if "{" in part or "}" in part:
-        raise PatternError(f"`{{name}}` stands for a whole segment: `{part}`")
-    if "*" in part:
-        raise PatternError("a path holds `*` only as a final `/**`; write `%2A` for the character")
+    _check_literal(part)
     if not part and not is_last:
         raise PatternError("a path has no empty segment but the last")
-    if "?" in part:
-        raise PatternError("a path pattern has no query")
     # a pattern is text, a target is bytes: what is not ASCII goes in as UTF-8
     canonical = canonical_path("/" + quote(part, safe=_SEGMENT_SAFE + "%;\\#"))
     if isinstance(canonical, Ambiguous):
@@ -381,6 +386,24 @@ def _parse_segment(part: str, *, is_last: bool) -> PathSegment:
     if len(canonical.segments) != 1 or (part and not canonical.segments[0]):
         raise PatternError("a path pattern has no dot segments")
     return PathSegment("literal", canonical.segments[0])
+
+
+def _check_literal(part: str) -> None:
+    """Refuse what a literal segment is not spelled with."""
+    if "{" in part or "}" in part:
+        raise PatternError(f"`{{name}}` stands for a whole segment: `{part}`")
+    if "*" in part:
+        raise PatternError("a path holds `*` only as a final `/**`; write `%2A` for the character")
+    if "?" in part:
+        raise PatternError("a path pattern has no query")
+    if found := _REGEX_LIKE.search(part):
+        raise PatternError(f"a path is no regular expression; percent-encode `{found[0]}` if it is meant as written")
+
+
+def literal_text(segment: str) -> str:
+    """How a pattern spells one literal segment, so that it is read as that."""
+    text = quote(segment, safe="!$&'()+,=:@")
+    return text if _REGEX_LIKE.search(text) is None else quote(segment, safe="!&',=:@")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
+from policyengine.atoms import TooLarge
 from policyengine.circumstances import CLAIM, TOKEN, Variable
-from policyengine.diagram import CONDITIONS, Leaf, TooLarge, Tree
+from policyengine.diagram import CONDITIONS, Leaf, Tree
 
 Term = dict[int, frozenset[int]]
 """By the place of a variable, the classes of its values; a variable that is not named may have any."""

@@ -21,6 +21,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mesh.request import Effect, Mode
+from policyengine.atoms import TooLarge
 from policyengine.attributes import Truth
 from policyengine.belief import beliefs_between
 from policyengine.circumstances import (
@@ -42,10 +43,6 @@ from policyengine.regions import PortAxes, Region, Spoken, form_of, regions_of_f
 METHOD, HOST, PATH, CONDITIONS = range(4)
 """The dimensions below a port; from CONDITIONS on they count variables."""
 MAX_STEPS = 3_000_000
-
-
-class TooLarge(Exception):  # noqa: N818  not an error: whoever asked says that it was not looked at
-    """A diagram would take more than MAX_STEPS steps to build."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -31,7 +31,7 @@ from policyengine.breadth import (
     operation_breadth,
     operations_breadth,
 )
-from policyengine.canonical import CanonicalPath, HostPattern, PathPattern, canonical_path
+from policyengine.canonical import CanonicalPath, HostPattern, PathPattern, canonical_path, literal_text
 from policyengine.reference import is_among, operation_matches
 
 Edit = Callable[[model.Rule], model.Rule | None]
@@ -94,6 +94,13 @@ def rule_differences(
         _exempt_gap(policies, rule, facts, gap)
     for entry in _operation_gaps(policy, rule, facts, width):
         yield [*found[:before], *entry, *found[before:]]
+
+
+def fewest_gaps(policies: model.PolicySet, rule: model.Rule, facts: Facts) -> int:
+    """No list of `rule_differences` is shorter: the caller, and what the entry that lacks least lacks for sure."""
+    assert facts.source is not None, "the caller has an identity"
+    callers = 0 if policies.expand(rule.from_).contains(facts.source) else 1
+    return callers + (0 if rule.to is None else min(len(_missing(entry, facts)) for entry in rule.to))
 
 
 @functools.lru_cache(maxsize=64)
@@ -181,17 +188,15 @@ def _lacks(operation: model.Operation, facts: Facts) -> list[tuple[str, str, mod
         added = dataclasses.replace(operation, **{field: (addition,)})  # type: ignore[arg-type]  # a field of it
         found.append((field, f"add `{value}` to `{field}`", added, widened))
 
-    if operation.ports is not None and request.port not in operation.ports:
-        lack("ports", request.port, request.port)
-    if operation.methods is not None and facts.method is not None and facts.method not in operation.methods:
-        lack("methods", facts.method, facts.method)
-    if operation.hosts is not None and facts.host and not any(p.matches(facts.host) for p in operation.hosts):
-        lack("hosts", facts.host, HostPattern(facts.host, wildcard=False))
-    if operation.paths is not None and facts.path is not None:
-        path = facts.path
-        if not any(pattern.matches(path) for pattern in operation.paths):
-            literal = literal_path(request)
-            lack("paths", literal, literal)
+    for field in _missing(operation, facts):
+        if field == "ports":
+            lack(field, request.port, request.port)
+        elif field == "methods":
+            lack(field, facts.method, facts.method)
+        elif field == "hosts":
+            lack(field, facts.host, HostPattern(str(facts.host), wildcard=False))
+        else:
+            lack(field, literal_path(request), literal_path(request))
     # a caller whose request is read sends another Host: that is no change of a rule
     hosts = (("hosts", facts.host or None),) if not facts.is_parsed else ()
     for field, value in (("methods", facts.method), *hosts, ("paths", facts.path)):
@@ -199,6 +204,21 @@ def _lacks(operation: model.Operation, facts: Facts) -> list[tuple[str, str, mod
             widened = _without(field)
             fix = f"remove `{field}`, which this request does not have"
             found.append((field, fix, widened(operation), widened))
+    return found
+
+
+def _missing(operation: model.Operation, facts: Facts) -> list[str]:
+    """The fields of one entry of `to` that have not what the request is known to have."""
+    found = []
+    if operation.ports is not None and facts.request.port not in operation.ports:
+        found.append("ports")
+    if operation.methods is not None and facts.method is not None and facts.method not in operation.methods:
+        found.append("methods")
+    if operation.hosts is not None and facts.host and not any(p.matches(facts.host) for p in operation.hosts):
+        found.append("hosts")
+    path = facts.path
+    if operation.paths is not None and path is not None and not any(p.matches(path) for p in operation.paths):
+        found.append("paths")
     return found
 
 
@@ -225,7 +245,7 @@ def _literal(target: str) -> PathPattern:
     """The pattern, of one request for every rule that is looked at."""
     canonical = canonical_path(target)
     assert isinstance(canonical, CanonicalPath), "a known path is canonical"
-    return PathPattern.parse(canonical.text.replace("*", "%2A").replace("{", "%7B").replace("}", "%7D"))
+    return PathPattern.parse("/" + "/".join(map(literal_text, canonical.segments)))
 
 
 def _without(field: str) -> Widened:

@@ -47,6 +47,68 @@ def add_rule(text: str, policy: str, rule: Mapping[str, object]) -> str:
     return _checked(text, lines, policy, change)
 
 
+def add_port(text: str, service: str, port: int, protocol: str) -> str:
+    """Declare a port of a service behind the others.
+
+    Raises Invalid LM2712 when the service is not in the file, or declares its ports in a form that is not edited.
+    """
+    nodes, found = compose_documents(text, "edit")
+    if found:
+        raise Invalid(found[0].code, span=found[0].span, **found[0].facts)
+    wanted: list[object] = []
+    ports = None
+    for node in nodes:
+        plain = node.plain()
+        if _is_named(node, "Service", service):
+            ports = _at(node, ("spec", "ports"))
+            assert isinstance(plain, dict), "a service is a mapping"
+            plain["spec"]["ports"].append({"port": port, "protocol": protocol})
+        wanted.append(plain)
+    if ports is None or ports.kind != "list" or not ports.items:
+        raise Invalid("LM2712", what=f"service `{service}` is in the file, with ports")
+    lines = lines_of(text)
+    entry = _flow({"port": port, "protocol": protocol})
+    if _is_flow(text, ports):
+        line, column = _end(text, ports.items[-1])
+        lines[line] = f"{lines[line][:column]}, {entry}{lines[line][column:]}"
+    else:
+        indent = ports.items[-1].span.column - 3
+        lines.insert(_after(text, ports.items[-1], indent), f"{' ' * indent}- {entry}")
+    result = "\n".join(lines) + "\n"
+    after, wrong = compose_documents(result, "edit")
+    if wrong or [node.plain() for node in after] != wanted:
+        raise Invalid("LM2712", what=f"the ports of service `{service}` stand on lines of their own")
+    return result
+
+
+def remove_policy(text: str, policy: str) -> str:
+    """Remove the document of a policy, with its comments; the others stay byte for byte.
+
+    Raises Invalid LM2712 when it is not in the file, or when the file is not made of documents between lines of `---`.
+    """
+    nodes, found = compose_documents(text, "edit")
+    if found:
+        raise Invalid(found[0].code, span=found[0].span, **found[0].facts)
+    place = next((at for at, node in enumerate(nodes) if _is_named(node, "Policy", policy)), None)
+    if place is None:
+        raise Invalid("LM2712", what=f"policy `{policy}` is in the file")
+    lines = lines_of(text)
+    first = nodes[place].span.line - 1
+    begin = next((at for at in range(first, -1, -1) if lines[at].rstrip() == "---"), 0)
+    end = next((at for at in range(first, len(lines)) if lines[at].rstrip() == "---"), len(lines))
+    if begin == first:
+        end = next((at for at in range(first + 1, len(lines)) if lines[at].rstrip() == "---"), len(lines))
+    if begin == 0 and end < len(lines) and lines[0].rstrip() != "---":
+        end += 1  # the mark that stood between this document and the next
+    del lines[begin:end]
+    result = "\n".join(lines) + "\n" if lines else ""
+    after, wrong = compose_documents(result, "edit")
+    wanted = [node.plain() for at, node in enumerate(nodes) if at != place]
+    if wrong or [node.plain() for node in after if node.plain() is not None] != wanted:
+        raise Invalid("LM2712", what=f"policy `{policy}` is a document between lines of `---`")
+    return result
+
+
 def policy_text(name: str, owner: str, service: str, tier: str, rule: Mapping[str, object]) -> str:
     """A document of a policy with one rule."""
     head = {"name": name, "owner": owner} if owner else {"name": name}
@@ -271,8 +333,12 @@ def _rules(text: str, policy: str) -> Node:
 
 
 def _is_policy(node: Node, name: str) -> bool:
+    return _is_named(node, "Policy", name)
+
+
+def _is_named(node: Node, wanted: str, name: str) -> bool:
     kind, named = _at(node, ("kind",)), _at(node, ("metadata", "name"))
-    return kind is not None and named is not None and (kind.scalar, named.scalar) == ("Policy", name)
+    return kind is not None and named is not None and (kind.scalar, named.scalar) == (wanted, name)
 
 
 def _at(node: Node, where: Where) -> Node | None:

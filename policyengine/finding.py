@@ -1,8 +1,9 @@
 """The parts of regions in which something holds, looked for once in all regions that are alike.
 
-Regions of one likeness (`policyengine.regions`) have one diagram, but for the names in its leaves: ten thousand rules
-of as many callers may be ten diagrams. What is found in the first region of a likeness is said of every other one with
-the names of its own grants, slot by slot. Nothing here decides, and nothing here knows words.
+Regions of one family (`policyengine.likeness`) have one diagram, but for the names in its leaves and the literals in
+its paths: ten thousand rules of as many callers may be ten diagrams. What is found in the first region of a family is
+said of every other one with the names of its own grants, slot by slot; its paths are renamed where rows are made.
+Nothing here decides, and nothing here knows words.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from mesh.request import Effect
+from policyengine.atoms import TooLarge
 from policyengine.cover import Shapes
-from policyengine.diagram import Builder, Leaf, TooLarge, Verdict
+from policyengine.diagram import Builder, Leaf, Verdict
+from policyengine.folding import Because
+from policyengine.products import Part, parts_of
 from policyengine.regions import Region
-from policyengine.rows import Because, Difference, Part, parts_of
+from policyengine.rows import Difference
 
 Verdicts = tuple[Verdict, ...]
 Key = Callable[[Verdicts], tuple[Effect, Because] | None]
@@ -42,12 +46,12 @@ class Finder:
 
         Raises TooLarge.
         """
-        if region.likeness not in self._found:
+        if region.likeness.family not in self._found:
             try:
-                self._found[region.likeness] = self._look(region)
+                self._found[region.likeness.family] = self._look(region)
             except TooLarge:
-                self._found[region.likeness] = None
-        found = self._found[region.likeness]
+                self._found[region.likeness.family] = None
+        found = self._found[region.likeness.family]
         if found is None:
             raise TooLarge
         return [self._said(part, region) for part in found]
@@ -68,7 +72,7 @@ class Finder:
         for axes in region.ports:
             for own, operations in parts_of(builder.tree(axes), axes, shapes, key).items():
                 verdicts = leaves[own].verdicts
-                part = Part(axes=axes, shapes=shapes, operations=operations)
+                part = Part(axes=axes, shapes=shapes, operations=operations, origin=region.likeness)
                 out.append(_Found(part, verdicts, tuple(_slot(found, slots) for found in verdicts)))
         return out
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from mesh.problems import Span
 from mesh.request import Effect, NearestMiss, Request
@@ -17,7 +17,7 @@ from mesh.uncollected import uncollected
 from policyengine import model, reference
 from policyengine.attributes import Facts, read
 from policyengine.breadth import NOTHING, operations_breadth
-from policyengine.differences import Difference, is_named, literal_path, rule_differences
+from policyengine.differences import Difference, fewest_gaps, is_named, literal_path, rule_differences
 from policyengine.exemptions import exemptions
 from policyengine.opening import Opening, opened
 from policyengine.reading import did_you_mean
@@ -112,8 +112,7 @@ def smallest_fix(policies: model.PolicySet, request: Request) -> Fix | None:
         return outside
     # (2), (3)
     with uncollected():
-        nearest = heapq.nsmallest(_TRIED, _candidates(part, mine, service, facts), key=_order)
-    working = _working(part, mine, request, nearest)
+        working = _nearest(part, mine, service, facts)
     # (4)
     if not working:
         return _new_rule(mine, service, facts, request)
@@ -260,13 +259,52 @@ def _unruled(service: model.Service, facts: Facts) -> Fix | None:
     return None
 
 
-def _candidates(
+_Allowing = tuple[model.Tier, str, model.Rule, Difference | None]
+"""An allow with its tier and policy; an exception that has ended comes with its renewal."""
+
+
+def _nearest(
     policies: model.PolicySet, mine: model.PolicySet, service: model.Service, facts: Facts
-) -> Iterator[_Candidate]:
-    """Step 2 of `smallest_fix`."""
+) -> list[_Candidate]:
+    """The first candidates that work (steps 2 and 3 of `smallest_fix`), all of equally many changes.
+
+    1. Of every allow, how many changes it takes at least: that is quickly said.
+    2. Those of few changes are worked out first. What has fewer changes than all others can have is tried; where some
+       of it works nobody works out the others.
+    """
     rounds = _ways_round(mine, service, facts)
+    # (1)
+    by_changes: dict[int, list[_Allowing]] = {}
+    for allowing in _allowing(policies, facts):
+        tier, _, rule, renewal = allowing
+        if ways := rounds[tier]:
+            fewest = fewest_gaps(policies, rule, facts) + min(map(len, ways)) + (renewal is not None)
+            by_changes.setdefault(fewest, []).append(allowing)
+    # (2)
+    found: list[_Candidate] = []
+    tried = 0
+    steps = sorted(by_changes)
+    for fewest, following in itertools.zip_longest(steps, steps[1:]):
+        more = _candidates(by_changes[fewest], policies, rounds, facts)
+        found = heapq.nsmallest(_TRIED, itertools.chain(found, more), key=_order)
+        known = [candidate for candidate in found if following is None or candidate.count < following]
+        if working := _working(policies, mine, facts.request, known[tried:]):
+            return working
+        tried = len(known)
+        if tried == _TRIED:
+            break
+    return []
+
+
+def _candidates(
+    listed: Iterable[_Allowing],
+    policies: model.PolicySet,
+    rounds: Mapping[model.Tier, Sequence[tuple[Difference, ...]]],
+    facts: Facts,
+) -> Iterator[_Candidate]:
+    """Every way in which some allows would match, together with every way round what keeps them from deciding."""
     excepted = {exception.name for exception in policies.exceptions}
-    for tier, policy, rule, renewal in _allowing(policies, facts):
+    for tier, policy, rule, renewal in listed:
         for lacks in rule_differences(policies, policy, rule, facts):
             if lacks and rule.id == model.EXCEPTION_RULE and policy in excepted:
                 continue  # an exception is for what it was made for: it is renewed, never widened
@@ -276,10 +314,8 @@ def _candidates(
                     yield _candidate(changes)
 
 
-def _allowing(
-    policies: model.PolicySet, facts: Facts
-) -> Iterator[tuple[model.Tier, str, model.Rule, Difference | None]]:
-    """Every allow with its tier; an exception that has ended comes with its renewal."""
+def _allowing(policies: model.PolicySet, facts: Facts) -> Iterator[_Allowing]:
+    """Every allow."""
     for policy in policies.policies:
         for rule in policy.rules:
             if rule.effect is Effect.ALLOW:

@@ -15,7 +15,8 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Iterator
 
 from mesh.request import Effect
-from policyengine.diagram import Builder, Leaf, TooLarge, leaves
+from policyengine.atoms import TooLarge
+from policyengine.diagram import Builder, Leaf, leaves
 from policyengine.ir import Grant, ServiceForm
 from policyengine.model import TIERS
 from policyengine.regions import Change, Region, regions_of, regions_of_forms, watched_regions

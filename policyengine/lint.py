@@ -240,11 +240,11 @@ def _rule(policies: model.PolicySet, policy: model.Policy, rule: model.Rule) -> 
 def _undeclared(policies: model.PolicySet, rule: model.Rule, facts: Mapping[str, object]) -> Iterator[Diagnostic]:
     """(LM2127) The issuers that a rule names and nothing declares; `issuer` is compared letter by letter.
 
-    A tree that declares none at all may be one whose claims are verified elsewhere, by who asks: it is left alone. What
-    a caller of the AuthZEN API says of people is nobody's token, and who means any token that does not verify names an
-    issuer that nobody is: neither is declared.
+    Where no issuer is declared at all no token verifies, and so it is said as well. What a caller of the AuthZEN API
+    says of people is nobody's token, and who means any token that does not verify names an issuer that nobody is:
+    neither is declared.
     """
-    if not rule.reads_claims or not policies.issuers:
+    if not rule.reads_claims:
         return
     declared = [found.issuer for found in policies.issuers]
     conditions = (rule.when, rule.unless.when if rule.unless is not None else None)

@@ -92,8 +92,7 @@ def _without(policies: PolicySet, apart: Collection[_Place]) -> PolicySet:
 
 def _breadth(row: Row) -> float:
     """How much a row holds; conditions take some of it away, whatever they are."""
-    named = row.when.get("source_in")
-    sources = [str(text) for text in named] if isinstance(named, list) else [row.source]
+    sources = list(row.sources)
     is_any = sources == ["any"]
     callers = Principals(is_any=is_any, patterns=() if is_any else tuple(map(SpiffePattern.parse, sources)))
     operation = Operation(

@@ -206,7 +206,7 @@ class PathTrie(Generic[E]):
     def find(self, path: tuple[str, ...] | None) -> Sequence[Leaf[E]]:  # noqa: C901, PLR0912  a call costs
         """The leaves whose entries match a canonical path; None is an unknown one.
 
-        One way is followed as far as it goes, and what else goes on waits.
+        One way is followed as far as it goes; where several go on, each waits with the rest of the path.
         """
         leaves = [] if self._always is None else [self._always]
         if path is None:
@@ -214,27 +214,30 @@ class PathTrie(Generic[E]):
         node = self._root
         if node is None:
             return leaves
-        waiting: list[tuple[_Node[E], int]] | None = None
-        place, count = 0, len(path)
+        waiting: list[tuple[_Node[E], tuple[str, ...]]] = []
         while True:
-            while place < count:
+            steps = iter(path)
+            for segment in steps:
                 if node.below is not None:
                     leaves.append(node.below)
-                segment = path[place]
-                place += 1
-                following = node.first if segment == node.first_literal else None
-                if following is None and node.literals is not None:
+                if segment == node.first_literal:
+                    following = node.first
+                elif node.literals is None:
+                    following = None
+                else:
                     following = node.literals.get(segment)
                 if node.typed is not None:
+                    rest: tuple[str, ...] | None = None
                     for fits, other in node.typed:
                         if not fits(segment):
                             continue
-                        if following is None:
-                            following = other
-                        elif waiting is None:
-                            waiting = [(other, place)]
-                        else:
-                            waiting.append((other, place))
+                        if following is not None:
+                            rest = tuple(steps) if rest is None else rest
+                            waiting.append((following, rest))
+                        following = other
+                    if rest is not None and following is not None:
+                        waiting.append((following, rest))
+                        break
                 if following is None:
                     break
                 node = following
@@ -243,7 +246,7 @@ class PathTrie(Generic[E]):
                     leaves.append(node.exact)
             if not waiting:
                 return leaves
-            node, place = waiting.pop()
+            node, path = waiting.pop()
 
 
 def _appended(leaf: Leaf[E] | None, entry: E) -> Leaf[E]:

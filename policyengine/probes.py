@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Iterator
 
 from mesh.request import Request
+from policyengine.atoms import TooLarge
 from policyengine.diagram import CONDITIONS, HOST, METHOD, PATH, Builder, Leaf, Tree
 from policyengine.model import PolicySet
 from policyengine.regions import PortAxes, Region, changes_of, regions_of
@@ -23,7 +24,7 @@ _UNDECLARED_PORT = 1
 
 def probes_of(policies: PolicySet, now: dt.datetime, limit: int) -> list[Request]:
     """At most ``limit`` requests; every service and class of callers has its turn before any has its second."""
-    streams = [_requests(region, now) for change in changes_of(PolicySet(), policies) for region in regions_of(change)]
+    streams = [_probes(region, now) for change in changes_of(PolicySet(), policies) for region in regions_of(change)]
     found = [Request(service="", port=1, protocol="tcp", time=now)]
     while streams and len(found) < limit:
         alive = []
@@ -34,6 +35,14 @@ def probes_of(policies: PolicySet, now: dt.datetime, limit: int) -> list[Request
                 alive.append(stream)
         streams = alive
     return found
+
+
+def _probes(region: Region, now: dt.datetime) -> Iterator[Request]:
+    """A region's requests, as far as it can be looked at."""
+    try:
+        yield from _requests(region, now)
+    except TooLarge:
+        return
 
 
 def _requests(region: Region, now: dt.datetime) -> Iterator[Request]:

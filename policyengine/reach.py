@@ -43,17 +43,67 @@ class Reached:
         }
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A way to a service through others, and the access to the first of those."""
+
+    via: tuple[str, ...]
+    access: tuple[Row, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The public JSON object."""
+        return {"via": list(self.via), "access": [row.to_json() for row in self.access]}
+
+
 def who_reaches(
     policies: PolicySet, service: str, callers: Principals, outside: Principals | None, now: dt.datetime
 ) -> tuple[Row, ...]:
-    """All access to a service that callers have; ``outside`` are left out.
+    """All access to a service that callers have by themselves; ``outside`` are left out.
 
     Raises TooLarge.
     """
+    return _access(policies, service, callers, outside, Replayer(policies, policies), now)
+
+
+def _access(
+    policies: PolicySet,
+    service: str,
+    callers: Principals,
+    outside: Principals | None,
+    replayer: Replayer,
+    now: dt.datetime,
+) -> tuple[Row, ...]:
     watched = dataclasses.replace(_watch(callers), unless_callers=outside)
-    replayer = Replayer(policies, policies)
     found = allowed_rows(policies, service, watched, now)
     return tuple(replayer.replayed(row, Effect.ALLOW, Effect.ALLOW) for row in found)
+
+
+def ways_through(
+    policies: PolicySet, service: str, callers: Principals, outside: Principals | None, now: dt.datetime
+) -> tuple[Way, ...]:
+    """The ways of callers to a service through others, which call it with identities of their own.
+
+    ``outside`` are left out as callers, not on the way: whoever asks if anything outside of a group reaches a service
+    means those too that a member of the group lets in. Of the ways through one first service the shortest is named.
+
+    Raises TooLarge.
+    """
+    before: dict[str, set[str]] = {}
+    for caller, called in _graph(policies, now).next.items():
+        for name in called:
+            before.setdefault(name, set()).add(caller)
+    ways: dict[str, tuple[str, ...]] = {service: ()}
+    waiting = [service]
+    for name in waiting:
+        for caller in sorted(before.get(name, ())):
+            if caller not in ways:
+                ways[caller] = (caller, *ways[name])
+                waiting.append(caller)
+    replayer = Replayer(policies, policies)
+    found = (
+        Way(via=ways[name], access=_access(policies, name, callers, outside, replayer, now)) for name in waiting[1:]
+    )
+    return tuple(way for way in found if way.access)
 
 
 def blast_radius(policies: PolicySet, callers: Principals, now: dt.datetime) -> tuple[Reached, ...]:

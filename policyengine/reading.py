@@ -35,6 +35,7 @@ MISSING = object()
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 RULE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}")
+METHOD = re.compile(r"[A-Z0-9._-]+")  # of the characters of a token those that methods are made of
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _HEADER_VALUE = re.compile(r"[\x21-\x2b\x2d-\x7e](?:[\x20-\x2b\x2d-\x7e]*[\x21-\x2b\x2d-\x7e])?")
 _MAX_HINTED, _MAX_HINTS = 64, 500
@@ -244,9 +245,9 @@ class Reader:
         return fields if fields is not None and any(name in fields for name in optional) else None
 
     def method(self, value: object, path: Path) -> str | None:
-        """An HTTP method: a token in upper case, compared exactly."""
+        """An HTTP method in upper case, compared exactly. Tokens such as `*` and `GET|PUT` would be taken for more."""
         text = self.text(value, path)
-        if text is not None and (TOKEN.fullmatch(text) is None or text != text.upper()):
+        if text is not None and METHOD.fullmatch(text) is None:
             self.refuse(path, "LM2017", value=text)
             return None
         return text

@@ -8,7 +8,8 @@ is the business of `policyengine.diagram`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from mesh.request import Effect, Mode, Protocol
 from mesh.spiffe import SpiffePattern
@@ -17,6 +18,7 @@ from policyengine.belief import Beliefs, beliefs_between
 from policyengine.canonical import PathPattern
 from policyengine.circumstances import BEFORE, NO_BELIEFS, Test, conjuncts
 from policyengine.ir import Grant, ServiceForm, normalise
+from policyengine.likeness import UNNUMBERED, Likeness, Likenesses
 from policyengine.model import Conditions, Operation, PolicySet, Principals
 from policyengine.ownership import slices
 
@@ -94,17 +96,23 @@ class Region:
     ``classes`` are all classes of callers of the service; ``callers`` those of the region. ``forms`` are the versions,
     and ``beliefs`` the issuers of whose tokens two versions believe different ones. Of the regions that were cut
     together, those of one ``likeness`` differ in callers and in the names of rules alone: slot by slot their grants do
-    the same under the same conditions.
+    the same under the same conditions; those of one family differ in literals of paths as well. ``cut`` makes
+    the ports.
     """
 
     service: str
     callers: tuple[Callers, ...]
     classes: tuple[Callers, ...]
-    ports: tuple[PortAxes, ...]
+    cut: Callable[[], tuple[PortAxes, ...]]
     forms: tuple[ServiceForm | None, ...]
     spoken: tuple[Spoken, ...]
     beliefs: Beliefs
-    likeness: int = 0
+    likeness: Likeness = UNNUMBERED
+
+    @property
+    def ports(self) -> tuple[PortAxes, ...]:
+        """The classes of requests on each port, cut when they are first asked for."""
+        return self.cut()
 
 
 def changes_of(old: PolicySet, new: PolicySet) -> tuple[Change, ...]:
@@ -256,8 +264,8 @@ def _regions(
     observes = any(form is not None and form.service.mode is Mode.OBSERVE for form in forms)
     is_mixed = len({form.service.path_case for form in forms if form is not None}) > 1
     tests = _Tests(forms, beliefs)
-    likenesses = _Likenesses(focused)
-    cut: dict[int, tuple[PortAxes, ...]] = {}
+    likenesses = Likenesses(focused, keeps_letters=is_mixed)
+    cutter = _Cutter(protocols, focused, is_mixed=is_mixed)
     for (indices, spared), members in grouped.items():
         named = set(spared)
         spoken = tuple(
@@ -274,24 +282,37 @@ def _regions(
         if focused is not None and not (is_mixed or observes or _may_differ(spoken, focused)):
             continue
         likeness = likenesses.of(spoken)
-        if likeness not in cut:
-            speaking = [found.grant for found in spoken]
-            aimed = None if focused is None else [grant for grant in speaking if id(grant) in focused]
-            cut[likeness] = tuple(
-                axes
-                for port in sorted(protocols)
-                if (axes := _axes(port, protocols[port], speaking, aimed, is_mixed=is_mixed)) is not None
-            )
         yield Region(
             service=service,
             callers=tuple(members),
             classes=classes,
-            ports=cut[likeness],
+            cut=functools.partial(cutter.ports, likeness.likeness, spoken),
             forms=forms,
             spoken=spoken,
             beliefs=beliefs,
             likeness=likeness,
         )
+
+
+class _Cutter:
+    """Cuts the ports of regions when they are asked for, those of one likeness once."""
+
+    def __init__(self, protocols: Mapping[int, Protocol], focused: Collection[int] | None, *, is_mixed: bool) -> None:
+        self._protocols, self._focused, self._is_mixed = protocols, focused, is_mixed
+        self._known: dict[int, tuple[PortAxes, ...]] = {}
+
+    def ports(self, likeness: int, spoken: Sequence[Spoken]) -> tuple[PortAxes, ...]:
+        """The classes of requests on every port that something in focus speaks of."""
+        if likeness not in self._known:
+            speaking = [found.grant for found in spoken]
+            focused = self._focused
+            aimed = None if focused is None else [grant for grant in speaking if id(grant) in focused]
+            self._known[likeness] = tuple(
+                axes
+                for port in sorted(self._protocols)
+                if (axes := _axes(port, self._protocols[port], speaking, aimed, is_mixed=self._is_mixed)) is not None
+            )
+        return self._known[likeness]
 
 
 def _is_spared(grant: Grant, *, is_named: bool) -> bool | None:
@@ -323,57 +344,6 @@ def _meet(one: Operation, other: Operation) -> bool:
     if one.paths is None or other.paths is None:
         return True
     return any(paths_overlap(mine, theirs) for mine in one.paths for theirs in other.paths)
-
-
-class _Likenesses:
-    """Numbers what regions speak of, so that equal numbers say the same of other callers by other rules."""
-
-    def __init__(self, focused: Collection[int] | None) -> None:
-        self._focused = focused
-        self._numbers: dict[object, int] = {}
-        self._kinds: dict[int, int] = {}
-
-    def _number(self, key: object) -> int:
-        return self._numbers.setdefault(key, len(self._numbers))
-
-    def of(self, spoken: Sequence[Spoken]) -> int:
-        """The number of grants in their order: of each its version, what it does, and whose name it shares."""
-        names: dict[tuple[str, str], int] = {}
-        return self._number(
-            tuple(
-                (
-                    found.version,
-                    self._kind(found.grant),
-                    found.is_spared,
-                    found.when,
-                    found.unless,
-                    names.setdefault((found.grant.policy, found.grant.rule), len(names)),
-                )
-                for found in spoken
-            )
-        )
-
-    def _kind(self, grant: Grant) -> int:
-        """The number of what a grant does, but for its callers, its name and its tests."""
-        found = self._kinds.get(id(grant))
-        if found is None:
-            unless = grant.unless_callers is not None, grant.unless_when is not None
-            operations = tuple(map(_words, grant.operations))
-            is_aimed = self._focused is not None and id(grant) in self._focused
-            key = ("kind", grant.tier, grant.effect, operations, grant.until, unless, is_aimed)
-            found = self._kinds[id(grant)] = self._number(key)
-        return found
-
-
-def _words(operation: Operation) -> tuple[object, ...]:
-    """An operation as it is written: patterns that are equal may still name their parameters differently."""
-    paths = operation.paths
-    return (
-        operation.ports,
-        operation.methods,
-        operation.hosts,
-        None if paths is None else tuple((path.text, path.ignores_case) for path in paths),
-    )
 
 
 class _Tests:

@@ -15,11 +15,12 @@ from typing import Literal
 
 from mesh.flow import Flow
 from mesh.request import Effect, Request
+from policyengine.atoms import TooLarge
 from policyengine.attributes import identity_of
 from policyengine.canonical import Ambiguous, PathCase, canonical_path
 from policyengine.circumstances import TIME, Stretch, Variable
 from policyengine.decide import Index
-from policyengine.diagram import CONDITIONS, METHOD, PATH, Diagram, Leaf, TooLarge, Tree, build
+from policyengine.diagram import CONDITIONS, METHOD, PATH, Diagram, Leaf, Tree, build
 from policyengine.lookup import method_class, path_class, region_of
 from policyengine.model import PolicySet, Service
 
@@ -36,7 +37,10 @@ class Counted:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FlowChange:
-    """A recorded flow that the change decides differently, with the rules that did and would decide it."""
+    """A recorded flow that the change decides differently, with the rules that did and would decide it.
+
+    Of an uncertain one nobody can say which rules.
+    """
 
     flow: Flow
     outcome: Outcome
@@ -51,7 +55,7 @@ class FlowChange:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Impact:
-    """How many flows stay and change, and the list of those that change."""
+    """How many flows stay and change, and the list of those that do not stay for sure."""
 
     same: int = 0
     newly_allowed: int = 0
@@ -96,7 +100,7 @@ def impact_of(
             seen[key] = sides.outcome(flow, changed)
         outcome, before, after = seen[key]
         counts[outcome] += count
-        if outcome in {"newly_allowed", "newly_denied"}:
+        if outcome != "same":
             known = changes.get(key)
             total = count if known is None else known.count + count
             first = flow if known is None else known.flow

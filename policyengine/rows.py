@@ -2,35 +2,29 @@
 
 Parts are joined into products (callers, ports, methods, paths, hosts, circumstances). A row speaks exactly of its part:
 what a pattern in it holds and the row does not is named under `when` (`source_not_in`, `path_not_in` …; what conditions
-test is in `policyengine.words`). This module decides nothing.
+test is in `policyengine.words`). What a part is in words: `policyengine.products`. This module decides nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import itertools
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from mesh import canonicaljson
 from mesh.clock import format_time
 from mesh.request import Request
-from policyengine.atoms import Callers, is_within
+from policyengine.atoms import Callers
 from policyengine.belief import Belief
-from policyengine.canonical import PathPattern
-from policyengine.cover import Shapes
-from policyengine.diagram import HOST, METHOD, PATH, Leaf, Tree, Verdict
-from policyengine.regions import OTHER, PortAxes, Region
-from policyengine.witness import Cell, Supposed, believed, request_at, supposed
-from policyengine.words import When, whens_of
+from policyengine.diagram import Verdict
+from policyengine.folding import Because, Words, enclosing, folded, sharing
+from policyengine.products import PATH_WORDS, Key, Part, Said, names_in, said_of
+from policyengine.regions import Region
+from policyengine.witness import Supposed, believed, request_at, supposed
 
-A = TypeVar("A", bound=Hashable)
-B = TypeVar("B", bound=Hashable)
-Because = tuple[str, ...]
 MANY = 20
-"""So many rows that differ in their callers alone are read one by one."""
-_DOMAIN = 2  # `spiffe:`, nothing, then the trust domain
+"""So many rows that differ in their callers, and in words about paths, alone are read one by one; so many rows too
+that share one rule among their reasons and name another one each."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +46,16 @@ class Row:
     is_replayed: bool = False
     supposed: Supposed = dataclasses.field(default_factory=dict)
     belief: Belief = "both"
+    beside: tuple[Row, ...] = ()
+    """The other rows that were folded into this one: each has a witness, and it is replayed only if all were."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Whom it names: the source itself, or of the source those that stand under `when`."""
+        named, own = self.when.get("source_in"), self.when.get("by_source")
+        if isinstance(named, list):
+            return tuple(named)
+        return tuple(dict.fromkeys(item["source"] for item in own)) if isinstance(own, list) else (self.source,)
 
     def to_json(self) -> dict[str, object]:
         """The public JSON object."""
@@ -68,19 +72,6 @@ class Row:
         }
 
 
-Operations = dict[tuple[int, int], set[int]]
-"""By method and host, the classes of paths."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Part:
-    """A part of a tree that shares its reasons: by the shape of circumstances, the operations. Regions may share it."""
-
-    axes: PortAxes
-    shapes: Shapes
-    operations: Mapping[int, Operations]
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """A part that a region has, and the reasons there."""
@@ -90,43 +81,23 @@ class Difference:
     part: Part
 
 
-def parts_of(
-    tree: Tree, axes: PortAxes, shapes: Shapes, key: Callable[[Leaf], Hashable]
-) -> dict[Hashable, dict[int, Operations]]:
-    """The parts of a tree by the key of their leaves, each by the shape of circumstances; None is no key.
-
-    Raises TooLarge.
-    """
-    found: dict[Hashable, dict[int, Operations]] = {}
-    paths = frozenset(range(len(axes.paths)))
-    for method, below in _arms(tree, METHOD, range(len(axes.methods))):
-        for host, under in _arms(below, HOST, range(len(axes.hosts))):
-            for classes, conditions in _sets(under, PATH, paths):
-                for own, shape in shapes.parts(conditions, key).items():
-                    operations = found.setdefault(own, {}).setdefault(shape, {})
-                    operations.setdefault((method, host), set()).update(classes)
-    return found
-
-
-def _sets(tree: Tree, dimension: int, every: frozenset[int]) -> Iterable[tuple[frozenset[int], Tree]]:
-    """The arms of a tree in a dimension; a tree that does not ask about it has one."""
-    return ((every, tree),) if isinstance(tree, Leaf) or tree.dimension != dimension else tree.arms
-
-
-def _arms(tree: Tree, dimension: int, every: Iterable[int]) -> Iterable[tuple[int, Tree]]:
-    for classes, below in _sets(tree, dimension, frozenset(every)):
-        for index in sorted(classes):
-            yield index, below
-
-
 @dataclasses.dataclass(slots=True, kw_only=True)
 class _Draft:
     """A row whose callers are still being collected."""
 
     region: Region
     because: Because
-    said: _Said
-    callers: dict[str, tuple[Callers, _Said]]
+    said: Said
+    callers: dict[str, tuple[Callers, Said]]
+
+
+class _Entry(NamedTuple):
+    """A row of one caller: an outermost pattern, and what it leaves out."""
+
+    draft: _Draft
+    said: Said
+    callers: Callers
+    left_out: list[str]
 
 
 def request_to_json(request: Request) -> dict[str, object]:
@@ -166,18 +137,23 @@ def rows_of(differences: Iterable[Difference], now: dt.datetime, *, joins: bool 
 
     1. Per port and reason, parts fall into products of circumstances, hosts, methods and paths.
     2. The same product for several classes of callers is one row per outermost pattern, without what it leaves out.
-    3. With ``joins`` more than MANY of those are one row, which names them under `when`.
+    3. With ``joins`` more than MANY rows that share a rule among their reasons, and name as many others, are one row
+       (a deny that meets a thousand allows): `policyengine.folding`.
+    4. With ``joins`` more than MANY of what is left are one row, which names them under `when`: those of the same
+       words in `source_in`, the others, which differ in words about paths, in `by_source` with words of their own each.
 
     Raises TooLarge.
     """
-    drafts: dict[tuple[str, Because, bytes], _Draft] = {}
-    products: dict[int, list[_Said]] = {}
+    drafts: dict[tuple[str, Because, Key], _Draft] = {}
+    products: dict[int, list[Said]] = {}
     for difference in differences:
         # (1)
         part, region = difference.part, difference.region
         if id(part) not in products:
-            products[id(part)] = [_Said.of(product, part) for product in _products(part)]
-        for said in products[id(part)]:
+            products[id(part)] = said_of(part)
+        names = names_in(part, region)
+        for product in products[id(part)]:
+            said = product.in_words_of(region, names) if names else product
             key = (region.service, difference.because, said.key)
             draft = drafts.get(key)
             if draft is None:
@@ -186,11 +162,26 @@ def rows_of(differences: Iterable[Difference], now: dt.datetime, *, joins: bool 
                 draft.callers.setdefault(callers.name, (callers, said))
     # (2)
     inside: dict[int, dict[str, list[str]]] = {}
-    return tuple(
-        row
+    listed = [
+        entry
         for draft in sorted(drafts.values(), key=lambda item: (item.region.service, *item.said.order))
-        for row in _by_source(draft, _inside(draft, inside), now, joins=joins)
-    )
+        for entry in _entries(draft, _inside(draft, inside))
+    ]
+    # (3)
+    found: list[Row] = []
+    if joins:
+        keys = [(entry.draft.region.service, entry.said.part.axes.port, entry.said.supposes) for entry in listed]
+        shared = sharing(keys, [entry.draft.because for entry in listed], MANY)
+        found = [_folded([_single(listed[place], now) for place in places]) for places in shared]
+        gone = {place for places in shared for place in places}
+        listed = [entry for place, entry in enumerate(listed) if place not in gone]
+    # (4)
+    groups: dict[object, list[_Entry]] = {}
+    for place, entry in enumerate(listed):
+        draft, said = entry.draft, entry.said
+        alike = (draft.region.service, draft.because, said.kind, said.supposes)
+        groups.setdefault(alike if joins and not entry.left_out else place, []).append(entry)
+    return (*found, *(row for group in groups.values() for row in _joined(group, now)))
 
 
 def _inside(draft: _Draft, known: dict[int, dict[str, list[str]]]) -> dict[str, list[str]]:
@@ -204,9 +195,8 @@ def _inside(draft: _Draft, known: dict[int, dict[str, list[str]]]) -> dict[str, 
     return known[id(classes)]
 
 
-def _by_source(draft: _Draft, inside: Mapping[str, list[str]], now: dt.datetime, *, joins: bool) -> Iterable[Row]:
-    """The rows of a draft: one for every outermost pattern, or (step 3 of `rows_of`) for many that are alike."""
-    alike: dict[object, list[tuple[str, Callers, _Said]]] = {}
+def _entries(draft: _Draft, inside: Mapping[str, list[str]]) -> Iterable[_Entry]:
+    """The rows of a draft: one for every outermost pattern (step 2 of `rows_of`)."""
     for name, (callers, said) in sorted(draft.callers.items()):
         if callers.parent in draft.callers:
             continue  # the row of the pattern around it speaks of it too
@@ -218,204 +208,89 @@ def _by_source(draft: _Draft, inside: Mapping[str, list[str]], now: dt.datetime,
                 waiting.extend(inside.get(child, ()))
             else:
                 left_out.append(child)
-        if left_out or not joins:
-            yield _row(draft, said, callers, name, {"source_not_in": sorted(left_out)} if left_out else {}, now)
-        else:
-            alike.setdefault(said.supposes, []).append((name, callers, said))
-    # (3)
-    for members in alike.values():
+        yield _Entry(draft, said, callers, sorted(left_out))
+
+
+def _joined(group: Sequence[_Entry], now: dt.datetime) -> Iterable[Row]:
+    """Rows that differ in callers and in words about paths alone, joined where they are many (step 3 of `rows_of`)."""
+    if group[0].left_out:
+        # one entry: what it leaves out is its own
+        (entry,) = group
+        yield _single(entry, now)
+        return
+    by_words: dict[Key, list[_Entry]] = {}
+    for entry in group:
+        by_words.setdefault(entry.said.key, []).append(entry)
+    few: list[_Entry] = []
+    for members in by_words.values():
         if len(members) > MANY:
-            _, callers, said = members[0]
-            names = [name for name, _, _ in members]
-            yield _row(draft, said, callers, enclosing(names), {"source_in": names}, now)
+            names = sorted(entry.callers.name for entry in members)
+            yield _row(members[0], now, enclosing(names), source_in=names)
         else:
-            for name, callers, said in members:
-                yield _row(draft, said, callers, name, {}, now)
+            few += members
+    if len(few) > MANY:
+        yield _by_source(few, now)
+        return
+    for entry in few:
+        yield _single(entry, now)
 
 
-def _row(draft: _Draft, said: _Said, callers: Callers, source: str, when: When, now: dt.datetime) -> Row:
-    axes, variables = said.part.axes, said.part.shapes.variables
-    token = believed(said.cell, variables)
+def _by_source(members: Sequence[_Entry], now: dt.datetime) -> Row:
+    """One row of many callers, each with what is its own about paths."""
+    first = members[0]
+    own: list[dict[str, object]] = [{"source": entry.callers.name} for entry in members]
+    when = dict(first.said.when)
+    paths = first.said.paths
+    if any(entry.said.paths != paths for entry in members):
+        paths = tuple(sorted({text for entry in members for text in entry.said.paths}))
+        for said, entry in zip(own, members, strict=True):
+            said["paths"] = list(entry.said.paths)
+    for name in PATH_WORDS:
+        if all(entry.said.when.get(name) == when.get(name) for entry in members):
+            continue
+        when.pop(name, None)
+        for said, entry in zip(own, members, strict=True):
+            said.update({name: entry.said.when[name]} if name in entry.said.when else {})
+    own.sort(key=lambda said: str(said["source"]))
+    source = enclosing([entry.callers.name for entry in members])
+    row = _row(first, now, source)
+    return dataclasses.replace(row, paths=paths, when={**when, "by_source": own})
+
+
+def _folded(rows: Sequence[Row]) -> Row:
+    """Rows that one rule causes, as one."""
+    words = folded([Words(row.source, row.methods, row.paths, row.when, row.because) for row in rows])
+    return dataclasses.replace(
+        rows[0],
+        source=words.source,
+        methods=words.methods,
+        paths=words.paths,
+        when=words.when,
+        because=words.because,
+        beside=tuple(rows[1:]),
+    )
+
+
+def _single(entry: _Entry, now: dt.datetime) -> Row:
+    """The row of one caller."""
+    left_out = {"source_not_in": entry.left_out} if entry.left_out else {}
+    return _row(entry, now, entry.callers.name, **left_out)
+
+
+def _row(entry: _Entry, now: dt.datetime, source: str, **more: object) -> Row:
+    draft, said, callers = entry.draft, entry.said, entry.callers
+    variables = said.part.shapes.variables
+    axes, cell = said.placed()
+    token = believed(cell, variables)
     return Row(
         source=source,
         service=draft.region.service,
         port=axes.port,
         methods=said.methods,
         paths=said.paths,
-        when={**said.when, **when},
-        witness=request_at(draft.region.service, axes, said.cell, variables, callers.witness, now),
+        when={**said.when, **more},
+        witness=request_at(draft.region.service, axes, cell, variables, callers.witness, now),
         because=draft.because if token is None else (*draft.because, f"{token[0]}: issuer"),
-        supposed=supposed(said.cell, variables),
+        supposed=supposed(cell, variables),
         belief="both" if token is None else token[1],
     )
-
-
-def enclosing(names: Sequence[str]) -> str:
-    """The narrowest pattern that holds all of some patterns: a subtree, or `any`."""
-    shared: list[str] | None = None
-    for name in names:
-        # of an identity what is above it, of a subtree its root
-        parts = name.removesuffix("/**").split("/") if name.endswith("/**") else name.split("/")[:-1]
-        if shared is None:
-            shared = parts
-        else:
-            same = (one == other for one, other in zip(shared, parts, strict=False))
-            shared = shared[: sum(itertools.takewhile(bool, same))]
-    return "/".join(shared) + "/**" if shared is not None and len(shared) > _DOMAIN else "any"
-
-
-Product = tuple[tuple[str, ...], tuple[str, ...], When, Cell]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Said:
-    """A product of a part in words. Equal keys are equal words; ``supposes`` is what else a row takes from the cell."""
-
-    part: Part
-    methods: tuple[str, ...]
-    paths: tuple[str, ...]
-    when: When
-    cell: Cell
-    key: bytes
-    supposes: object
-
-    @classmethod
-    def of(cls, product: Product, part: Part) -> _Said:
-        """The product, with its key."""
-        methods, paths, when, cell = product
-        variables = part.shapes.variables
-        return cls(
-            part=part,
-            methods=methods,
-            paths=paths,
-            when=when,
-            cell=cell,
-            key=canonicaljson.dumps([part.axes.port, list(methods), list(paths), when]),
-            supposes=(believed(cell, variables), frozenset(supposed(cell, variables).items())),
-        )
-
-    @property
-    def order(self) -> tuple[object, ...]:
-        """Where its rows stand among others of the service."""
-        return self.part.axes.port, self.paths, self.methods
-
-
-def _products(part: Part) -> Iterable[Product]:
-    """Parts as products: by circumstances, then hosts, then methods, then paths."""
-    axes = part.axes
-    for shape, operations in part.operations.items():
-        said = whens_of(part.shapes, shape)
-        by_host: dict[frozenset[tuple[int, frozenset[int]]], set[int]] = {}
-        for host in {host for _, host in operations}:
-            own = frozenset((method, frozenset(paths)) for (method, at), paths in operations.items() if at == host)
-            by_host.setdefault(own, set()).add(host)
-        for pairs, hosts in by_host.items():
-            where = _hosts(axes, frozenset(hosts))
-            for methods, paths in _factored([(method, path) for method, found in pairs for path in found]):
-                named, method_when = _methods(axes, frozenset(axes.methods[method] for method in methods))
-                for texts, path_when, path in _paths(axes, paths):
-                    method = min(methods, key=lambda index: (axes.methods[index] == OTHER, -index))
-                    for when, sample in said:
-                        cell = Cell(method=method, host=min(hosts), path=path, sample=sample)
-                        yield named, texts, {**when, **where, **method_when, **path_when}, cell
-
-
-def _factored(pairs: Collection[tuple[A, B]]) -> Iterable[tuple[frozenset[A], frozenset[B]]]:
-    """Pairs as products: what has the same firsts belongs together."""
-    firsts: dict[B, set[A]] = {}
-    for one, other in pairs:
-        firsts.setdefault(other, set()).add(one)
-    joined: dict[frozenset[A], set[B]] = {}
-    for other, found in firsts.items():
-        joined.setdefault(frozenset(found), set()).add(other)
-    for ones, others in joined.items():
-        yield ones, frozenset(others)
-
-
-def _methods(axes: PortAxes, methods: frozenset[str]) -> tuple[tuple[str, ...], dict[str, object]]:
-    if axes.protocol == "tcp":
-        return (), {}
-    if OTHER not in methods:
-        return tuple(sorted(methods)), {}
-    others = sorted(set(axes.methods) - methods)
-    return (OTHER,), {"method_not_in": others} if others else {}
-
-
-def _hosts(axes: PortAxes, found: frozenset[int]) -> dict[str, object]:
-    """Which hosts: nothing for all; of the names that hold a host, the narrowest says whether it is meant."""
-    if len(found) == len(axes.hosts):
-        return {}
-    named = {axes.hosts[index][0] for index in found}
-    others = {name for name, _ in axes.hosts} - named
-    if OTHER not in named:
-        others = {name for name in others if f"*.{name.partition('.')[2]}" in named}
-    return {"hosts": sorted(named), **({"host_not_in": sorted(others)} if others else {})}
-
-
-def _paths(axes: PortAxes, found: frozenset[int]) -> Iterable[tuple[tuple[str, ...], dict[str, object], int]]:
-    """Classes of paths in the words of patterns, each with one of the classes.
-
-    1. All classes are every path.
-    2. A pattern ALL of whose classes are found stands for them; such patterns share a row.
-    3. What is left is said by its narrowest pattern, without the patterns that would hold a class that is not found.
-    """
-    if axes.protocol == "tcp":
-        yield (), {}, 0
-        return
-    # (1)
-    if axes.focus is None and len(found) == len(axes.paths):
-        yield ("/**",), {}, min(found)
-        return
-    holding = axes.holding
-    candidates = {pattern for index in found for pattern in axes.paths[index][0]}
-    # (2)
-    left: set[int] = set(found)
-    whole: list[int] = []
-    for pattern in sorted(candidates, key=lambda item: (-len(holding[item]), axes.patterns[item].text)):
-        if holding[pattern] <= found and holding[pattern] & left and _is_cut_whole(axes, axes.patterns[pattern]):
-            left -= holding[pattern]
-            whole.append(pattern)
-    # (3)
-    rest: list[tuple[tuple[str, ...], dict[str, object], int]] = []
-    said: set[int] = set()
-    while left:
-        index = min(left)
-        text, when, covered = _leftover(axes, found, index)
-        left -= covered | {index}
-        said |= covered
-        rest.append(((text,), when, index))
-    whole = [pattern for pattern in whole if not holding[pattern] <= said]
-    if whole:
-        yield tuple(sorted(axes.patterns[item].text for item in whole)), {}, min(holding[whole[0]])
-    yield from rest
-
-
-def _leftover(axes: PortAxes, found: frozenset[int], index: int) -> tuple[str, dict[str, object], frozenset[int]]:
-    signature, holding = axes.paths[index][0], axes.holding
-    if signature:
-        narrowest = min(signature, key=lambda item: (len(holding[item]), axes.patterns[item].text))
-        stem, text = axes.patterns[narrowest], axes.patterns[narrowest].text
-        also = [item for item in signature if not is_within(stem, axes.patterns[item])]
-        held = frozenset.intersection(holding[narrowest], *(holding[item] for item in also))
-    else:
-        text, also, held = "/**", [], frozenset(range(len(axes.paths)))
-    missing = held - found
-    without = sorted({item for other in missing for item in axes.paths[other][0]} - signature)
-    for item in without:
-        held = held - holding[item]
-    when: dict[str, object] = {}
-    if also:
-        when["path_also_in"] = sorted(axes.patterns[item].text for item in also)
-    if without:
-        outer = [
-            axes.patterns[item].text
-            for item in without
-            if not any(other != item and is_within(axes.patterns[item], axes.patterns[other]) for other in without)
-        ]
-        when["path_not_in"] = sorted(outer)
-    return text, when, held & found
-
-
-def _is_cut_whole(axes: PortAxes, pattern: PathPattern) -> bool:
-    """Whether all classes of a pattern were cut, not only those that a changed rule reaches."""
-    return axes.focus is None or any(is_within(pattern, other) for other in axes.focus)

@@ -16,7 +16,7 @@ from policyengine import model
 from policyengine.canonical import SEGMENT_TYPES
 from policyengine.issuer import BINDINGS
 from policyengine.loader import API_VERSION
-from policyengine.reading import NAME, RULE_ID
+from policyengine.reading import METHOD, NAME, RULE_ID
 from policyengine.regocheck import RESERVED_ROOTS
 from policyengine.suite import GIVEN_FIELDS
 from policyengine.suitereading import EXPECT_FIELDS
@@ -34,7 +34,9 @@ _LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 # a literal in any spelling, but for what every spelling is refused for; dot segments and outer white space are more
 # than a pattern should say, and are left to the loader
 _LITERAL = r"(?:[^\x00-\x1f\x7f/{}*?;\\#%]|%(?!2[35Ff]|3[Bbf]|3F|5[Cc]|[01][0-9A-Fa-f]|7[Ff])[0-9A-Fa-f]{2})"
-_PLACE = rf"(?:{_LITERAL}+|\{{[A-Za-z_][A-Za-z0-9_]*(?::(?:{'|'.join(SEGMENT_TYPES)}))?\}})"
+# `policyengine.canonical` refuses it in a literal; this is the dialect of schemas
+_REGEX_LIKE = r"(?![^/]*(?:[\[\]^|]|\)[+$]|\+\)|\.\+|[^/]\$(?:/|$)))"
+_PLACE = rf"(?:{_REGEX_LIKE}{_LITERAL}+|\{{[A-Za-z_][A-Za-z0-9_]*(?::(?:{'|'.join(SEGMENT_TYPES)}))?\}})"
 _WORD = "[A-Za-z_][A-Za-z0-9_]*"
 _RULE_PATH = rf"data\.(?!(?:{'|'.join(sorted(RESERVED_ROOTS))})\.){_WORD}(?:\.{_WORD}){{1,7}}"
 _HEADER_CHAR = r"\x21-\x2b\x2d-\x7e"
@@ -88,7 +90,7 @@ def _definitions() -> dict[str, object]:
             {},
             {
                 "ports": _some(_PORT),
-                "methods": _some(_whole(f"[{_TCHARS}A-Z-]+")),
+                "methods": _some(_whole(METHOD.pattern)),
                 "hosts": _some(_whole(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\]")),
                 "paths": _some(_whole(rf"/\*\*|/|(?:/{_PLACE})+(?:/|/\*\*)?")),
             },

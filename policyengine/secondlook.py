@@ -33,10 +33,14 @@ class Replayer:
         self._sides = (_Side(before, "old", olds), _Side(after, "new", news))
 
     def replayed(self, row: Row, before: Effect | None, after: Effect) -> Row:
-        """The row, saying whether its witness was replayed. ``before`` None leaves open what the old version says."""
+        """The row, saying whether its witness was replayed, and those of the rows that were folded into it.
+
+        ``before`` None leaves open what the old version says.
+        """
         is_replayed = all(
-            side.says(request := side.read(row), expected, None)
-            or (bool(row.supposed) and side.says(request, expected, row.supposed))
+            side.says(request := side.read(found), expected, None)
+            or (bool(found.supposed) and side.says(request, expected, found.supposed))
+            for found in (row, *row.beside)
             for side, expected in zip(self._sides, (before, after), strict=True)
         )
         return dataclasses.replace(row, is_replayed=is_replayed)

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from mesh.spiffe import SpiffePattern
-from policyengine.atoms import is_within, paths_overlap, target_of
-from policyengine.canonical import HostPattern, PathPattern, PathSegment
+from policyengine.atoms import is_within, paths_overlap
+from policyengine.canonical import HostPattern, PathPattern, PathSegment, literal_text
 from policyengine.model import Network
 
 T = TypeVar("T")
@@ -329,7 +329,7 @@ def pattern_of(segments: tuple[PathSegment, ...], *, subtree: bool, ignores_case
     words = []
     for place in segments:
         if place.type == "literal":
-            words.append(target_of((place.literal,))[1:].replace("*", "%2A"))
+            words.append(literal_text(place.literal))
         else:
             words.append("{x}" if place.type == "any" else f"{{x:{place.type}}}")
     text = "/" + "/".join(words) if segments else ""

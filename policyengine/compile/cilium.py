@@ -13,6 +13,7 @@ from mesh.spiffe import SpiffePattern, TrustDomain
 from policyengine.canonical import PathPattern, PathSegment
 from policyengine.compile.allowed import Piece
 from policyengine.compile.export import (
+    EXPERIMENTAL,
     Export,
     Findings,
     Place,
@@ -73,7 +74,7 @@ def compile_cilium(policies: PolicySet, domain: TrustDomain) -> Export:
                 {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": metadata, "spec": spec}
             )
         if rows:
-            heading = f"What Limen says about `{service.name}`, for Cilium."
+            heading = f"What Limen says about `{service.name}`, for Cilium. {EXPERIMENTAL}"
             files.append((f"{object_name(service.name)}.yaml", documents(rows, heading, findings.all())))
     return Export(files=tuple(files), findings={name: item.all() for name, item in every.items()})
 

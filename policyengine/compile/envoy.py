@@ -14,12 +14,13 @@ from collections.abc import Iterable
 
 from mesh.request import Effect, Protocol
 from mesh.spiffe import SpiffeId
+from policyengine.atoms import TooLarge
 from policyengine.compile import envoyfiles as files
 from policyengine.compile import sharedyaml
 from policyengine.compile.envoyedge import guarded, refused_callers, refused_requests
 from policyengine.compile.envoymatch import Json, TooManyBranches, TreeMatcher, action, by_caller, is_readable_header
 from policyengine.compile.export import OTHER_CASE, Export, Findings, Workloads, object_name
-from policyengine.diagram import Diagram, TooLarge, build
+from policyengine.diagram import Diagram, build
 from policyengine.ir import Grant, ServiceForm, normalise
 from policyengine.model import Conditions, PolicySet, Service
 from policyengine.reference import DEFAULT_DENY

@@ -26,6 +26,9 @@ from policyengine.model import PolicySet, Service
 REFUSED, STRICTER, NEEDED, UNMAPPED = "LM2510", "LM2511", "LM2512", "LM2513"
 _DNS = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
+EXPERIMENTAL = "Experimental: no export of this kind was ever applied to a system that runs."
+"""Of the exports that are held to models and schemas alone."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:

@@ -15,6 +15,7 @@ from policyengine.canonical import HostPattern, PathPattern
 from policyengine.compile.allowed import Piece
 from policyengine.compile.boxes import Field
 from policyengine.compile.export import (
+    EXPERIMENTAL,
     Export,
     Findings,
     Workloads,
@@ -73,7 +74,7 @@ def compile_istio(policies: PolicySet, domain: TrustDomain, workloads: Workloads
             several = (service.name,) if len(service.identities) == 1 else (service.name, str(place.account))
             rows += _workload(several, str(place.namespace), labels, issuers, allows, denies)
         if rows:
-            heading = f"What Limen says about `{service.name}`, for Istio."
+            heading = f"What Limen says about `{service.name}`, for Istio. {EXPERIMENTAL}"
             files.append((f"{object_name(service.name)}.yaml", documents(rows, heading, findings.all())))
     # (1)
     rows = [_row("AuthorizationPolicy", "limen-default-deny", name, {}) for name in sorted(namespaces)]

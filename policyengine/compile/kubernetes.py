@@ -10,6 +10,7 @@ from __future__ import annotations
 from mesh.spiffe import SpiffeId, SpiffePattern, TrustDomain
 from policyengine.compile.allowed import Piece
 from policyengine.compile.export import (
+    EXPERIMENTAL,
     Export,
     Findings,
     Place,
@@ -58,7 +59,7 @@ def compile_kubernetes(policies: PolicySet, domain: TrustDomain, workloads: Work
                 {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
             )
         if rows:
-            heading = f"What Limen says about connections to `{service.name}`, for Kubernetes."
+            heading = f"What Limen says about connections to `{service.name}`, for Kubernetes. {EXPERIMENTAL}"
             files.append((f"{object_name(service.name)}.yaml", documents(rows, heading, findings.all())))
     return Export(files=tuple(files), findings={name: item.all() for name, item in every.items()})
 

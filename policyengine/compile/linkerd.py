@@ -16,6 +16,7 @@ from policyengine.canonical import PathPattern
 from policyengine.compile.allowed import Piece
 from policyengine.compile.boxes import Box, Unsayable, covers, meet, pattern_of
 from policyengine.compile.export import (
+    EXPERIMENTAL,
     Export,
     Findings,
     Workloads,
@@ -67,7 +68,7 @@ def compile_linkerd(policies: PolicySet, domain: TrustDomain, workloads: Workloa
                 several = (service.name,) if len(service.identities) == 1 else (service.name, str(place.account))
                 rows += _rows(service, _Home(several, str(place.namespace), labels), pieces, domain, findings)
         if rows:
-            heading = f"What Limen says about `{service.name}`, for Linkerd."
+            heading = f"What Limen says about `{service.name}`, for Linkerd. {EXPERIMENTAL}"
             files.append((f"{object_name(service.name)}.yaml", documents(rows, heading, findings.all())))
     return Export(files=tuple(files), findings={name: item.all() for name, item in every.items()})
 

@@ -17,7 +17,7 @@ from policyengine.canonical import HostPattern, PathPattern, PatternError
 from policyengine.compile.boxes import Field, Kind, field_of
 from policyengine.importers.documents import ASSUMED, REFUSED, STRICTER, Document
 from policyengine.model import Network
-from policyengine.reading import TOKEN
+from policyengine.reading import METHOD
 
 T = TypeVar("T")
 _HEADER_VALUE = re.compile(r"[\x21-\x2b\x2d-\x7e](?:[\x20-\x2b\x2d-\x7e]*[\x21-\x2b\x2d-\x7e])?")
@@ -161,7 +161,7 @@ def method(reading: Reading, value: str, widens: bool) -> Meaning[str]:  # noqa:
     """An HTTP method."""
     if value == "*":
         return Meaning(None)
-    if TOKEN.fullmatch(value) is None or "*" in value or value != value.upper():
+    if METHOD.fullmatch(value) is None:
         raise CannotSay("a method is a word in upper case")
     return Meaning((value,))
 

@@ -34,6 +34,8 @@ from policyengine.importers.workloads import DEFAULT_PORT, KINDS, Workload, assu
 
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 
+_EVERY_PORT = (1, 65535)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Peer:
@@ -199,7 +201,7 @@ def _ports(document: Document, nodes: Sequence[Node]) -> tuple[tuple[int, int] |
         if protocol != "TCP":
             document.note(REFUSED, f"ports of {protocol}", "Limen guards TCP", node)
         elif port is None:
-            found.append((1, 65535))
+            found.append(_EVERY_PORT)
         elif isinstance(port.scalar, int):
             last = end.scalar if end is not None and isinstance(end.scalar, int) else port.scalar
             found.append((port.scalar, last))
@@ -295,6 +297,7 @@ def _rule_allows(
     """What an ingress rule lets in."""
     document, name = policy.document, f"{policy.document.name}.{place}"
     numbers = _numbers(called, rule, ports)
+    _note_undeclared(document, rule, called, ports)
     if rule.peers is None:
         document.note(STRICTER, f"rule {name}", "anybody is everybody with an identity")
         return _open(called, world, ports, document, name, Box(), numbers)
@@ -312,6 +315,18 @@ def _rule_allows(
                     box = Box(callers=Field((caller.identity,)))
                     found.append(Said(box=box, id=name, document=document, ports=tuple(sorted(left))))
     return found
+
+
+def _note_undeclared(document: Document, rule: _Rule, called: Workload, ports: Mapping[int, Protocol]) -> None:
+    """Ports that a rule opens and no manifest declares: Kubernetes lets them through, a service has only its own."""
+    for item in rule.ports or ():
+        if isinstance(item, str) or item == _EVERY_PORT:
+            continue
+        first, last = item
+        if sum(first <= port <= last for port in ports) < last - first + 1:
+            what = f"port {first}" if first == last else f"the range of ports {first} to {last}"
+            reason = f"`{called.name}` has only those that a manifest declares: {', '.join(map(str, sorted(ports)))}"
+            document.note(STRICTER, what, reason)
 
 
 def _open(
