@@ -227,7 +227,7 @@ class Direct:
         except (OSError, TimeoutError, UnicodeError):
             rows = []
         addresses = [(str(row[4][0]), self._destination[1]) for row in rows]
-        usable = [address for address in dict.fromkeys(addresses) if _is_elsewhere(address[0])]
+        usable = [address for address in dict.fromkeys(addresses) if is_elsewhere(address[0])]
         await self._reach(held, usable, exempt, hello, name)
 
     async def _reach(
@@ -336,6 +336,9 @@ def _allowed(exempt: Exempt, snapshot: str) -> Decision:
     )  # fmt: skip
 
 
-def _is_elsewhere(address: str) -> bool:
+def is_elsewhere(address: str) -> bool:
+    """Whether an address that a name was found at is neither this host's loopback nor of its link, nor everybody's."""
     found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped  # the kernel connects to that one
     return not (found.is_loopback or found.is_link_local or found.is_unspecified or found.is_multicast)

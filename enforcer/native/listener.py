@@ -198,7 +198,7 @@ class Inbound:
         stream = SecureStream(
             identity.server,
             server_side=True,
-            verify=identity.admit,
+            verify=functools.partial(self._workload.admit, identity),
             recall=identity.recall,
             secured=self._secured,
             refused=self._refused,

@@ -154,6 +154,8 @@ class Reach:
         )
         try:
             _, peer = await verified
+            if era != self._era:  # what vouched for it when the handshake began may not now
+                peer = self._verify(self._workload.require_identity(), stream.chain)
         except BaseException:
             stream.abort()
             raise

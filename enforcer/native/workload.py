@@ -181,6 +181,16 @@ class Workload:
             raise Invalid("LM3012")
         return self.identity
 
+    def admit(self, begun: Identity, chain: Chain) -> VerifiedSvid:
+        """Say who presented a chain in a handshake that began under an identity.
+
+        What a caller may hold open for as long as a handshake takes, so that the bundles of this moment decide too:
+        those of the beginning may vouch for somebody who has been revoked meanwhile.
+        Raises Invalid: LM3012, or SvidError with the rule that the chain breaks.
+        """
+        peer = begun.admit(chain)
+        return peer if begun is self.identity else self.require_identity().verify(chain)
+
     def start(self, work: Coroutine[object, object, None], broken: Callable[[], None] | None = None) -> None:
         """Run something beside everything else. What fails in it ends it alone; ``broken`` closes what waits for it."""
         self._tasks.create_task(_contained(work, broken))

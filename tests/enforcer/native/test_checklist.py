@@ -275,28 +275,73 @@ def test_a_bundle_without_the_callers_authority_ends_what_there_was_and_what_wou
     make_place: Callable[..., Place], corp: Realm, evil: Realm, resumes: bool
 ) -> None:
     place = make_place(ALLOW_WEB)
+    context = client_context(place.web, {corp.trust_domain: corp.bundle})
+
+    def get(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None]:
+        raw = socket.create_connection(("127.0.0.1", place.port), PATIENCE_S)
+        with context.wrap_socket(raw, session=session) as sock:
+            sock.sendall(REQUEST)
+            data = sock.recv(65536)
+            assert sock.session_reused is (session is not None)
+            return data, sock.session
+
+    assert get(None)[0].startswith(b"HTTP/1.1 200 ")
+    data, session = get(get(None)[1])  # what is resumed here works until the bundle changes
+    assert data.startswith(b"HTTP/1.1 200 ")
     with place.open() as live:
         live.sendall(REQUEST)
         assert read_response(live)[0] == 200
-        session = live.session
         place.agent.send({**identity_message(corp.svid(DB), evil.bundle), "trust": 2})
         assert read_all(live) == b""
-    if not resumes:
-        assert place.from_stranger(place.web) == b""
-        return
-    context = client_context(place.web, {corp.trust_domain: corp.bundle})
+    raw = socket.create_connection(("127.0.0.1", place.port), PATIENCE_S)
     data = b""
-    try:
-        usable = session if session is not None and session.has_ticket else None
-        with (
-            socket.create_connection(("127.0.0.1", place.port), PATIENCE_S) as raw,
-            context.wrap_socket(raw, session=usable) as sock,
-        ):
-            sock.sendall(REQUEST)
-            data = read_all(sock)
-    except (OSError, ValueError):
-        pass
+    with contextlib.suppress(OSError), context.wrap_socket(raw, session=session if resumes else None) as sock:
+        sock.sendall(REQUEST)
+        data = read_all(sock)
     assert data == b""
+
+
+@pytest.mark.parametrize(
+    ("begun", "how"),
+    [
+        pytest.param(False, "bundle", id="S-14-connected-before-the-authority-went"),
+        pytest.param(True, "bundle", id="S-14-handshake-begun-before-the-authority-went"),
+        pytest.param(False, "revoked", id="S-14-connected-before-it-was-revoked"),
+        pytest.param(True, "revoked", id="S-14-handshake-begun-before-it-was-revoked"),
+    ],
+)
+def test_a_handshake_that_was_held_open_over_a_revocation_opens_nothing(
+    make_place: Callable[..., Place], corp: Realm, evil: Realm, begun: bool, how: str
+) -> None:
+    place = make_place(ALLOW_WEB)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = client_context(place.web, {corp.trust_domain: corp.bundle}).wrap_bio(incoming, outgoing)
+    before = len(place.app.requests)
+    with socket.create_connection(("127.0.0.1", place.port), PATIENCE_S) as raw:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+        hello = outgoing.read()
+        if begun:
+            raw.sendall(hello)
+            incoming.write(raw.recv(65536))
+        else:
+            with place.open() as other:  # whoever connects later is served: the first one has been accepted
+                other.sendall(REQUEST)
+                assert read_response(other)[0] == 200
+            before += 1
+        bundle = corp.revoking(place.web) if how == "revoked" else evil.bundle
+        place.agent.send({**identity_message(corp.svid(DB), bundle), "trust": 2})
+        place.agent.wait("trusts", lambda found: found["trust"] == 2)
+        with contextlib.suppress(OSError):
+            if not begun:
+                raw.sendall(hello)
+                incoming.write(raw.recv(65536))
+            tls.do_handshake()
+            tls.write(REQUEST)
+            raw.sendall(outgoing.read())
+        incoming.write(read_all(raw))
+    assert place.agent.record(caller=None, decision="deny")["code"] == {"bundle": "LM1018", "revoked": "LM1034"}[how]
+    assert len(place.app.requests) == before
 
 
 @pytest.mark.parametrize("words", [pytest.param((b"PRIVATE KEY", b"PRIVATE"), id="S-15-key-in-memory-alone")])

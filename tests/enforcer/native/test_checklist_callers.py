@@ -209,6 +209,7 @@ def test_a_revoked_caller_loses_the_next_request_and_its_streams(http: Place, tc
         else:
             sock.sendall(b"x")
             assert sock.recv(1) == b"x"
+            sock.settimeout(5)  # no longer than this may a stream outlive its rule; silence is an error
             place.rules(rule, deny(WEB))
             assert read_all(sock) == b""
     assert eventually(lambda: bool(place.agent.records(caller=WEB, decision="deny")))
@@ -222,12 +223,14 @@ def test_a_session_of_before_opens_nothing(http: Place, corp: Realm, who: str) -
         sock.sendall(REQUEST)
         assert read_response(sock)[0] == 200
         session = sock.session
+    assert session is not None
+    assert session.has_ticket  # else nothing could be resumed, and nothing is shown
     http.rules(allow(OPS))
-    usable = session if session is not None and session.has_ticket else None
     with (
         socket.create_connection(("127.0.0.1", http.port), PATIENCE_S) as raw,
-        context.wrap_socket(raw, session=usable) as sock,
+        context.wrap_socket(raw, session=session) as sock,
     ):
+        assert not sock.session_reused
         sock.sendall(REQUEST)
         assert read_response(sock)[0] == 403
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from enforcer.native import wire
-from enforcer.native.intercept import original_destination
+from enforcer.native.intercept import is_elsewhere, original_destination
 from tests.enforcer.native.harness import ALLOW_WEB, DB, HOST, WEB, Agent, Realm, policies, read_all, read_response
 from tests.enforcer.native.test_clienthello import made, named
 from tests.enforcer.test_guard import needs_root, netns  # noqa: F401  netns is a fixture
@@ -50,6 +50,27 @@ def test_a_connection_that_was_not_redirected_has_no_other_destination() -> None
         accepted, _ = server.accept()
         with accepted:
             assert original_destination(accepted.fileno()) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("192.0.2.7", True), ("2001:db8::7", True), ("::ffff:192.0.2.7", True),
+        ("127.0.0.1", False), ("::1", False), ("0.0.0.0", False), ("169.254.169.254", False), ("fe80::1%1", False),
+        ("::ffff:127.0.0.1", False), ("::ffff:0.0.0.0", False), ("::ffff:169.254.169.254", False),
+    ],
+)  # fmt: skip
+def test_a_name_leads_neither_to_this_host_nor_to_its_link_however_that_is_written(
+    address: str, expected: bool
+) -> None:
+    assert is_elsewhere(address) is expected
+
+
+def test_an_ipv4_address_in_the_form_of_ipv6_is_connected_to_as_it_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("::ffff:127.0.0.1", port)) as sock:
+            assert sock.getpeername()[0] == "::ffff:127.0.0.1"
 
 
 @needs_root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import pathlib
 import socket
@@ -13,7 +14,7 @@ import pytest
 
 from enforcer.native.workload import SESSION_SECONDS, Identity, Session
 from mesh.clock import ManualClock, SystemClock
-from mesh.tls import client_context, leaf, peer_chain
+from mesh.tls import client_context, leaf, peer_chain, server_context
 from mesh.x509svid import X509Svid
 from tests.enforcer.native.harness import (
     ALLOW_WEB_TCP,
@@ -135,6 +136,34 @@ def test_a_server_that_resumes_is_still_of_the_called_service(sidecars: Make, co
         sock.sendall(b"x")
         assert read_all(sock) == b""
     server.close()
+
+
+@pytest.mark.parametrize("what", ["bundle", "revoked"])
+def test_a_server_that_holds_its_handshake_open_until_it_is_not_vouched_for_hears_nothing(
+    sidecars: Make, corp: Realm, evil: Realm, what: str
+) -> None:
+    svid = corp.svid(DB)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE_S)
+        client: Agent = sidecars(
+            corp.svid(WEB), corp.bundle, outbound=({"local_port": 0, "service": "db", "port": None},)
+        )
+        port = listener.getsockname()[1]
+        client.policy(policies(ALLOW_WEB_TCP, port=port, protocol="tcp"))
+        client.send({"type": "endpoints", "endpoints": [{"spiffe_id": DB, "address": "127.0.0.1", "port": port}]})
+        with socket.create_connection(("127.0.0.1", outbound_port(client)), PATIENCE_S) as program:
+            program.sendall(b"secret")
+            raw, _ = listener.accept()
+            raw.settimeout(PATIENCE_S)
+            bundle = corp.revoking(svid) if what == "revoked" else evil.bundle
+            client.send({**identity_message(corp.svid(WEB), bundle), "trust": 2})
+            client.wait("trusts", lambda found: found["trust"] == 2)
+            heard = b""
+            context = server_context(svid, {corp.trust_domain: corp.bundle})
+            with contextlib.suppress(OSError), context.wrap_socket(raw, server_side=True) as secure:
+                heard = read_all(secure)
+            raw.close()
+            assert heard == b""
 
 
 # -- the called side
