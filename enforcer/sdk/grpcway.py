@@ -96,6 +96,8 @@ class Way:
                 await self._reach(reader, writer)
         except OSError as err:
             log.warning("a connection to %s ended: %s", self._service, err)
+        except asyncio.CancelledError:
+            pass  # the program ends; asyncio 3.11 would tell of it as of an error that nobody looked at
         finally:
             self._open.discard(writer)
             writer.transport.abort()

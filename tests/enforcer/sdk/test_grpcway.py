@@ -152,3 +152,24 @@ def test_nothing_is_left_behind(limens: Make, apps: Any) -> None:
     with socket.socket(socket.AF_UNIX) as sock, pytest.raises(ConnectionRefusedError):
         sock.connect(f"\0{name}")
     assert web._watchers == []
+
+
+def test_a_program_that_ends_while_connections_are_open_says_nothing_of_errors(
+    limens: Make, apps: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    web, _ = limens(WEB, policies(ALLOW_WEB), ((DB, apps(DB).port),))
+
+    async def main() -> None:
+        async with asyncio.timeout(60), Way(web, "db", None) as address:
+            reader, writer = await asyncio.open_unix_connection("\0" + address.removeprefix("unix-abstract:"))
+            writer.write(b"word")
+            assert await reader.read(100) == b"word"
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            assert others
+            for task in others:  # as asyncio.run does when a program is over
+                task.cancel()
+            await asyncio.wait(others)
+            writer.transport.abort()
+
+    asyncio.run(main())
+    assert caplog.records == []
