@@ -201,8 +201,10 @@ def _tokens(source: str) -> Iterator[tuple[int, str]]:
         line += found.group().count("\n")
 
 
-def check_plan(plan: Mapping[str, object], entrypoints: Iterable[str] = ()) -> Iterator[str]:
-    """What a compiled program may not do.
+def check_plan(
+    plan: Mapping[str, object], entrypoints: Iterable[str] = (), modules: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """What a compiled program may not do; with the modules it was made of, where they say it.
 
     1. It calls allowed built-in functions only, those in functions that nothing calls among them.
     2. It replaces nothing (`with`) and reads no data that is not a rule.
@@ -218,7 +220,7 @@ def check_plan(plan: Mapping[str, object], entrypoints: Iterable[str] = ()) -> I
         calls[name] = {_text(stmt, "func") for kind, stmt in _statements(body) if kind == "CallStmt"}
     called = {name for found in calls.values() for name in found} - set(functions)
     for name in sorted((names | called) - ALLOWED_BUILTINS):
-        yield f"the function `{name}` is not allowed"
+        yield f"{_place_of(name, modules or {})}the function `{name}` is not allowed"
     # (2)
     for body in functions.values():
         kinds = [(kind, stmt) for kind, stmt in _statements(body)]
@@ -235,6 +237,17 @@ def check_plan(plan: Mapping[str, object], entrypoints: Iterable[str] = ()) -> I
     rules = {name.partition(".")[2] for name in functions}
     wanted = {f"data.{point.replace('/', '.')}" for point in entrypoints}
     yield from (f"there is no rule `{name}`" for name in sorted(wanted - rules))
+
+
+def _place_of(name: str, modules: Mapping[str, str]) -> str:
+    """`shop.rego:3: `, where modules first spell a function's name; empty where none does, as for an operator."""
+    spelt = [token for _, token in _tokens(name)]
+    for path, source in sorted(modules.items()):
+        tokens = list(_tokens(source))
+        for at, (line, _) in enumerate(tokens):
+            if [token for _, token in tokens[at : at + len(spelt)]] == spelt:
+                return f"{path}:{line}: "
+    return ""
 
 
 def _functions(plan: Mapping[str, object]) -> dict[str, object]:

@@ -14,6 +14,7 @@ import ctypes
 import json
 import os
 import pathlib
+import re
 import resource
 import signal
 import tempfile
@@ -27,6 +28,7 @@ from policyengine.regocheck import check_plan
 MAX_MESSAGE_BYTES = 128 << 20
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
+_ERROR = re.compile(r"\(error \d+:(?P<name>[^|]*)\|(?P<offset>\d+)\|\d+\s*\(errormsg \d+:(?P<said>[^)]*)\)")
 Json = dict[str, object]
 
 
@@ -53,7 +55,7 @@ class Engine:
             with tempfile.TemporaryDirectory() as folder:
                 interpreter.save_bundle(folder, bundle)
                 plan = json.loads((pathlib.Path(folder) / "plan.json").read_text("utf-8"))
-            refused = sorted(set(check_plan(plan, entrypoints)))
+            refused = sorted(set(check_plan(plan, entrypoints, modules)))
         if not refused:
             self._interpreter, self._bundle = interpreter, bundle
         return {"refused": refused}
@@ -72,14 +74,16 @@ class Engine:
 
 def answer(engine: Engine, message: Mapping[str, object]) -> Json:
     """Answer one message; what the engine raises is an answer too."""
+    modules: dict[str, str] = {}
     try:
         if "load" in message:
             load = message["load"]
             assert isinstance(load, dict)
+            modules = load.get("modules", {})
             return engine.load(load)
         return engine.ask(str(message["ask"]), message["input"])
     except (regopy.RegoError, ValueError, KeyError, AssertionError, MemoryError) as err:
-        return {"error": _first_line(err)}
+        return {"error": _told(err, modules)}
 
 
 def _text(value: object) -> str:
@@ -91,11 +95,17 @@ def _text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _first_line(err: Exception) -> str:
-    """What people can read of an engine's error: its messages stand in `errormsg`."""
+def _told(err: Exception, modules: Mapping[str, str]) -> str:
+    """What people can read of an engine's error: each message once, with its place, `shop.rego:3:8: ...`."""
     text = str(err)
-    messages = [part.partition(")")[0].partition(":")[2] for part in text.split("(errormsg ")[1:]]
-    return "; ".join(dict.fromkeys(messages))[:1000] or text[:200] or type(err).__name__
+    said: dict[str, str] = {}
+    for found in _ERROR.finditer(text):
+        name, source = found["name"], modules.get(found["name"])
+        # offsets count bytes
+        before = "" if source is None else source.encode()[: int(found["offset"])].decode("utf-8", "replace")
+        place = f"{name}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}: " if source else ""
+        said.setdefault(found["said"], place)
+    return "; ".join(place + message for message, place in said.items())[:1000] or text[:200] or type(err).__name__
 
 
 def confine() -> None:

@@ -107,6 +107,15 @@ def test_refused_plan(engine: Engine, body: str, reason: str) -> None:
     assert any(reason in found for found in plan_reasons(engine, body))
 
 
+def test_a_refused_function_is_said_with_the_first_place_that_spells_it() -> None:
+    plan = {"static": {"builtin_funcs": [{"name": "http.send"}, {"name": "internal.print"}]}}
+    modules = {"b.rego": "package b\nx if http.send({})", "a.rego": '# http.send\npackage a\n\ny := "http.send"'}
+    assert list(check_plan(plan, modules=modules)) == [
+        "b.rego:2: the function `http.send` is not allowed",
+        "the function `internal.print` is not allowed",
+    ]
+
+
 def test_a_plan_of_an_unknown_form_calls_nothing() -> None:
     assert list(check_plan({})) == []
 
