@@ -72,7 +72,11 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(cast("asyncio.Transport", transport))
 
     def on_headers_complete(self) -> None:
-        """A request came; httptools calls this."""
+        """A request came; httptools calls this.
+
+        The head is what has come by now: uvicorn adds trailers to the same list, whenever the program has not run yet.
+        """
+        self.scope["headers"] = [*self.headers]
         super().on_headers_complete()
         cycle = self._latest()
         if self.is_ending and cycle is not None:

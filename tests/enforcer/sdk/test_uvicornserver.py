@@ -88,6 +88,28 @@ def test_a_revoked_caller_loses_the_next_request_on_its_kept_connection_and_no_o
         assert read_response(again)[0] == 0
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_trailer_is_no_header_though_it_comes_with_its_head(
+    limens: Make, corp: Realm, serving: Any, loop: str
+) -> None:
+    rule: dict[str, object] = {
+        "id": "role",
+        "effect": "allow",
+        "from": [WEB],
+        "when": {"headers": {"x-role": ["user"]}},
+    }
+    limen, _ = limens(DB, policies(rule))
+    served = serving(limen, loop)
+    head = REQUEST.replace(b"GET", b"POST") + b"Transfer-Encoding: chunked\r\nTrailer: x-role\r\n"
+    with connect(served.port, corp.svid(WEB), corp.bundle) as sock:
+        for trailer, status in ((b"x-role: user\r\n", 403), (b"", 403)):
+            sock.sendall(head + b"\r\n0\r\n" + trailer + b"\r\n")
+            assert read_response(sock)[0] == status
+        # one that would be refused as a second header means nothing behind the body
+        sock.sendall(head + b"x-role: user\r\n\r\n0\r\nx-role: admin\r\nHost: evil.test\r\n\r\n")
+        assert read_response(sock)[0] == 200
+
+
 def test_what_is_served_is_counted_for_prometheus(limens: Make, corp: Realm, serving: Any) -> None:
     limen, teller = limens(DB, policies(ALLOW_WEB))
     served = serving(limen)
