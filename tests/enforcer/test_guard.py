@@ -129,7 +129,12 @@ def test_after_removal_nothing_is_left_and_removing_again_is_no_error() -> None:
 
 @needs_root
 @needs("unshare", "nsenter")
-def test_from_another_host_nothing_reaches_the_application() -> None:
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [("10.78.0.1/24", "10.78.0.2/24"), ("fd78::1/64", "fd78::2/64")],
+    ids=["ipv4", "ipv6"],
+)
+def test_from_another_host_nothing_reaches_the_application(here: str, there: str) -> None:
     with subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdin is not None
         assert other.stdout is not None
@@ -139,17 +144,18 @@ def test_from_another_host_nothing_reaches_the_application() -> None:
         inside = ["nsenter", "-t", str(other.pid), "-n"]
         for command in (
             ["ip", "link", "add", "here", "type", "veth", "peer", "name", "there", "netns", str(other.pid)],
-            ["ip", "addr", "add", "10.78.0.1/24", "dev", "here"],
+            ["ip", "addr", "add", here, "dev", "here", *(["nodad"] if ":" in here else [])],
             ["ip", "link", "set", "here", "up"],
-            [*inside, "ip", "addr", "add", "10.78.0.2/24", "dev", "there"],
+            [*inside, "ip", "addr", "add", there, "dev", "there", *(["nodad"] if ":" in there else [])],
             [*inside, "ip", "link", "set", "there", "up"],
         ):
             subprocess.run(command, check=True)
-        address = ("10.78.0.1", ITEM.app_port)
-        program = "import os, socket, sys; s = socket.socket(); s.settimeout(int(sys.argv[1])); "
+        address = (here.partition("/")[0], ITEM.app_port)
+        family = socket.AF_INET6 if ":" in here else socket.AF_INET
+        program = f"import os, socket, sys; s = socket.socket({int(family)}); s.settimeout(int(sys.argv[1])); "
         program += f"os._exit(s.connect_ex({address}))"
         call = [*inside, sys.executable, "-S", "-c", program]
-        with socket.create_server(address):
+        with socket.create_server(address, family=family):
             assert subprocess.run([*call, "60"], check=False).returncode == 0
             guard.apply("limen_test", [ITEM])
             # dropped, not refused: nobody answers
