@@ -1,4 +1,4 @@
-"""The agent's own numbers for Prometheus: its clock against the server's, and when its SVID ends.
+"""The agent's own numbers for Prometheus: its clock against the server's, when its SVID ends, what it refused.
 
 They are served by an agent alone: a server has no such clock, and a moment of 0 would cry that it has passed.
 """
@@ -29,6 +29,11 @@ ADMISSIONS = Counter(
     ["way", "outcome"],
     registry=None,
 )
+REFUSED = Gauge(
+    "limen_agent_refused_releases",
+    "Releases and candidates refused since the last release was applied, ten at most: the last good one holds.",
+    registry=None,
+)
 SPANS = Counter(
     "limen_agent_spans_total",
     "Spans of requests by what became of them: exported, failed, dropped for want of room.",
@@ -46,7 +51,7 @@ def publish(*more: Collector) -> None:
     """Serve the numbers from now on, in this process, and what else its agent counts."""
     if not _published:
         _published.append(True)
-        for found in (CLOCK_SKEW, NODE_SVID_EXPIRY, SVID_EXPIRY, ADMISSIONS, SPANS):
+        for found in (CLOCK_SKEW, NODE_SVID_EXPIRY, SVID_EXPIRY, ADMISSIONS, REFUSED, SPANS):
             REGISTRY.register(found)
         for collector in more:
             REGISTRY.register(collector)

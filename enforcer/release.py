@@ -7,6 +7,7 @@ import json
 import pathlib
 
 from enforcer import nodestate
+from enforcer.agentmetrics import REFUSED
 from enforcer.nodestate import NodeState
 from mesh.problems import Problem
 from mesh.wrapping import WrappingKey
@@ -63,7 +64,7 @@ class Releases:
                 heard=self._heard,
             )
         except Problem as problem:
-            self.refusals = [(problem.code, str(problem)), *self.refusals][:10]
+            self._refuse(problem)
             return False
         # (3)
         nodestate.save_snapshot(self._folder, proposed.hash, content)
@@ -74,6 +75,7 @@ class Releases:
         nodestate.forget_snapshots(self._folder, proposed.hash)
         # (4)
         self.active, self.refusals = proposed, []
+        REFUSED.set(0)
         return True
 
     def take_candidate(self, content: bytes) -> None:
@@ -82,7 +84,11 @@ class Releases:
             self.candidate = Snapshot.from_bytes(content) if content else None
         except Problem as problem:
             self.candidate = None
-            self.refusals = [(problem.code, str(problem)), *self.refusals][:10]
+            self._refuse(problem)
+
+    def _refuse(self, problem: Problem) -> None:
+        self.refusals = [(problem.code, str(problem)), *self.refusals][:10]
+        REFUSED.set(len(self.refusals))
 
     def policies(self) -> tuple[PolicySet | None, PolicySet | None]:
         """The policies that decide, and those that are decided beside them."""

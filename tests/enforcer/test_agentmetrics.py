@@ -14,6 +14,7 @@ def test_the_numbers_have_their_public_names() -> None:
     assert "limen_agent_clock_skew_seconds -3.0" in text
     assert "limen_agent_node_svid_expiry_timestamp_seconds" in text
     assert "limen_agent_svid_expiry_timestamp_seconds" in text
+    assert "limen_agent_refused_releases" in text
 
 
 def test_a_server_does_not_serve_an_agents_numbers() -> None:

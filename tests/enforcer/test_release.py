@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from enforcer import nodestate
+from enforcer.agentmetrics import REFUSED
 from enforcer.nodestate import NodeState
 from enforcer.release import Releases
 from mesh.problems import Invalid
@@ -41,6 +42,11 @@ def take(releases: Releases, world: World, since: int) -> list[bool]:
     state = world.app.state(since)
     now = world.clock.now()
     return [releases.take(activation, content, state.reviewers, now) for activation, content in state.releases]
+
+
+def told() -> float:
+    """What Prometheus hears of refused releases."""
+    return next(iter(next(iter(REFUSED.collect())).samples)).value
 
 
 def test_signed_releases_are_applied_in_order_and_survive_a_restart(world: World, folder: pathlib.Path) -> None:
@@ -156,12 +162,15 @@ def test_a_changed_release_is_refused_and_the_last_good_one_stays(
     world.publish(TREE.replace("GET", "POST"))
     state = world.app.state(1)
     activation, content = state.releases[0]
+    assert told() == 0
     assert not releases.take(change(activation), content, state.reviewers, world.clock.now())
     assert releases.refusals[0][0] == code
+    assert told() == 1
     assert releases.active is not None
     assert (releases.epoch, releases.active.hash) == (1, good)
     # refused for what was changed alone: as it was signed it is taken
     assert releases.take(activation, content, state.reviewers, world.clock.now())
+    assert told() == 0
 
 
 def test_an_old_release_under_a_new_number_is_refused(world: World, folder: pathlib.Path) -> None:
