@@ -31,13 +31,18 @@ MAX_KINDS = 20_000
 """So many kinds of one source are told apart."""
 MAX_FAILED_KINDS = 1_000
 """So many kinds of one source that were never answered well are told apart."""
+MAX_USES = 100_000
+"""So many replicas of one source are told apart, those of each of its kinds counted; a kind's first one always is."""
 MAX_STRANGERS = 10_000
 """So many addresses without an identity are told apart as sources."""
 MAX_SAMPLES = 3
 MAX_TRIED = 64
 """So many different paths of one kind are counted that failed."""
 BEYOND = "(beyond)"
-"""The path of what a source did beyond its share: no rule allows it, so it counts against every bound."""
+"""The path of what a source did beyond its share: no rule allows it, so it counts against every bound.
+
+The replicas beyond its share are one replica of this name.
+"""
 _REMEMBERED = 200_000
 _PROBES = frozenset({400, 401, 403, 404, 405, 410, 414, 501})
 
@@ -173,6 +178,7 @@ class History:
         self._remembered = 0
         self._shapes: dict[tuple[str | None, str], tuple[str, tuple[str, ...]]] = {}
         self._shares: dict[str, list[int]] = {}
+        self._uses: dict[str, int] = {}
         self._strangers: set[str] = set()
 
     def add(self, flows: Iterable[Flow]) -> None:
@@ -184,6 +190,7 @@ class History:
         """Put back a kind that was folded in an earlier run."""
         self.kinds[kind.key] = kind
         kind.cut = self._cut(kind.open_start)
+        self._uses[kind.source] = self._uses.get(kind.source, 0) + len(kind.replicas)
         if kind.shape != BEYOND:
             self._shares.setdefault(kind.source, [0, 0])[kind.good > 0] += 1
         if not kind.has_source:
@@ -307,9 +314,7 @@ class History:
         kind = self._kind(place, shape, path)
         if place.good and flow.sensor is not None:
             kind.sensors.add(flow.sensor)
-        uses = kind.replicas.get(flow.replica or "")
-        if uses is None:
-            uses = kind.replicas.setdefault(flow.replica or "", Uses())
+        uses = kind.replicas.get(flow.replica or "") or self._new_uses(kind, flow.replica or "")
         self._remembered += 1
         if self._remembered > _REMEMBERED:
             for other in self._places.values():
@@ -317,6 +322,16 @@ class History:
             self._remembered = len(self._places)
         place.known[shape] = kind, uses
         return kind, uses
+
+    def _new_uses(self, kind: Kind, replica: str) -> Uses:
+        """The part of a replica that was not seen with a kind yet, within the share of its source."""
+        count = self._uses.get(kind.source, 0)
+        name = BEYOND if kind.replicas and count >= MAX_USES else replica
+        found = kind.replicas.get(name)
+        if found is None:
+            found = kind.replicas[name] = Uses()
+            self._uses[kind.source] = count + 1
+        return found
 
     def _kind(self, place: Place, shape: str, path: str | None) -> Kind:
         flow = place.flow

@@ -177,7 +177,7 @@ def assess(
         blind_spots=_blind_spots(sensors),
         unattributed=history.unattributed,
         total=measure(together(tallies.values()), history.last, restart=last_restart, looks=watch.looks),
-        open=_general_items(history, watch, services),
+        open=(*_seen_by_one(sensors), *_general_items(history, watch, services)),
         edges_in_all=_chapman(sensors),
         egress=_egress(history, lesson),
         strangers=_strangers(history),
@@ -272,6 +272,16 @@ def _blind_spots(sensors: Mapping[str, set[Edge]]) -> tuple[dict[str, object], .
                 }
             )
     return tuple(found)
+
+
+def _seen_by_one(sensors: Mapping[str, set[Edge]]) -> tuple[str, ...]:
+    """The open item about edges that one kind of sensor alone saw; none where only one watched."""
+    seen = set().union(*sensors.values())
+    alone = sum(1 for edge in seen if sum(edge in edges for edges in sensors.values()) == 1)
+    in_all = _chapman(sensors)
+    if in_all is None or not alone:
+        return ()
+    return (f"{alone} of {len(seen)} edges were seen by one kind of sensor alone: about {in_all:.1f} in all (Chapman)",)
 
 
 def _chapman(sensors: Mapping[str, set[Edge]]) -> float | None:

@@ -2,9 +2,11 @@ import dataclasses
 import datetime as dt
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learner import history
 from learner.history import BEYOND, GAP_S, MAX_FAILED_KINDS, History, shape_of
 from mesh.flow import Flow
 from tests.learner import worlds
@@ -82,6 +84,24 @@ def test_a_scan_of_all_ports_takes_a_bounded_share() -> None:
         flow("evil", "orders", at(n), destination_port=n + 1, protocol="tcp", established=False) for n in range(5000)
     ]
     assert len(folded(scan).kinds) == MAX_FAILED_KINDS + 1
+
+
+def test_replicas_that_a_source_makes_up_take_a_bounded_share_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "MAX_USES", 20)
+    noise = [flow("scanner", "db", START, replica=f"r{n}") for n in range(100)]
+    found = folded([*noise, flow("scanner", "web", START, replica="r7"), flow("a", "db", START, replica="x")])
+    db, web, mine = found.kinds.values()
+    assert len(db.replicas) == 21
+    assert db.replicas[BEYOND].good == 80
+    assert set(web.replicas) == {"r7"}
+    assert set(mine.replicas) == {"x"}
+    # the share is known to who begins anew
+    again = History()
+    for kind in found.kinds.values():
+        again.restore(kind)
+    again.add([flow("scanner", "db", START, replica="another"), flow("a", "db", START, replica="y")])
+    assert len(db.replicas) == 21
+    assert set(mine.replicas) == {"x", "y"}
 
 
 def test_decisions_are_kept_as_examples() -> None:

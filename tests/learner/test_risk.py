@@ -45,6 +45,13 @@ def test_edges_of_one_sensor_are_listed_with_an_estimate_of_all() -> None:
     found = proposal(rows)
     assert [item["destination"] for item in found.blind_spots] == [f"{NS}b", f"{NS}f"]
     assert found.edges_in_all == 5 * 5 / 4 - 1
+    assert found.open[0] == "2 of 5 edges were seen by one kind of sensor alone: about 5.2 in all (Chapman)"
+
+
+def test_no_edge_is_open_where_both_sensors_saw_all_or_only_one_watched() -> None:
+    both = [flow("a", name, START, sensor=sensor) for name in "bcd" for sensor in ("packets", "envoy:1")]
+    for rows in (both, both[::2]):
+        assert not [text for text in proposal(rows).open if "Chapman" in text]
 
 
 def test_peers_without_an_identity_are_listed_by_name() -> None:
