@@ -214,7 +214,7 @@ class History:
         end = start if flow.end is None else flow.end.timestamp()
         self.fold_at(place, flow.path, start, end, flow.connections, flow.decision)
 
-    def fold_at(  # noqa: C901, PLR0912  the hot path: one call for each flow
+    def fold_at(  # noqa: C901, PLR0912, PLR0915  the hot path: one call for each flow
         self, place: Place, path: str | None, start: float, end: float, connections: int, decision: str | None
     ) -> None:
         """Fold one flow of a place in; times are seconds since 1970.
@@ -237,8 +237,10 @@ class History:
                 _sample(kind, path, shaped[1])
         elif len(uses.tried) < MAX_TRIED:
             uses.tried.add(zlib.crc32((path or "").encode("utf-8", "surrogatepass")))
-        self.first = min(self.first, start)
-        self.last = max(self.last, end)
+        if start < self.first:
+            self.first = start
+        if end > self.last:
+            self.last = end
         self.flows += 1
         if place.is_stranger:
             self.unattributed += connections
@@ -257,12 +259,16 @@ class History:
         # (3)
         kind.flows += 1
         kind.connections += connections
-        kind.first = min(kind.first, start)
-        kind.last = max(kind.last, end)
+        if start < kind.first:
+            kind.first = start
+        if end > kind.last:
+            kind.last = end
         if start > uses.last + TURN_S:
             uses.turns += 1
-        uses.first = min(uses.first, start)
-        uses.last = max(uses.last, end)
+        if start < uses.first:
+            uses.first = start
+        if end > uses.last:
+            uses.last = end
         if not place.good:
             kind.failed += 1
             uses.failed += 1
@@ -272,9 +278,12 @@ class History:
         kind.good += 1
         uses.good += 1
         kind.answered += connections
-        kind.first_good = min(kind.first_good, start)
-        kind.last_good = max(kind.last_good, end)
-        uses.first_good = min(uses.first_good, start)
+        if start < kind.first_good:
+            kind.first_good = start
+        if end > kind.last_good:
+            kind.last_good = end
+        if start < uses.first_good:
+            uses.first_good = start
         if decision is not None and len(kind.decisions) < MAX_SAMPLES:
             kind.decisions.append(decision)
 
