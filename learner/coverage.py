@@ -115,6 +115,7 @@ def tally(units: Iterable[Unit], versions: Versions | None = None) -> Tally:
     1. The units are the sessions of each caller's current version.
     2. Novel are the first session of an atom, those before it was answered well, and ALL sessions that the proposal
        denies.
+    3. What was never answered well is no kind of call that is to be expected: a scanner's guesses predict nothing.
     """
     found = list(units)
     known = versions_of(found) if versions is None else versions
@@ -143,7 +144,8 @@ def tally(units: Iterable[Unit], versions: Versions | None = None) -> Tally:
                 novel[minute] = novel.get(minute, 0) + number
             elif minute * 60 <= known_from:
                 novel[minute] = novel.get(minute, 0) + 1
-    spread = Counter(len(seen) for seen in days.values())
+    # (3)
+    spread = Counter(len(seen) for atom, seen in days.items() if math.isfinite(learned[atom]))
     return Tally(counts, novel, spread, begin, _running(known[name] for name in callers))
 
 

@@ -54,6 +54,15 @@ def test_kinds_seen_on_one_day_say_how_many_come_each_day() -> None:
     assert found.more > 0
 
 
+def test_guesses_that_nobody_answered_predict_no_kinds_and_still_count_as_novel() -> None:
+    quiet = [at(0, day) for day in range(10)]
+    guesses = [dataclasses.replace(at(n, 4.5), status=404) for n in range(1, 20)]
+    found, without = measured([*quiet, *guesses]), measured(quiet)
+    assert (found.expected_new_per_day, found.more, found.kinds) == (0, 0, without.kinds)
+    assert found.sessions - without.sessions == len(guesses)
+    assert found.session_bound_95 > without.session_bound_95
+
+
 def test_a_new_version_begins_the_count_anew() -> None:
     old = [at(0, day + hour / 24, "v1") for day in range(10) for hour in range(10)]
     new = [at(0, 10 + day + hour / 24, "v2") for day in range(3) for hour in range(10)]
