@@ -29,7 +29,7 @@ def read_flows(path: pathlib.Path, findings: list[Diagnostic], ledger: Ledger) -
     """
     source = Input(path, findings, ledger)
     for number, line in source.lines():
-        yield from source.take(number, lambda line=line: [_outcome(json_object(line), ledger)])  # type: ignore[misc]  # mypy has no type for a lambda's default
+        yield from source.take(number, lambda line=line: [outcome(json_object(line), ledger)])  # type: ignore[misc]  # mypy has no type for a lambda's default
 
 
 def recognises(head: bytes) -> bool:
@@ -40,7 +40,8 @@ def recognises(head: bytes) -> bool:
         return False
 
 
-def _outcome(row: Object, ledger: Ledger) -> Outcome:
+def outcome(row: Object, ledger: Ledger) -> Outcome:
+    """What becomes of a record: a flow, or why there is none. Raises ValueError or KeyError for a broken one."""
     kind = row["kind"]
     if kind == "lost":
         ledger.lost += fields.number("records", row["records"])

@@ -24,6 +24,7 @@ from learner.sources import (
     live,
     netflow,
     otel,
+    parquet,
     pcap,
     sockets,
     suricata,
@@ -54,6 +55,7 @@ class Format:
 _ALL = (
     ("limen", "Limen's flows", limen, False),
     ("decisions", "Limen's decision records", decisions, False),
+    ("parquet", "Limen's decision records as Parquet, a file or a directory of days", parquet, False),
     ("live", "what `limen flows capture` and `limen flows sockets` wrote", live, False),
     ("pcap", "pcap and pcapng captures", pcap, False),
     ("envoy", "Envoy's JSON access logs", envoy, False),
@@ -106,10 +108,12 @@ def _told(path: pathlib.Path, found: Format, findings: list[Diagnostic], ledger:
 
 
 def detect(path: pathlib.Path) -> str:
-    """Tell a file's format from its first bytes.
+    """Tell a file's format from its first bytes; a directory is one of Parquet.
 
     Raises Invalid LM4001, LM4007 or LM4014.
     """
+    if path.is_dir():
+        return "parquet"
     try:
         with open_bytes(path) as file:
             head = file.read(HEAD_BYTES)

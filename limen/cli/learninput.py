@@ -76,8 +76,9 @@ def traffic_options(command: F) -> F:
     for option in reversed(
         (
             click.option(
-                "--from", "files", multiple=True, type=_FILE,
-                help="A capture or a file of flows. May be repeated. [default: what the server's learner saw]",
+                "--from", "files", multiple=True, type=click.Path(path_type=pathlib.Path),
+                help="A capture, a file of flows, or a directory of Parquet. May be repeated."
+                " [default: what the server's learner saw]",
             ),
             click.option(
                 "--format", "form", type=click.Choice(FORMAT_NAMES), default="auto", show_default=True,
@@ -129,6 +130,8 @@ def read_traffic(
     """
     if not files and history is None:
         return _from_server(held_out)
+    if history is not None and any(file.is_dir() for file in files):
+        raise click.UsageError("--history remembers files: a directory of Parquet is read whole each time, without it")
     findings: list[Diagnostic] = []
     known = Workloads()
     if workloads is not None:

@@ -3,7 +3,10 @@ import pathlib
 
 import pytest
 
+from audit.record import record, to_bytes
+from audit.sinks.parquet import write_parquet
 from limen.__main__ import run
+from tests.audit.making import START
 from tests.learner import worlds
 
 
@@ -48,6 +51,28 @@ def test_what_cannot_be_used_says_so(
     asked = ["learn", "propose", "--from", str(flows), "--out", str(tmp_path / "o"), option, str(tmp_path / "bad")]
     assert run(asked) == 2
     assert code in capsys.readouterr().err
+
+
+def test_months_of_exported_records_are_learned_from_and_remembered_nowhere(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lake" / "day=2026-05-01").mkdir(parents=True)
+    records = [
+        record(
+            "decision", now=START, random=number.to_bytes(10, "big"), source="sidecar-1", direction="inbound",
+            caller="spiffe://corp.test/ns/shop/sa/cart", destination="spiffe://corp.test/ns/shop/sa/db", port=8080,
+            protocol="http", method="GET", path="/orders/7", decision="allow", policy_decision="allow",
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    numbered = [(place, to_bytes(found)) for place, found in enumerate(records)]
+    write_parquet(tmp_path / "lake" / "day=2026-05-01" / "0-2.parquet", numbered)
+    asked = ["learn", "propose", "--from", str(tmp_path / "lake"), "--out", str(tmp_path / "out"), "-o", "json"]
+    assert run(asked) == 0
+    assert json.loads(capsys.readouterr().out)["sources"][0]["flows"] == 3
+    assert "/orders/" in "".join(file.read_text() for file in (tmp_path / "out").iterdir())
+    assert run([*asked, "--history", str(tmp_path / "h")]) == 2
+    assert "read whole each time" in capsys.readouterr().err
 
 
 def test_a_day_is_held_out_and_replayed(
