@@ -1,4 +1,4 @@
-"""`STATE/records.yaml`: what is masked besides what always is, and what happens when records find no room.
+"""`STATE/records.yaml`: what is masked besides what always is, what happens without room, how long records stay.
 
 ```yaml
 mask:
@@ -12,12 +12,15 @@ spool:
   sample: 100                  # of allowed requests one of so many is kept, once three quarters are full
   spill: /var/spill/limen      # a folder on another disk, and how much of it
   spill_bytes: 4294967296
+retention:                     # the server's; an agent keeps nothing that the server has
+  keep_days: 400               # what is older is pruned; without it nothing is, but by hand
 ```
 """
 
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import pathlib
 from typing import Literal, cast
 
@@ -32,6 +35,8 @@ Sync = Literal["none", "denials"]
 _WAYS = ("block", "spill", "sample")
 _SYNC = ("none", "denials")
 _MASKS = ("drop", "hash", "tokenise")
+_RETENTION = ("keep_days",)
+MAX_KEEP_DAYS = 36_500
 _SPOOL = ("sync", "when_full", "max_bytes", "sample", "spill", "spill_bytes")
 
 
@@ -48,6 +53,7 @@ class RecordSettings:
     sample: int = 100
     spill: pathlib.Path | None = None
     spill_bytes: int = MAX_SPOOL_BYTES
+    keep: dt.timedelta | None = None
 
     def masking(self, key: bytes) -> Masking:
         """The masks, under a key."""
@@ -76,7 +82,7 @@ def parse_record_settings(text: str, file: str) -> RecordSettings:
         raise Invalid("LM6004", file=file, reason=str(findings[0]) if findings else "it is one document")
     found = documents[0].plain() if documents else None
     try:
-        return _read({} if found is None else _map(found, "the file", ("mask", "spool")))
+        return _read({} if found is None else _map(found, "the file", ("mask", "spool", "retention")))
     except ValueError as err:
         raise Invalid("LM6004", file=file, reason=str(err)) from err
 
@@ -84,6 +90,7 @@ def parse_record_settings(text: str, file: str) -> RecordSettings:
 def _read(found: dict[str, object]) -> RecordSettings:
     mask = _map(found.get("mask", {}), "`mask`", _MASKS)
     spool = _map(found.get("spool", {}), "`spool`", _SPOOL)
+    retention = _map(found.get("retention", {}), "`retention`", _RETENTION)
     way = spool.get("when_full", "block")
     if way not in _WAYS:
         raise ValueError(f"`when_full` is one of {', '.join(_WAYS)}")
@@ -105,7 +112,17 @@ def _read(found: dict[str, object]) -> RecordSettings:
         sample=_number(spool, "sample", 2, 100),
         spill=pathlib.Path(spill) if isinstance(spill, str) else None,
         spill_bytes=_number(spool, "spill_bytes", 1 << 16, MAX_SPOOL_BYTES),
+        keep=_keep(retention),
     )
+
+
+def _keep(found: dict[str, object]) -> dt.timedelta | None:
+    if "keep_days" not in found:
+        return None
+    days = _number(found, "keep_days", 1, 1)
+    if days > MAX_KEEP_DAYS:
+        raise ValueError(f"`keep_days` is {MAX_KEEP_DAYS} at most")
+    return dt.timedelta(days=days)
 
 
 def _map(value: object, what: str, known: tuple[str, ...]) -> dict[str, object]:

@@ -77,6 +77,10 @@ class Retention:
         """Whether a bundle was removed, or may be."""
         return any(first <= bundle <= last for first, last in self.pruned)
 
+    def end_of(self, bundle: int) -> int | None:
+        """The last bundle of the pruned range that a bundle is in, None when it is in none."""
+        return next((last for first, last in self.pruned if first <= bundle <= last), None)
+
     def records(self) -> list[list[int]]:
         """The pruned records: ranges [first, last] of indexes."""
         return [[first * WIDTH, (last + 1) * WIDTH - 1] for first, last in self.pruned]
@@ -155,6 +159,14 @@ def newest(tiles: TileReader, size: int) -> Retention:
             if found is not None:
                 return found
     return Retention()
+
+
+def is_young(entries: Sequence[bytes], since: dt.datetime) -> bool:
+    """Whether EVERY record is of a moment or later; one that cannot be read is not."""
+    try:
+        return all(parse_time(str(json.loads(entry)["time"])) >= since for entry in entries)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def prunable(

@@ -181,6 +181,13 @@ class TileReader:
         data, is_full = self._bundle(index)
         return entries_path(index, WIDTH if is_full else self.width(0, index)), data
 
+    def has_entries(self, index: int) -> bool:
+        """Whether a bundle is there, whatever is in it."""
+        try:
+            return bool(self._bundle(index))
+        except Invalid:
+            return False
+
     def has_text(self, index: int, text: bytes) -> bool:
         """Whether a bundle has these bytes somewhere; far quicker than looking at its entries.
 

@@ -71,14 +71,19 @@ def save(folder: pathlib.Path, state: NodeState, wrapping: WrappingKey) -> None:
     replace_file(folder / _FILE, json.dumps(row).encode())
 
 
+def has_joined(folder: pathlib.Path) -> bool:
+    """Whether there is a state to `load`."""
+    return (folder / _FILE).exists()
+
+
 def load(folder: pathlib.Path, wrapping: WrappingKey) -> NodeState | None:
     """Read the state; None when this node never joined.
 
     Raises Invalid LM3440 for a file that cannot be read, LM1201 for another wrapping key.
     """
-    path = folder / _FILE
-    if not path.exists():
+    if not has_joined(folder):
         return None
+    path = folder / _FILE
     try:
         row = json.loads(path.read_text("utf-8"))
         return NodeState(

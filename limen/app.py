@@ -84,6 +84,7 @@ class App:
         random: Callable[[int], bytes],
         signers: int = 0,
         masking: Masking | None = None,
+        keep: dt.timedelta | None = None,
     ) -> None:
         self._masking = masking or Masking(mask_key_of(bundle_key))
         self.logins = Logins(self._record, clock)
@@ -155,7 +156,7 @@ class App:
             key=bundle_key, active=self._active, trust=self.bundle, clock=clock, logins=self.logins
         )
         self.learned = Learned(engine)
-        self.retaining = Retaining(log, clock=clock, random=random, record=self._record)
+        self.retaining = Retaining(log, clock=clock, random=random, record=self._record, keep=keep)
 
     def close(self) -> None:
         """End the signers, close the database and the log."""
@@ -225,6 +226,7 @@ class App:
             self._start = None
             self._changed()
         self.acme.tick()
+        self.retaining.step()
         self._signers.rest()
 
     def _refresh_rules(self) -> None:

@@ -100,6 +100,7 @@ def open_app(
         random=secrets.token_bytes,
         signers=signers,
         masking=settings.masking(mask_key_of(bundle_key)),
+        keep=settings.keep,
     )
     if is_new:
         app.record_reviewers()

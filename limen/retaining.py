@@ -1,6 +1,7 @@
-"""Prunes the server's audit log and keeps legal holds: each change is a record first, and is carried out then.
+"""Prunes the server's audit log, by hand and by age, and keeps legal holds: each change is a record first.
 
-What a crash leaves is a record that says more is pruned than is: the next pruning removes the rest. Works on the worker
+What is recorded is carried out then. A crash leaves a record that says more is pruned than is: the next pruning
+removes the rest. Works on the worker
 thread, as whatever appends to the log does.
 """
 
@@ -8,26 +9,44 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import structlog
+
 from audit.log import Log
-from audit.retention import KIND, MAX_REASON, Hold, Retention, newest, prunable
+from audit.retention import KIND, MAX_REASON, Hold, Retention, is_young, newest, prunable
 from audit.tiles import WIDTH, TileReader, read_from
 from limen.exportstate import standings
 from mesh.clock import Clock, format_time
-from mesh.problems import Invalid
+from mesh.problems import Invalid, Problem
 from mesh.ulid import RANDOM_BYTES, new_ulid
 
 Json = Any
+REST = dt.timedelta(hours=1)
+"""How long pruning by age waits: after a start, after a jump of the clock, between two walks through the log."""
+AT_ONCE = 64
+"""So many bundles are looked at in a step: about a tenth of a second."""
 
 
 class Retaining:
     """What is pruned and held of one log."""
 
-    def __init__(self, log: Log, *, clock: Clock, random: Callable[[int], bytes], record: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        *,
+        clock: Clock,
+        random: Callable[[int], bytes],
+        record: Callable[..., None],
+        keep: dt.timedelta | None = None,
+    ) -> None:
         self._log, self._clock, self._random, self._record = log, clock, random, record
         self._known: Retention | None = None
+        # pruning by age: what is kept, when the next step may be, when the last one was asked for, and where it goes on
+        self._keep = keep
+        self._due = self._last = clock.now()
+        self._next, self._is_begun, self._is_swept = 0, False, False
 
     def _now(self) -> Retention:
         # asked for seldom: a start does not wait for a search through the log
@@ -55,12 +74,13 @@ class Retaining:
         """
         if before > self._clock.now():
             raise Invalid("LM6093", before=format_time(before))
-        now = self._now()
+        self._is_swept = False
+        return self._prune(self._bundles(self._now()), before, actor=actor)
+
+    def _prune(self, bundles: Iterable[tuple[int, list[bytes]]], before: dt.datetime, *, actor: str) -> Json:
+        """Steps 1 to 3 of `prune` for these bundles."""
         # (1)
-        delivered = min(
-            (row["next"] for row in standings(self._log.directory.parent, size=self._log.size)), default=None
-        )
-        bundles = self._bundles(now)
+        now, delivered = self._now(), self._delivered()
         if delivered is not None:
             bundles = itertools.takewhile(lambda item: (item[0] + 1) * WIDTH <= delivered, bundles)
         found = list(prunable(bundles, before, now.holds))
@@ -70,8 +90,65 @@ class Retaining:
             self._record(KIND, actor, event="prune", before=format_time(before), **after.fields())
             self._known = after
         # (3)
-        self._log.remove([bundle for first, last in after.pruned for bundle in range(first, last + 1)])
+        every = [bundle for first, last in after.pruned for bundle in range(first, last + 1)]
+        self._log.remove(found if self._is_swept else every)
+        self._is_swept = True
         return {"records": len(found) * WIDTH, **after.fields()}
+
+    def _delivered(self) -> int | None:
+        """What EVERY continuous export has delivered: the records before this one; None without an export."""
+        rows = standings(self._log.directory.parent, size=self._log.size)
+        return min((row["next"] for row in rows), default=None)
+
+    def step(self) -> None:
+        """Prune a little of what is older than the setting says; asked for once in a while.
+
+        1. Not in the first hour after a start, nor after the clock went back, or ahead by more than an hour: who set it
+           wrong has that long to see it.
+        2. From where the last step ended, some bundles are looked at. One that has young records alone ends the walk:
+           those behind it came later. Then the next walk begins in an hour.
+        3. What may go is pruned as `prune` does it, by the server, with its record. The first time in a process that
+           something is pruned, or was before, what a crash left is removed.
+
+        What the disk refuses is logged, and tried again in an hour.
+        """
+        now = self._clock.now()
+        # (1)
+        if not self._is_begun or not dt.timedelta() <= now - self._last <= REST:
+            self._due, self._is_begun = now + REST, True
+        self._last = now
+        if self._keep is None or now < self._due:
+            return
+        before = now - self._keep
+        try:
+            # (2)
+            found, is_over = self._some(before)
+            if is_over:
+                self._next, self._due = 0, now + REST
+            # (3)
+            if found or not (self._is_swept or self._known is None):
+                self._prune(found, before, actor="server")
+        except Problem as problem:
+            self._next, self._due = 0, now + REST
+            structlog.get_logger().error("nothing is pruned by age for an hour", code=problem.code, reason=str(problem))
+
+    def _some(self, before: dt.datetime) -> tuple[list[tuple[int, list[bytes]]], bool]:
+        """Step 2 of `step`: the next bundles with something old in them, and whether the walk is over."""
+        self._log.show()
+        tiles, end = self._tiles(), self._log.size // WIDTH
+        found: list[tuple[int, list[bytes]]] = []
+        for _ in range(AT_ONCE):
+            if self._next >= end:
+                return found, True
+            entries = tiles.entries(self._next) if tiles.has_entries(self._next) else []
+            # the log's newest word on what is pruned and held is looked for only when it matters
+            if entries and is_young(entries, before):
+                return found, True
+            gap = self._now().end_of(self._next)
+            if gap is None and entries:
+                found.append((self._next, entries))
+            self._next = (self._next if gap is None else gap) + 1
+        return found, False
 
     def _bundles(self, now: Retention) -> Iterator[tuple[int, list[bytes]]]:
         self._log.show()

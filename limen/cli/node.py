@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import pathlib
 import urllib.parse
 
@@ -76,6 +78,31 @@ def pins(output: str) -> None:
         render.data(found)
     else:
         render.line(f"--join {found['url']} --server-key {found['server']} --reviewers {found['reviewers']}")
+
+
+@node.command()
+@context.output_option("table", "json")
+def signer(output: str) -> None:
+    """Show, on a host, the key that signs its audit batches, as `limen audit verify --agent-key` takes it."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415  only this command needs it
+        Ed25519PrivateKey,
+    )
+
+    from enforcer import nodestate  # noqa: PLC0415  only this command reads the agent's state itself
+    from mesh.wrapping import load_wrapping_key  # noqa: PLC0415
+
+    folder, key_file = context.state() / "agent", os.environ.get("LIMEN_KEY_FILE")
+    # a host that never joined has no key to unwrap, and is not given one here
+    if not nodestate.has_joined(folder):
+        raise Invalid("LM3445")
+    found = nodestate.load(folder, load_wrapping_key(folder, pathlib.Path(key_file) if key_file else None))
+    assert found is not None
+    public = Ed25519PrivateKey.from_private_bytes(found.record_key).public_key().public_bytes_raw()
+    key = base64.b64encode(public).decode()
+    if output == "json":
+        render.data({"agent": found.spiffe_id, "signer": key})
+    else:
+        render.line(f"{found.spiffe_id}={key}")
 
 
 @node.command()

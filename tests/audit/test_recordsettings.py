@@ -1,3 +1,4 @@
+import datetime as dt
 import pathlib
 
 import pytest
@@ -11,6 +12,7 @@ mask:
   hash: [x-user]
   tokenise: [order-id]
 spool: {sync: denials, when_full: spill, max_bytes: 1000000, sample: 10, spill: /var/spill, spill_bytes: 2000000}
+retention: {keep_days: 400}
 """
 
 
@@ -20,7 +22,13 @@ def test_the_file_is_read(tmp_path: pathlib.Path) -> None:
     assert (found.drop, found.hash, found.tokenise) == (("x-ssn",), ("x-user",), ("order-id",))
     assert (found.sync, found.when_full, found.max_bytes, found.sample) == ("denials", "spill", 1_000_000, 10)
     assert (found.spill, found.spill_bytes) == (pathlib.Path("/var/spill"), 2_000_000)
+    assert found.keep == dt.timedelta(days=400)
     assert found.masking(bytes(32)).mask({"x-ssn": "1"}) == {"x-ssn": "[removed]"}
+
+
+def test_without_the_file_nothing_is_pruned_by_age() -> None:
+    assert RecordSettings().keep is None
+    assert parse_record_settings("retention: {}", "x").keep is None
 
 
 def test_without_the_file_records_block(tmp_path: pathlib.Path) -> None:
@@ -35,6 +43,8 @@ def test_without_the_file_records_block(tmp_path: pathlib.Path) -> None:
         "spool: {when_full: drop}", "spool: {when_full: spill}", "spool: {spill: /a}", "spool: {max_bytes: 1}",
         "spool: {when_full: spill, spill: a}", "a: b: c", "---\n{}\n---\n{}\n", "spool: {sample: true}",
         "spool: {sample: 1}", "spool: {sync: all}", "spool: {sync: [denials]}",
+        "retention: 30", "retention: {keep: 30}", "retention: {keep_days: 0}", "retention: {keep_days: 30.5}",
+        "retention: {keep_days: true}", "retention: {keep_days: 36501}", "retention: {keep_days: 30d}",
     ],
 )  # fmt: skip
 def test_a_file_with_a_mistake_is_refused(text: str) -> None:
