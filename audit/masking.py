@@ -49,7 +49,6 @@ _MAX_DEPTH = 32
 _REMEMBERED = 200
 
 _PLAIN = frozenset({int, bool, type(None)})
-_PLAIN_OR_TEXT = _PLAIN | {str}
 _Rule = Literal["drop", "hash", "tokenise", "target"]
 
 
@@ -68,6 +67,7 @@ class Masking:
         self._siv = AESSIV(hashlib.blake2b(key, digest_size=64, person=b"limen-token").digest())
         # what names ask for, and what texts became
         self._rules: dict[str, _Rule | None] = {}
+        self._free: set[str] = set()
         self._texts: dict[str, str] = {}
 
     def mask(self, value: object) -> object:
@@ -110,16 +110,17 @@ class Masking:
 
     def _map(self, value: Mapping[object, object], depth: int) -> dict[str, object]:
         """A map. Most values are short texts, under names that ask for nothing, and were there a moment ago too."""
-        rules, texts, found = self._rules, self._texts, {}
+        free, texts, found = self._free, self._texts, {}
         for name, item in value.items():
-            kind = type(item)
-            if kind in _PLAIN_OR_TEXT and name in rules and rules[name] is None:
-                if kind is not str:
+            if name in free:
+                kind = type(item)
+                if kind is str:
+                    text = texts.get(item)  # type: ignore[call-overload]
+                    if text is not None:
+                        found[name] = text
+                        continue
+                elif kind in _PLAIN:
                     found[name] = item
-                    continue
-                text = texts.get(item)  # type: ignore[call-overload]
-                if text is not None:
-                    found[name] = text
                     continue
             found[str(name)] = self._masked(str(name), item, depth)
         return found
@@ -163,7 +164,10 @@ class Masking:
             return self._rules[name]
         if len(self._rules) >= MAX_TEXTS:
             self._rules.clear()
+            self._free.clear()
         found = self._rules[name] = self._rule_of(name)
+        if found is None:
+            self._free.add(name)
         return found
 
     def _rule_of(self, name: str) -> _Rule | None:
