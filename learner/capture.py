@@ -17,6 +17,7 @@ import numpy as np
 from learner import walk
 from learner.columns import Records, fold
 from learner.flows import Table, key_of, packets_of
+from learner.hostnames import Hostnames
 from learner.packets import MAX_PACKET_BYTES, Frame, Packet, interface_of, statistics_of
 from mesh.problems import Invalid
 
@@ -31,10 +32,13 @@ Array: TypeAlias = Any  # of numpy, into which mypy does not look
 class Capture:
     """One reading of a capture: its table, and what was skipped and lost."""
 
-    def __init__(self, name: str, skipped: Counter[str], *, block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(
+        self, name: str, skipped: Counter[str], *, names: Hostnames | None = None, block_bytes: int = BLOCK_BYTES
+    ) -> None:
         self.table = Table()
         self.packets = 0
         self.dropped: dict[int, int] = {}
+        self.names = names
         self._name = name
         self._skipped = skipped
         self._block_bytes = block_bytes
@@ -99,6 +103,8 @@ class Capture:
         1. Those that the fast path left are read one by one.
         2. A conversation that has one of those is read one by one as a whole: the order of its packets matters.
         """
+        if self.names is not None:
+            self.names.look(records)
         groups, others = fold(records)
         # (1)
         single = [(index, packet) for index in others.tolist() for packet in self._packets(records, index)]

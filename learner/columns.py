@@ -68,7 +68,7 @@ class Groups:
 def fold(records: Records) -> tuple[list[Groups], Array]:
     """The conversations of plain packets, and the indexes of all other records."""
     size = len(records.begin)
-    layer3, kind, plain = _network(records)
+    layer3, kind, plain = network(records)
     out: list[Groups] = []
     rest = np.ones(size, dtype=bool)
     for family, of in (_IPV4, _ipv4), (_IPV6, _ipv6):
@@ -88,7 +88,7 @@ def _field(data: Array, at: Array, offset: int, kind: str) -> Array:
     return view[at]
 
 
-def _network(records: Records) -> tuple[Array | int, Array, Array]:
+def network(records: Records) -> tuple[Array | int, Array, Array]:
     """Where the network layer begins, its EtherType, and of which packets that is known."""
     size = len(records.begin)
     if isinstance(records.link, np.ndarray):

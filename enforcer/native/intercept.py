@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from enforcer.egress import Exempt
-from enforcer.native.clienthello import server_name
 from enforcer.native.endpoints import Endpoints
 from enforcer.native.judge import Judgement, denied
 from enforcer.native.l4 import Splice
@@ -29,6 +28,7 @@ from enforcer.native.reach import CONNECT_SECONDS
 from enforcer.native.records import Contact
 from enforcer.native.stream import PlainStream
 from enforcer.native.workload import Workload
+from mesh.clienthello import server_name
 from mesh.problems import Invalid
 from mesh.request import Decision, Effect, Mode
 

@@ -18,6 +18,7 @@ from mesh.uncollected import uncollected
 if TYPE_CHECKING:
     from learner.capture import Capture
     from learner.flows import Row
+    from learner.hostnames import Hostnames
 
 _MAGIC = frozenset(
     {b"\xa1\xb2\xc3\xd4", b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x4d\x3c\xb2\xa1", b"\x0a\x0d\x0d\x0a"}
@@ -41,10 +42,13 @@ def read_table(path: pathlib.Path, findings: list[Diagnostic], ledger: Ledger) -
     """
     from learner.capture import Capture  # noqa: PLC0415  numpy is for those who read a capture
 
+    return _table(Capture(str(path), ledger.skipped), path, findings, ledger)
+
+
+def _table(capture: Capture, path: pathlib.Path, findings: list[Diagnostic], ledger: Ledger) -> list[Row]:
     try:
         # thousands of conversations and no garbage
         with open_bytes(path) as file, uncollected():
-            capture = Capture(str(path), ledger.skipped)
             capture.read(file)
             found = capture.table.rows()
     except (OSError, EOFError, zlib.error) as err:
@@ -80,11 +84,16 @@ def read_flows(path: pathlib.Path, findings: list[Diagnostic], ledger: Ledger) -
 
     Raises Invalid LM4001, LM4010.
     """
-    yield from flows_of(read_table(path, findings, ledger), ledger, "pcap")
+    from learner.capture import Capture  # noqa: PLC0415  numpy is for those who read a capture
+    from learner.hostnames import Hostnames  # noqa: PLC0415
+
+    names = Hostnames()
+    rows = _table(Capture(str(path), ledger.skipped, names=names), path, findings, ledger)
+    yield from flows_of(rows, ledger, "pcap", names)
 
 
-def flows_of(rows: Iterable[Row], ledger: Ledger, sensor: str) -> Iterator[Flow]:
-    """The rows whose direction is known, as flows."""
+def flows_of(rows: Iterable[Row], ledger: Ledger, sensor: str, names: Hostnames | None = None) -> Iterator[Flow]:
+    """The rows whose direction is known, as flows; with the names of their peers where the capture shows them."""
     for row in rows:
         if not row.is_ambiguous:
             ledger.flows += 1
@@ -98,6 +107,7 @@ def flows_of(rows: Iterable[Row], ledger: Ledger, sensor: str) -> Iterator[Flow]
                 protocol="tcp" if row.protocol == "tcp" else "udp",
                 established=row.established,
                 sensor=sensor,
+                host=None if names is None else names.name_of(row),
             )
 
 

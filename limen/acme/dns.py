@@ -13,77 +13,11 @@ import secrets
 import struct
 from collections.abc import Callable
 
+from mesh.dnswire import AAAA, TXT, A, answers, query
 from mesh.problems import Invalid
 
-A, AAAA, TXT, CNAME = 1, 28, 16, 5
 TIMEOUT_S, TRIES = 3.0, 2
-_MAX_RECORDS, _MAX_JUMPS, _MAX_ALIASES = 200, 64, 10
 Server = tuple[str, int]
-
-
-def query(name: str, kind: int, number: int) -> bytes:
-    """A question for one name, with recursion."""
-    labels = b"".join(bytes([len(item)]) + item.encode() for item in name.split("."))
-    return struct.pack(">6H", number, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">2H", kind, 1)
-
-
-def answers(message: bytes, asked: bytes, kind: int) -> tuple[list[bytes], bool, int]:
-    """Read an answer to a question: the data of its records, whether it was cut, and its status.
-
-    Raises ValueError for what is no answer to this question.
-    """
-    try:
-        return _answers(message, asked, kind)
-    except (struct.error, IndexError) as err:
-        raise ValueError("it ends too early") from err
-
-
-def _answers(message: bytes, asked: bytes, kind: int) -> tuple[list[bytes], bool, int]:
-    number, flags, questions, count = struct.unpack_from(">4H", message)
-    if number != struct.unpack_from(">H", asked)[0] or not flags & 0x8000 or questions != 1:
-        raise ValueError("no answer to this question")
-    name, at = _name(message, 12)
-    wanted, end = _name(asked, 12)
-    if name != wanted or message[at : at + 4] != asked[end : end + 4]:
-        raise ValueError("no answer to this question")
-    at += 4
-    records: list[tuple[str, int, bytes, int]] = []
-    for _ in range(min(count, _MAX_RECORDS)):
-        owner, at = _name(message, at)
-        found, klass, _, size = struct.unpack_from(">HHIH", message, at)
-        at += 10
-        if at + size > len(message):
-            raise ValueError("a record ends behind the message")
-        if klass == 1:
-            records.append((owner, found, message[at : at + size], at))
-        at += size
-    for _ in range(_MAX_ALIASES):
-        alias = next((start for owner, found, _, start in records if owner == name and found == CNAME), None)
-        if alias is None:
-            break
-        name = _name(message, alias)[0]
-    data = [value for owner, found, value, _ in records if owner == name and found == kind]
-    return data, bool(flags & 0x0200), flags & 15
-
-
-def _name(message: bytes, at: int) -> tuple[str, int]:
-    labels: list[str] = []
-    end = -1
-    for _ in range(_MAX_JUMPS):
-        if at >= len(message):
-            raise ValueError("a name ends behind the message")
-        size = message[at]
-        if size & 0xC0 == 0xC0:
-            end = at + 2 if end < 0 else end
-            at = struct.unpack_from(">H", message, at)[0] & 0x3FFF
-            continue
-        if size & 0xC0:
-            raise ValueError("no such label")
-        if not size:
-            return ".".join(labels).lower(), end if end >= 0 else at + 1
-        labels.append(message[at + 1 : at + 1 + size].decode("latin-1"))
-        at += 1 + size
-    raise ValueError("a name that never ends")
 
 
 def text(data: bytes) -> str:

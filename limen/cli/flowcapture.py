@@ -33,6 +33,7 @@ from mesh.uncollected import uncollected
 
 if TYPE_CHECKING:
     from learner.capture import Capture
+    from learner.hostnames import Hostnames
 
 # more conversations than this would take gigabytes: the capture ends early, and says so
 MAX_CONVERSATIONS = 1_000_000
@@ -86,7 +87,9 @@ def capture(
         return compile_program("", network_at=0, snaplen=snaplen)
 
     with _told_to_end() as is_told, _opened(interface, make_filter, ring_mib) as ring:
-        found, snapshot = _watch(ring, ledger, findings, seconds, is_told, asks=asks)
+        # a table has no place for names
+        names = _names() if output == "jsonl" else None
+        found, snapshot = _watch(ring, ledger, findings, seconds, is_told, asks=asks, names=names)
     ledger.gaps += ring.gaps
     ledger.lost += ring.dropped
     known = frozenset((flow.protocol, *_ends(flow)) for flow in snapshot)
@@ -95,7 +98,7 @@ def capture(
     if output != "jsonl":
         show_rows(rows, output)
         return
-    flows = list(flows_of(rows, ledger, "live"))
+    flows = list(flows_of(rows, ledger, "live", found.names))
     if interface == ANY and sample == 1 and not text.strip():
         # connections that said nothing meanwhile; a part of the traffic does not show which of them are its
         said = {
@@ -187,6 +190,7 @@ def _watch(
     is_told: Callable[[], bool],
     *,
     asks: bool,
+    names: Hostnames | None = None,
 ) -> tuple[Capture, list[Flow]]:
     """Read the ring until the time is up, somebody says so, or there are too many conversations.
 
@@ -197,7 +201,7 @@ def _watch(
 
     end = None if seconds is None else time.monotonic() + seconds
     snapshot = snapshot_of(Ledger(file="sockets", source="sockets")) if asks else []
-    found = Capture(ledger.file, ledger.skipped)
+    found = Capture(ledger.file, ledger.skipped, names=names)
     render.progress(f"watching {ledger.file}" + ("; end it with Ctrl-C" if end is None else f" for {seconds:g} s"))
 
     def is_over() -> bool:
@@ -210,6 +214,12 @@ def _watch(
         place = Span(file=ledger.file, line=1, column=1)
         findings.append(Diagnostic(code="LM4055", span=place, facts={"count": MAX_CONVERSATIONS}))
     return found, snapshot
+
+
+def _names() -> Hostnames:
+    from learner.hostnames import Hostnames  # noqa: PLC0415  numpy is for those who read a capture
+
+    return Hostnames()
 
 
 def _ends(flow: Flow) -> tuple[tuple[str, int], tuple[str, int]]:

@@ -35,8 +35,8 @@ from enforcer.join import read_admission
 from enforcer.jwtsvids import read_issued_jwt
 from enforcer.native import wire
 from enforcer.sds import Subscription
-from limen.acme import dns
-from mesh import bundle, crl, jointoken, jwks, jwtsvid, nodeproof, truststate, x509svid
+from mesh import bundle, crl, dnswire, jointoken, jwks, jwtsvid, nodeproof, truststate, x509svid
+from mesh.clienthello import early_name
 from mesh.jwtproof import JwtTrust, kid_of
 from mesh.proto import node_pb2, workload_pb2
 from mesh.spiffe import SpiffeId, TrustDomain
@@ -45,6 +45,7 @@ from tests.acmeclient import jwk_of, sign
 from tests.ca.attestation import issuers
 from tests.ca.attestation.chips import Chip, ak_public, ek_public
 from tests.fuzz import watching
+from tests.mesh.test_clienthello import hello
 from tests.pki import BOTH, NOW, Pki
 
 PKI = Pki()
@@ -179,7 +180,12 @@ ISSUED_JWT = node_pb2.IssuedJwt(
     ref="1", spiffe_id=f"spiffe://{DOMAIN}/a", token=compact(HEADER, CLAIMS), not_after="2026-11-24T12:05:00Z"
 ).SerializeToString()
 VALIDATE = workload_pb2.ValidateJWTSVIDRequest(audience="me", svid=compact(HEADER, CLAIMS)).SerializeToString()
-DNS_ASKED = dns.query("a.test", dns.TXT, 7)
+DNS_ASKED = dnswire.query("a.test", dnswire.TXT, 7)
+DNS_HEARD = (
+    b"\0\x07\x81\x80\0\x01\0\x02\0\0\0\0" + dnswire.query("a.test", dnswire.A, 7)[12:]
+    + b"\xc0\x0c\x00\x05\x00\x01\x00\x00\x00\x05\x00\x04\x01b\xc0\x0e"
+    + b"\xc0\x24\x00\x01\x00\x01\x00\x00\x00\x05\x00\x04\xcb\x00\x71\x07"
+)  # fmt: skip
 DNS_ANSWER = (
     DNS_ASKED[:2] + b"\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00" + DNS_ASKED[12:]
     + b"\xc0\x0c\x00\x10\x00\x01\x00\x00\x00\x05\x00\x04\x03abc"
@@ -395,7 +401,9 @@ TARGETS: dict[str, Target] = {
     "validate-request": Target((VALIDATE,), _validated, values=True),
     "sds-request": Target((_sds_seed(),), _sds_message, values=True),
     "wire": Target((wire.encode({"type": "a", "x": [1, {"y": None}]}),), lambda data: wire.Decoder().feed(data)),
-    "dns-answer": Target((DNS_ANSWER,), lambda data: dns.answers(data, DNS_ASKED, dns.TXT), values=True),
+    "dns-answer": Target((DNS_ANSWER,), lambda data: dnswire.answers(data, DNS_ASKED, dnswire.TXT), values=True),
+    "dns-heard": Target((DNS_HEARD,), dnswire.heard, values=True),
+    "early-hello": Target((hello("a.test"),), early_name),
 }
 
 

@@ -20,8 +20,8 @@ import pytest
 import enforcer.nftmount
 from enforcer import guard, redirect
 from enforcer.stamp import unified_root
-from tests.enforcer.native.test_clienthello import made, named
 from tests.enforcer.test_agent import APP
+from tests.mesh.test_clienthello import made, named
 from tests.tools import needs
 
 pytestmark = [

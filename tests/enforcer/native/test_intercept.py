@@ -13,8 +13,8 @@ import pytest
 from enforcer.native import wire
 from enforcer.native.intercept import is_elsewhere, original_destination
 from tests.enforcer.native.harness import ALLOW_WEB, DB, HOST, WEB, Agent, Realm, policies, read_all, read_response
-from tests.enforcer.native.test_clienthello import made, named
 from tests.enforcer.test_guard import needs_root, netns  # noqa: F401  netns is a fixture
+from tests.mesh.test_clienthello import made, named
 
 HERE, OTHER, HERE6 = "10.77.0.1", "10.77.0.2", "fd77::1"
 EXEMPT = (f"cidr:{HERE}/32:9000", f"cidr:[{HERE6}]:9000", f"dns:{HERE}:9443", "dns:localhost:9443", "service:db")

@@ -3,47 +3,24 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from limen.acme import dns
+from mesh.dnswire import TXT, query
 from mesh.problems import Invalid
 
-ASKED = dns.query("_acme-challenge.a.test", dns.TXT, 7)
+ASKED = query("_acme-challenge.a.test", TXT, 7)
 
 
 def answer(*texts: str, number: int = 7, status: int = 0) -> bytes:
     rows = b"".join(
-        b"\xc0\x0c" + struct.pack(">HHIH", dns.TXT, 1, 1, len(text) + 1) + bytes([len(text)]) + text.encode()
+        b"\xc0\x0c" + struct.pack(">HHIH", TXT, 1, 1, len(text) + 1) + bytes([len(text)]) + text.encode()
         for text in texts
     )
     return struct.pack(">6H", number, 0x8180 | status, 1, len(texts), 0, 0) + ASKED[12:] + rows
 
 
-def test_an_answer_is_read() -> None:
-    data, is_cut, status = dns.answers(answer("one", "two"), ASKED, dns.TXT)
-    assert [dns.text(item) for item in data] == ["one", "two"]
-    assert (is_cut, status) == (False, 0)
-
-
-@pytest.mark.parametrize("message", [answer("x", number=8), ASKED, answer("x").replace(b"test", b"evil")])
-def test_an_answer_to_another_question_is_not_believed(message: bytes) -> None:
-    with pytest.raises(ValueError):
-        dns.answers(message, ASKED, dns.TXT)
-
-
-def test_a_name_that_points_to_itself_ends() -> None:
-    loop = struct.pack(">6H", 7, 0x8180, 1, 0, 0, 0) + b"\xc0\x0c"
-    with pytest.raises(ValueError):
-        dns.answers(loop, ASKED, dns.TXT)
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_are_an_answer_or_refused(data: bytes) -> None:
-    try:
-        dns.answers(answer("x")[:12] + data, ASKED, dns.TXT)
-    except ValueError:
-        pass
+def test_the_strings_of_a_text_are_one() -> None:
+    assert dns.text(b"\x03one\x03two") == "onetwo"
 
 
 async def of_udp() -> list[str]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer.native.clienthello import MAX_HELLO_BYTES, server_name
+from mesh.clienthello import MAX_HELLO_BYTES, early_name, server_name
 from mesh.problems import Invalid
 
 
@@ -41,6 +41,29 @@ def test_a_real_clients_name_is_read_as_soon_as_it_is_complete_and_not_before() 
     assert server_name(data) == "api.example.com"
     assert {server_name(data[:size]) for size in range(len(data))} == {None}
     assert server_name(data + b"more") == "api.example.com"
+
+
+def test_a_watcher_reads_the_name_as_soon_as_it_is_there_and_asks_for_no_more() -> None:
+    data = hello("api.Example.com")
+    end = data.index(b"api.Example.com") + len("api.Example.com")
+    assert {early_name(data[:size]) for size in range(end)} == {None}
+    assert {early_name(data[:size]) for size in range(end, len(data) + 1)} == {"api.example.com"}
+    body = data[5:]
+    split = b"".join(record(body[at : at + 40]) for at in range(0, len(body), 40))
+    assert early_name(split) == "api.example.com"
+
+
+@pytest.mark.parametrize(
+    "data", [hello(None), made(), b"", b"GET / HTTP/1.1\r\n", record(b"\x02" + bytes(60)), made(named(b"a\xff.test"))]
+)
+def test_a_watcher_has_no_name_where_there_is_none(data: bytes) -> None:
+    assert early_name(data) is None
+
+
+@given(st.binary(max_size=300))
+def test_a_watcher_takes_any_bytes(data: bytes) -> None:
+    early_name(data)
+    early_name(b"\x16\x03\x01" + len(data).to_bytes(2) + data)
 
 
 def test_a_client_that_names_nobody_has_an_empty_name() -> None:

@@ -49,6 +49,33 @@ def server_name(data: bytes) -> str | None:
         offset += 5 + size
 
 
+def early_name(data: bytes) -> str | None:
+    """The name in what is there of a hello: a first segment, or what a capture kept. None where it is not in there.
+
+    For those who watch and decide nothing: what follows is not looked at, so a hello may still turn out to be wrong.
+    """
+    message, offset = bytearray(), 0
+    while offset + 5 <= len(data) and data[offset] == _HANDSHAKE and data[offset + 1] == 3:
+        size = int.from_bytes(data[offset + 3 : offset + 5])
+        message += data[offset + 5 : offset + 5 + size]
+        offset += 5 + size
+    if len(message) < 4 or message[0] != _CLIENT_HELLO:
+        return None
+    hello = _Reader(bytes(message[4:MAX_HELLO_BYTES]))
+    try:
+        hello.take(34)
+        for width in (1, 2, 1):
+            hello.take_vector(width)
+        hello.take(2)
+        while True:
+            kind = int.from_bytes(hello.take(2))
+            body = hello.take_vector(2)
+            if kind == _SERVER_NAME:
+                return _host(_Reader(body))
+    except Invalid:
+        return None
+
+
 def _check_begun(data: bytes) -> None:
     if len(data) > 2 * MAX_HELLO_BYTES or (data and data[0] != _HANDSHAKE):
         raise Invalid("LM3231", reason="it is no TLS")
