@@ -20,7 +20,19 @@ from audit.places import changed, places, said_of
 from audit.reader import KEY, Reader, read_records
 from audit.record import read_record
 from audit.retention import NEEDLE, Retention, said_by
-from audit.tiles import HASH_BYTES, HEIGHT, WIDTH, TileReader, hashes_of, leftovers, level_widths, read_from, tile_path
+from audit.tiles import (
+    HASH_BYTES,
+    HEIGHT,
+    WIDTH,
+    TileReader,
+    hashes_of,
+    leftovers,
+    level_widths,
+    parse_path,
+    read_from,
+    tile_path,
+    unpack_entries,
+)
 from audit.witnessed import Cosigned, check_witnessed
 from mesh.problems import Diagnostic, Invalid, NotFound, Problem, Severity
 
@@ -288,8 +300,21 @@ def _check_leftovers(directory: pathlib.Path, tiles: TileReader, verifier: Verif
         except Problem as problem:
             yield problem.diagnostic()
             continue
-        if found is not None and found != whole:
+        if found is not None and found != whole and not _has_hashes(path, found, tiles):
             yield Diagnostic(code="LM6039", facts={"path": path, "offset": _difference(found, whole)})
+
+
+def _has_hashes(path: str, found: bytes, tiles: TileReader) -> bool:
+    """Whether the records of a partial bundle have the hashes that they should: then the wider one is what is wrong."""
+    parsed = parse_path(path)
+    if parsed is None or parsed[0] is not None:
+        return False
+    _, index, width = parsed
+    try:
+        hashes = hashes_of(tiles.tile(0, index))[:width]
+        return [leaf_hash(entry) for entry in unpack_entries(found, path)] == hashes
+    except Invalid:
+        return False
 
 
 def _difference(found: bytes, expected: bytes) -> int:

@@ -322,3 +322,14 @@ def test_an_agents_batch_that_a_server_left_out_is_named(tmp_path: pathlib.Path)
     found = verify_log(tmp_path, (tmp_path / "key.pub").read_text())
     assert not found.is_good
     assert [(item.code, item.facts["first"], item.facts["last"]) for item in found.findings] == [("LM6073", 2, 2)]
+
+
+def test_a_record_that_was_changed_does_not_have_the_narrower_bundles_named(tmp_path: pathlib.Path) -> None:
+    key = make_log(tmp_path, 2, 3, 4)
+    folder = tmp_path / "tile" / "entries" / "000.p"
+    for changed, paths in ((9, ["000.p/9"]), (2, ["000.p/9", "000.p/2"])):
+        path = folder / str(changed)
+        data = path.read_bytes()
+        path.write_bytes(data[:40] + bytes([data[40] ^ changed]) + data[41:])
+        findings = verify_log(tmp_path, key).findings
+        assert [item.facts["path"] for item in findings] == [f"tile/entries/{name}" for name in paths]
