@@ -112,6 +112,15 @@ class Drift:
         }
 
 
+LISTS = ("new", "suspicious", "uncertain", "vanished", "never_used", "waiting")
+"""The lists of a report, drift or not."""
+
+
+def counts_of(found: Drift) -> dict[str, int]:
+    """How much of each there is."""
+    return {name: len(getattr(found, name)) for name in LISTS}
+
+
 def find_drift(
     history: History,
     lesson: Lesson,

@@ -48,6 +48,17 @@ DAYS = sa.Table(
 )
 
 
+DRIFT = sa.Table(
+    "learner_drift",
+    _METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("snapshot", sa.String),
+    sa.Column("version", sa.BigInteger),
+    sa.Column("at", sa.Float(53)),
+    sa.Column("counts", sa.Text),
+)
+
+
 class Behind(Exception):  # noqa: N818  not an error: whoever gets it reads again
     """Somebody else saved over the version that this one was made from."""
 
@@ -70,6 +81,19 @@ class Standing:
     pruned_day: int = 0
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Parted:
+    """How far a release and what was learned by a version had parted at a moment (seconds since 1970).
+
+    ``counts`` has a number for each list of `learner.drift.Drift`.
+    """
+
+    snapshot: str
+    version: int
+    at: float
+    counts: dict[str, int]
+
+
 class Stored:
     """A history as it stands in the database, and the part of it that is in memory."""
 
@@ -83,7 +107,7 @@ class Stored:
     def load(cls, connection: sa.Connection) -> Stored:
         """Read what is needed to go on; an empty history where nothing was ever saved."""
         standing, head = read_standing(connection)
-        history = _history_of(head)
+        history = history_of(head)
         found = cls(standing, history)
         for row in connection.execute(sa.select(KINDS.c.row)):
             kind, cut = _kind(row.row)
@@ -169,6 +193,32 @@ def read_standing(connection: sa.Connection) -> tuple[Standing, dict[str, Any]]:
     return Standing(**{**head["standing"], "version": row.version}), head
 
 
+def read_drift(connection: sa.Connection) -> Parted | None:
+    """What was found last; None before the first time."""
+    row = connection.execute(sa.select(DRIFT).where(DRIFT.c.id == 1)).first()
+    if row is None:
+        return None
+    return Parted(snapshot=row.snapshot, version=row.version, at=row.at, counts=json.loads(row.counts))
+
+
+def put_drift(connection: sa.Connection, found: Parted) -> None:
+    """Keep what was found, in the place of what was found before."""
+    connection.execute(sa.delete(DRIFT).where(DRIFT.c.id == 1))
+    row = {**dataclasses.asdict(found), "counts": json.dumps(found.counts)}
+    connection.execute(sa.insert(DRIFT).values(id=1, **row))
+
+
+def restore_page(history: History, page: Iterable[tuple[str, list[Any]]]) -> str:
+    """Put a page of `kinds_after` into a history; the name behind which the next one begins, empty for none."""
+    after = ""
+    for name, (*row, days) in page:
+        kind, _ = kind_from_row(row)
+        kind.active.update(days)
+        history.restore(kind)
+        after = name
+    return after
+
+
 def kinds_after(connection: sa.Connection, after: str, limit: int) -> list[tuple[str, list[Any]]]:
     """Whole kinds by name, as `learner.remembering` has them, each with ALL sessions; a page of them."""
     rows = connection.execute(sa.select(KINDS).where(KINDS.c.name > after).order_by(KINDS.c.name).limit(limit)).all()
@@ -217,7 +267,8 @@ def _replace(connection: sa.Connection, table: sa.Table, rows: list[dict[str, An
         connection.execute(sa.insert(table), rows)
 
 
-def _history_of(head: dict[str, Any]) -> History:
+def history_of(head: dict[str, Any]) -> History:
+    """A history that knows over which time it was folded, and no kinds yet; `head` is what `read_standing` gives."""
     history = History()
     if head:
         history.first, history.last = float(head["first"]), float(head["last"])

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 import structlog
 
 from audit.pump import wait_after
-from learner.store import kinds_after, read_standing
+from learner.drift import LISTS
+from learner.store import kinds_after, read_drift, read_standing
 from limen import store
 from limen.besides import end_process, start_process
 from limen.learner import DATABASE, DAYS
@@ -30,6 +31,10 @@ Json = Any
 _WAITING = prometheus_client.Gauge("limen_learner_waiting_flows", "Flows that were not learned from yet.")
 _LEARNED = prometheus_client.Gauge("limen_learner_flows", "Flows that the learner's history holds.")
 _LOST = prometheus_client.Gauge("limen_learner_lost_flows", "Flows that were dropped before they were learned.")
+
+_DRIFT = prometheus_client.Gauge(
+    "limen_learner_drift", "Where the active release and the traffic have parted, when last looked.", ["kind"]
+)
 
 
 class Learned:
@@ -48,8 +53,14 @@ class Learned:
         with transaction(self._engine) as connection:
             standing, head = read_standing(connection)
             newest = store.newest_flow(connection)
+            parted = read_drift(connection)
         about = {name: value for name, value in head.items() if name != "standing"}
-        return {**dataclasses.asdict(standing), "waiting": max(0, newest - standing.flows), "history": about or None}
+        return {
+            **dataclasses.asdict(standing),
+            "waiting": max(0, newest - standing.flows),
+            "history": about or None,
+            "drift": None if parted is None else dataclasses.asdict(parted),
+        }
 
     def kinds(self, *, after: str, limit: int) -> Json:
         """A page of what was learned, by name: each with its sessions and days."""
@@ -62,6 +73,8 @@ class Learned:
         _WAITING.set(found["waiting"])
         _LEARNED.set(found["history"]["flows"] if found["history"] else 0)
         _LOST.set(found["lost"])
+        for name in LISTS if found["drift"] else ():
+            _DRIFT.labels(name).set(found["drift"]["counts"][name])
         return bool(found["waiting"] or found["version"])
 
 

@@ -15,6 +15,7 @@ import structlog
 from audit.pump import wait_after
 from learner.store import Behind
 from limen import lifecycle
+from limen.comparing import Comparing
 from limen.learning import Learning
 from limen.values import LEARN_DAYS
 from mesh import telemetry
@@ -26,8 +27,8 @@ _LOOK_EVERY_S = 1.0
 _STAND_BY_S = 30.0
 
 
-def run(learning: Learning, stop: threading.Event) -> None:
-    """Learn until ``stop``. A database that does not answer is asked again, later and later.
+def run(learning: Learning, stop: threading.Event, comparing: Comparing | None = None) -> None:
+    """Learn until ``stop``, and compare. A database that does not answer is asked again, later and later.
 
     Where another learner goes on, this one stands by: while it sees that one move, it leaves it the work.
     """
@@ -35,6 +36,8 @@ def run(learning: Learning, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             count = learning.step()
+            if comparing is not None:
+                comparing.step()
         except Behind:
             structlog.get_logger().info("another server learns from the flows: this one stands by")
             _stand_by(learning, stop)
@@ -70,8 +73,9 @@ def main() -> None:
     stop = lifecycle.stop_signalled()
     engine = open_database(os.environ[DATABASE])
     days = int(os.environ.get(DAYS) or LEARN_DAYS)
+    clock = SystemClock()
     try:
-        run(Learning(engine, SystemClock(), days=days), stop)
+        run(Learning(engine, clock, days=days), stop, Comparing(engine, clock))
     finally:
         engine.dispose()
 

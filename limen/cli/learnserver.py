@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from learner.history import History
-from learner.remembering import Memory, kind_from_row
+from learner.remembering import Memory
+from learner.store import history_of, restore_page
 from limen import client
 from mesh.flow import Flow, flow_from_json
 from mesh.problems import Invalid
@@ -51,17 +51,11 @@ def known_to_server() -> Known:
     about = standing["history"]
     if not about:
         raise Invalid("LM4035")
-    history = History()
-    history.first, history.last = float(about["first"]), float(about["last"])
-    history.flows, history.unattributed = int(about["flows"]), int(about["unattributed"])
+    history = history_of(about)
     # (2)
     after = ""
     while page := client.call("GET", f"/v1/learn/kinds?after={after}&limit={_PAGE}"):
-        for name, *row, days in page:
-            kind, _ = kind_from_row(row)
-            kind.active.update(days)
-            history.restore(kind)
-            after = name
+        after = restore_page(history, ((name, row) for name, *row in page))
     identities = frozenset(str(row["spiffe_id"]) for row in client.call("GET", "/v1/identities"))
     # (3)
     return Known(Memory(history, looks=1), standing, identities)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from learner.drift import find_drift
+from learner.drift import counts_of, find_drift
 from learner.history import History, moment
 from learner.judge import Judge
 from learner.propose import learn as learn_from
@@ -88,7 +88,4 @@ def _drift(history: History) -> dict[str, int] | None:
     except NotFound:
         return None
     found = find_drift(history, learn_from(history, Watch()), Judge(policies))
-    return {
-        name: len(getattr(found, name))
-        for name in ("new", "suspicious", "uncertain", "vanished", "never_used", "waiting")
-    }
+    return counts_of(found)
