@@ -53,7 +53,10 @@ def table(name: str, guarded: Sequence[Guarded], redirected: Sequence[Redirected
     2. Where a sidecar itself listens on the same port number, connections to that address pass.
     3. On loopback, a connection to an application's port passes only from its sidecar's user.
     4. From other interfaces nothing reaches an application's port.
-    5. What redirected workloads send (`enforcer.redirect`).
+    5. No sidecar speaks UDP: datagrams to that number, an application's own HTTP/3, are closed to all, on loopback and
+       from elsewhere. Answers to what a program of this host sent from there pass. They are accepted by name and the
+       rest is closed, so that what the kernel does not track is closed too.
+    6. What redirected workloads send (`enforcer.redirect`).
     """
     outgoing, incoming = [], []
     listeners = sorted({item.listener for item in guarded})
@@ -69,6 +72,12 @@ def table(name: str, guarded: Sequence[Guarded], redirected: Sequence[Redirected
             f'oifname "lo" tcp dport {item.app_port} meta skuid != {item.sidecar_uid} reject with tcp reset'
         )
         incoming.append(f'iifname != "lo" tcp dport {item.app_port} drop')  # (4)
+    for port in sorted(ports):
+        # (5)
+        outgoing.append(f'oifname "lo" udp dport {port} ct direction reply accept')
+        outgoing.append(f'oifname "lo" udp dport {port} reject')
+        incoming.append(f'iifname != "lo" udp dport {port} ct direction reply accept')
+        incoming.append(f'iifname != "lo" udp dport {port} drop')
     body = "\n".join(
         [
             f"table inet {name}",
@@ -80,7 +89,7 @@ def table(name: str, guarded: Sequence[Guarded], redirected: Sequence[Redirected
             " chain input { type filter hook input priority 0; policy accept;",
             *(f"  {rule}" for rule in incoming),
             " }",
-            *chains(redirected),  # (5)
+            *chains(redirected),  # (6)
             "}",
         ]
     )

@@ -414,6 +414,7 @@ class HttpConnection:
         exchange = self._exchange
         assert exchange is not None
         out: list[bytes] = []
+        was_begun = exchange.response is not None
         try:
             while exchange.response is None:
                 head = self._response.head(exchange.head.method, exchange.head.websocket_key)
@@ -430,10 +431,12 @@ class HttpConnection:
                 out.append(self._response_body(exchange.response))
         except Invalid as err:
             self._drop_app()
-            if exchange.response is None:  # what came before is interim, and a final answer may follow it
-                self._refuse(err)
-            else:
+            if was_begun:
                 self.abort()
+                return
+            # what came before is interim, and a final answer may follow it
+            exchange.response = None
+            self._refuse(Invalid("LM3302", rule=str(err.facts["rule"])) if err.code == "LM3109" else err)
             return
         self._stream.write(out[0] if len(out) == 1 else b"".join(out))
         if exchange.response is not None and self._response.is_done:

@@ -1,3 +1,4 @@
+import contextlib
 import ctypes
 import errno
 import os
@@ -127,14 +128,9 @@ def test_after_removal_nothing_is_left_and_removing_again_is_no_error() -> None:
     assert "limen_other" in tables()
 
 
-@needs_root
-@needs("unshare", "nsenter")
-@pytest.mark.parametrize(
-    ("here", "there"),
-    [("10.78.0.1/24", "10.78.0.2/24"), ("fd78::1/64", "fd78::2/64")],
-    ids=["ipv4", "ipv6"],
-)
-def test_from_another_host_nothing_reaches_the_application(here: str, there: str) -> None:
+@contextlib.contextmanager
+def another_host(here: str, there: str) -> Iterator[list[str]]:
+    """A second host on one cable; what to put before a command that runs there."""
     with subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdin is not None
         assert other.stdout is not None
@@ -150,6 +146,22 @@ def test_from_another_host_nothing_reaches_the_application(here: str, there: str
             [*inside, "ip", "link", "set", "there", "up"],
         ):
             subprocess.run(command, check=True)
+        yield inside
+        other.stdin.close()
+
+
+two_hosts = pytest.mark.parametrize(
+    ("here", "there"),
+    [("10.78.0.1/24", "10.78.0.2/24"), ("fd78::1/64", "fd78::2/64")],
+    ids=["ipv4", "ipv6"],
+)
+
+
+@needs_root
+@needs("unshare", "nsenter")
+@two_hosts
+def test_from_another_host_nothing_reaches_the_application(here: str, there: str) -> None:
+    with another_host(here, there) as inside:
         address = (here.partition("/")[0], ITEM.app_port)
         family = socket.AF_INET6 if ":" in here else socket.AF_INET
         program = f"import os, socket, sys; s = socket.socket({int(family)}); s.settimeout(int(sys.argv[1])); "
@@ -160,7 +172,78 @@ def test_from_another_host_nothing_reaches_the_application(here: str, there: str
             guard.apply("limen_test", [ITEM])
             # dropped, not refused: nobody answers
             assert subprocess.run([*call, "1"], check=False).returncode == errno.EAGAIN
-        other.stdin.close()
+
+
+def sent(inside: list[str], here: str, port: int) -> None:
+    """Send one datagram from the other host."""
+    family = socket.AF_INET6 if ":" in here else socket.AF_INET
+    program = f"import socket; socket.socket({int(family)}, socket.SOCK_DGRAM).sendto(b'x', ({here!r}, {port}))"
+    subprocess.run([*inside, sys.executable, "-S", "-c", program], check=True)
+
+
+# says who asked, to whoever asks
+ECHO = """
+import socket, sys
+sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], int(sys.argv[2]))); print("ready", flush=True)
+data, peer = sock.recvfrom(100); sock.sendto(data, peer)
+"""
+
+
+@needs_root
+@needs("unshare", "nsenter")
+@two_hosts
+def test_datagrams_from_another_host_do_not_reach_the_applications_port(here: str, there: str) -> None:
+    family = socket.AF_INET6 if ":" in here else socket.AF_INET
+    address, far = here.partition("/")[0], there.partition("/")[0]
+    with (
+        another_host(here, there) as inside,
+        socket.socket(family, socket.SOCK_DGRAM) as app,
+        socket.socket(family, socket.SOCK_DGRAM) as beside,
+    ):
+        for sock, port in ((app, ITEM.app_port), (beside, ITEM.app_port + 1)):
+            sock.bind((address, port))
+            sock.settimeout(60)
+        sent(inside, address, ITEM.app_port)
+        assert app.recv(100) == b"x"
+        guard.apply("limen_test", [ITEM])
+        sent(inside, address, ITEM.app_port)
+        # what comes after it on the same cable has arrived: so would it have
+        sent(inside, address, ITEM.app_port + 1)
+        assert beside.recv(100) == b"x"
+        app.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            app.recv(100)
+        # an answer to what was sent from here comes in, though it goes to that number
+        app.settimeout(60)
+        echo = [*inside, sys.executable, "-S", "-c", ECHO, far, "18999"]
+        with subprocess.Popen(echo, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"ready\n"
+            app.sendto(b"asked", (far, 18999))
+            assert app.recv(100) == b"asked"
+
+
+@needs_root
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.77.0.1", "::1"])
+def test_datagrams_on_loopback_are_rejected_and_answers_pass(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as app, socket.socket(family, socket.SOCK_DGRAM) as other:
+        app.bind((address, ITEM.app_port))
+        other.bind((address, 18999))
+        for sock in (app, other):
+            sock.settimeout(60)
+        guard.apply("limen_test", [ITEM])
+        with socket.socket(family, socket.SOCK_DGRAM) as stranger:
+            stranger.settimeout(60)
+            stranger.connect((address, ITEM.app_port))
+            with pytest.raises((PermissionError, ConnectionRefusedError)):
+                stranger.send(b"x")
+                stranger.recv(100)
+        app.sendto(b"asked", (address, 18999))
+        data, peer = other.recvfrom(100)
+        other.sendto(data, peer)
+        assert app.recv(100) == b"asked"
 
 
 @needs_root

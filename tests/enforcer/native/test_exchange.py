@@ -269,6 +269,31 @@ def test_a_workload_that_closes_without_an_answer_is_a_bad_gateway() -> None:
     assert world.counted == [("/a", 502)]
 
 
+CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("chunk", [b"zz\r\nok\r\n0\r\n\r\n", b"2;a=b\r\nok\r\n", b"2\r\nok!"])
+def test_a_response_whose_first_chunk_is_none_is_a_bad_gateway_and_none_of_it_is_sent(chunk: bytes) -> None:
+    world = World()
+    world.caller.tell.received(GET)
+    world.app.tell.received(CHUNKS + chunk)
+    assert world.caller.sent.startswith(b"HTTP/1.1 502 ")
+    assert b" 200 " not in world.caller.sent
+    assert world.refused == ["LM3302"]
+    assert world.counted == [("/a", 502)]
+    assert "abort" in world.app.did
+
+
+def test_a_response_that_has_begun_is_cut_at_a_later_chunk_that_is_none() -> None:
+    world = World()
+    world.caller.tell.received(GET)
+    world.app.tell.received(CHUNKS + b"2\r\nok\r\n")
+    world.app.tell.received(b"zz\r\n")
+    assert b" 502 " not in world.caller.sent
+    assert "abort" in world.caller.did
+    assert world.refused == []
+
+
 @pytest.mark.parametrize(
     "stream",
     [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2"],
