@@ -9,7 +9,8 @@ spool:
   sync: none                   # denials: who is denied is answered only when the record of it is on this host's disk
   when_full: block             # block | spill | sample
   max_bytes: 1073741824
-  sample: 100                  # of allowed requests one of so many is kept, once three quarters are full
+  allowed_one_of: 1            # of allowed requests one of so many is kept, always; the others are counted
+  sample: 100                  # the same where `when_full` is sample, once three quarters are full
   spill: /var/spill/limen      # a folder on another disk, and how much of it
   spill_bytes: 4294967296
 retention:                     # the server's; an agent keeps nothing that the server has
@@ -37,7 +38,7 @@ _SYNC = ("none", "denials")
 _MASKS = ("drop", "hash", "tokenise")
 _RETENTION = ("keep_days",)
 MAX_KEEP_DAYS = 36_500
-_SPOOL = ("sync", "when_full", "max_bytes", "sample", "spill", "spill_bytes")
+_SPOOL = ("sync", "when_full", "max_bytes", "allowed_one_of", "sample", "spill", "spill_bytes")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class RecordSettings:
     sync: Sync = "none"
     when_full: WhenFull = "block"
     max_bytes: int = MAX_SPOOL_BYTES
+    allowed_one_of: int = 1
     sample: int = 100
     spill: pathlib.Path | None = None
     spill_bytes: int = MAX_SPOOL_BYTES
@@ -109,6 +111,7 @@ def _read(found: dict[str, object]) -> RecordSettings:
         sync=cast("Sync", sync),
         when_full=cast("WhenFull", way),
         max_bytes=_number(spool, "max_bytes", 1 << 16, MAX_SPOOL_BYTES),
+        allowed_one_of=_number(spool, "allowed_one_of", 1, 1),
         sample=_number(spool, "sample", 2, 100),
         spill=pathlib.Path(spill) if isinstance(spill, str) else None,
         spill_bytes=_number(spool, "spill_bytes", 1 << 16, MAX_SPOOL_BYTES),

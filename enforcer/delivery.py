@@ -64,16 +64,17 @@ class Delivery:
     async def take(self, records: Sequence[Mapping[str, object]]) -> None:
         """Mask records and put them on the disk. One that is none is quarantined: another one says what was wrong.
 
-        Where the settings say `sample`, and three quarters of the spool are full, of allowed requests one of so many is
-        kept; when nothing fits any more, none. A record with exact counts of what was left out goes with the others,
-        signed as they are; denials and everything else are never sampled.
+        Of allowed requests one of so many is kept, as the settings say: always, or where they say `sample` once three
+        quarters of the spool are full; when nothing fits any more, none. A record with exact counts of what was left
+        out goes with the others, signed as they are; denials and everything else are never sampled.
 
         Raises Unavailable LM6011 when the spool takes no more; then nothing is acknowledged to the sidecar.
         """
         settings = self._settings
-        rows = records
+        one_of = settings.allowed_one_of
         if settings.when_full == "sample" and self._spool.waiting_bytes > settings.max_bytes * 3 // 4:
-            rows = self._sampled(records, settings.sample)
+            one_of = max(one_of, settings.sample)
+        rows = self._sampled(records, one_of) if one_of > 1 else records
         try:
             await self._append(rows)
         except Unavailable:

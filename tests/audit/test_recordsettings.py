@@ -11,7 +11,8 @@ mask:
   drop: [x-ssn]
   hash: [x-user]
   tokenise: [order-id]
-spool: {sync: denials, when_full: spill, max_bytes: 1000000, sample: 10, spill: /var/spill, spill_bytes: 2000000}
+spool:
+  {sync: denials, when_full: spill, max_bytes: 1000000, allowed_one_of: 5, sample: 10, spill: /var/spill, spill_bytes: 2000000}
 retention: {keep_days: 400}
 """
 
@@ -20,6 +21,7 @@ def test_the_file_is_read(tmp_path: pathlib.Path) -> None:
     (tmp_path / FILE).write_text(WHOLE)
     found = load_record_settings(tmp_path)
     assert (found.drop, found.hash, found.tokenise) == (("x-ssn",), ("x-user",), ("order-id",))
+    assert found.allowed_one_of == 5
     assert (found.sync, found.when_full, found.max_bytes, found.sample) == ("denials", "spill", 1_000_000, 10)
     assert (found.spill, found.spill_bytes) == (pathlib.Path("/var/spill"), 2_000_000)
     assert found.keep == dt.timedelta(days=400)
@@ -42,7 +44,7 @@ def test_without_the_file_records_block(tmp_path: pathlib.Path) -> None:
         "[]", "masks: {}", "mask: {dorp: [a]}", "mask: {drop: a}", "mask: {drop: [1]}", "mask: []",
         "spool: {when_full: drop}", "spool: {when_full: spill}", "spool: {spill: /a}", "spool: {max_bytes: 1}",
         "spool: {when_full: spill, spill: a}", "a: b: c", "---\n{}\n---\n{}\n", "spool: {sample: true}",
-        "spool: {sample: 1}", "spool: {sync: all}", "spool: {sync: [denials]}",
+        "spool: {sample: 1}", "spool: {allowed_one_of: 0}", "spool: {sync: all}", "spool: {sync: [denials]}",
         "retention: 30", "retention: {keep: 30}", "retention: {keep_days: 0}", "retention: {keep_days: 30.5}",
         "retention: {keep_days: true}", "retention: {keep_days: 36501}", "retention: {keep_days: 30d}",
     ],

@@ -334,6 +334,24 @@ def test_a_full_spool_samples_allowed_requests_alone_and_counts_what_it_left_out
     assert ids == sorted(ids)
 
 
+def test_allowed_requests_are_sampled_always_where_the_settings_say_so(tmp_path: pathlib.Path) -> None:
+    async def run() -> list[dict[str, object]]:
+        server = Server()
+        found = Delivery(Spool(tmp_path), KEY, AGENT, Masking(b"mask"), settings=RecordSettings(allowed_one_of=10))
+        for start in range(0, 100, 20):
+            numbers = range(start, start + 20)
+            await found.take([decided(number, "allow" if number % 20 else "deny") for number in numbers])
+        while await found.push_once(server):  # type: ignore[arg-type]
+            continue
+        found.close()
+        return [json.loads(item) for batch in server.batches for item in batch.records]
+
+    rows = asyncio.run(run())
+    decisions = [row["decision"] for row in rows if row["kind"] == "decision"]
+    assert (decisions.count("deny"), decisions.count("allow")) == (5, 9)
+    assert sum(int(str(row["records"])) for row in rows if row["kind"] == "sampled") == 86
+
+
 def test_a_full_spool_that_blocks_takes_nothing_and_drops_nothing(tmp_path: pathlib.Path) -> None:
     async def run() -> None:
         spool = Spool(tmp_path, max_bytes=20_000)

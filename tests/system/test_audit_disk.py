@@ -178,6 +178,35 @@ def test_whoever_was_told_of_a_denial_was_told_what_is_on_the_disk_when_all_is_k
     assert [path for path, data in places.items() if told.encode() in data]
 
 
+def test_allowed_requests_are_sampled_as_the_settings_say_and_counted_exactly(
+    make_installation: Callable[..., Any], until: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    installation = make_installation()
+    (installation.state / "records.yaml").write_text("spool: {allowed_one_of: 20}\n")
+    begin_anew(installation, until, "agent")
+
+    def inbound() -> tuple[int, int, int]:
+        """Denials, allowed requests with a record and those that were counted alone, at the called side."""
+        done = installation.limen("audit", "export", "--format", "jsonl")
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        kept = [row["decision"] for row in rows if row["kind"] == "decision" and row["direction"] == "inbound"]
+        left_out = [item for row in rows if row["kind"] == "sampled" for item in row["left_out"]]
+        counted = sum(item["records"] for item in left_out if item["rule"] == "open")
+        return kept.count("deny"), kept.count("allow"), counted
+
+    with shop(installation, tmp_path, until) as found:
+        request = b"GET /open HTTP/1.1\r\nhost: db\r\n"
+        answer = found.send((request + b"\r\n") * 199 + request + b"connection: close\r\n\r\n")
+        assert answer.count(b"HTTP/1.1 200 ") == 200
+        for _ in range(5):
+            assert found.ask("/closed").startswith(b"HTTP/1.1 403 ")
+        until(lambda: (row := inbound())[0] >= 5 and row[1] + row[2] >= 201, 200)
+        _, kept, counted = inbound()
+    # with the one by which the shop was known to be open
+    assert kept + counted == 201
+    assert 0 < kept < counted
+
+
 def secret(number: int) -> str:
     """A secret that stands nowhere else: letters and digits alone, so that no form escapes it."""
     return f"planted{number:02d}" + base64.b32encode(os.urandom(20)).decode().rstrip("=")
