@@ -70,7 +70,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no types
             self._limen.close()
 
     async def _serve(self) -> None:
-        server = Server(self.config)
+        server = Server(self.config, self._limen)
         self._install_sigquit_handler()
         await server.serve(sockets=self.sockets)
         if not server.started:

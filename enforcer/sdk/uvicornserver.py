@@ -5,20 +5,24 @@ the very transport; so headers in which callers say where they come from are not
 
 A server that is told to end loses no request: uvicorn closes a connection that waits for one, and forgets those whose
 handshake is not over, though the caller's bytes may be under way. Here both get one more answer, which says that it is
-the last; a connection on which nothing comes is closed after five seconds.
+the last; a connection on which nothing comes is closed after five seconds. And it hands over what it has to tell before
+uvicorn raises once more the signal that ended it, which ends the process there and then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import signal
 import socket
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import HANDLED_SIGNALS
 
 from enforcer.sdk.asgi import App, Middleware, Scope
 from enforcer.sdk.context import Chain, CheckedObject
@@ -105,6 +109,24 @@ class Protocol(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """uvicorn's, which lets handshakes come to their end before it asks its connections to close."""
 
+    def __init__(self, config: uvicorn.Config, limen: Limen) -> None:
+        super().__init__(config)
+        self._limen = limen
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Catch signals while there is something to serve, and raise them once more afterwards; uvicorn calls this.
+
+        Where the program handles one by nothing of its own, nothing runs after that: what is left is told before.
+        """
+        fatal = {found for found in HANDLED_SIGNALS if signal.getsignal(found) is signal.SIG_DFL}
+        with super().capture_signals():
+            try:
+                yield
+            finally:
+                if fatal.intersection(self._captured_signals):
+                    self._limen.close()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take nothing new, and end."""
         for server in self.servers:
@@ -156,4 +178,4 @@ def config(app: App, limen: Limen, **options: Any) -> uvicorn.Config:  # noqa: A
 
 def serve(app: App, limen: Limen, **options: Any) -> None:  # noqa: ANN401  uvicorn's own options
     """Serve an application until a signal ends it, in this process."""
-    Server(config(app, limen, **options)).run()
+    Server(config(app, limen, **options), limen).run()

@@ -217,7 +217,7 @@ class Served:
     def __init__(self, limen: Limen, loop: str, served: Any, options: dict[str, Any]) -> None:
         # any free port listens; policies speak of the one that is named
         made = config(served, limen, host="127.0.0.1", port=0, loop=loop, log_level="error", lifespan="off", **options)
-        self._server = Server(made)
+        self._server = Server(made, limen)
         made.load()
         made.loaded_app._port = 8080
         self._thread = threading.Thread(target=self._server.run, daemon=True)

@@ -128,6 +128,29 @@ def test_a_worker_that_is_replaced_answers_what_comes_on_connections_that_were_o
     assert eventually(lambda: ask(served.port, corp)[1] != first)
 
 
+def test_what_workers_decided_is_told_exactly_though_each_of_them_is_replaced(
+    gunicorn: Callable[..., Gunicorn], tellers: Callable[[], Teller], corp: Realm
+) -> None:
+    teller = tellers()
+    served = gunicorn(teller, "--workers", "1")
+    listening(teller, served.port)
+    teller.say(identity_message(corp.svid(DB), corp.bundle))
+    asked = 0
+    for number in range(1, 4):
+        assert eventually(lambda number=number: len(teller.programs) >= number)
+        with connect(served.port, corp.svid(WEB), corp.bundle) as fresh:
+            # the last answer of the old worker, with no second after it in which it would tell by itself
+            served.process.send_signal(signal.SIGHUP)
+            fresh.sendall(REQUEST)
+            assert read_response(fresh)[0] == 200
+            asked += 1
+        assert eventually(lambda number=number: teller.programs[number - 1].has_ended)
+    told = [row for program in teller.programs for row in program.requests()]
+    assert sum(row[4] for row in told if row[1:4] == [WEB, "allowed", "2xx"]) == asked
+    records = [row for program in teller.programs for row in program.records(kind="decision", caller=WEB)]
+    assert len(records) == len({row["id"] for row in records}) == asked
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [((), "LM3463"), (("--certfile", "cert.pem", "--keyfile", "key.pem"), "LM3468")],

@@ -2,20 +2,45 @@
 
 import contextlib
 import json
+import os
+import pathlib
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from enforcer.sdk import Limen, uvicornserver
+from enforcer.sdk.runtime import SOCKET
 from enforcer.sdk.uvicornserver import config
 from mesh.problems import Invalid
 from mesh.tls import client_context
-from tests.enforcer.native.harness import ALLOW_WEB, DB, OPS, WEB, Realm, policies, read_response
+from tests.enforcer.native.harness import (
+    ALLOW_WEB,
+    DB,
+    OPS,
+    WEB,
+    Realm,
+    identity_message,
+    policies,
+    read_response,
+)
 from tests.enforcer.sdk.conftest import PATIENCE_S, Teller, app, connect, eventually
+from tests.ports import free_port
 
 Make = Callable[..., tuple[Limen, Teller]]
+ROOT = pathlib.Path(__file__).parents[3]
+SERVES = """
+from enforcer.sdk import connect
+from enforcer.sdk.uvicornserver import serve
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+serve(app, connect(), log_level="error", lifespan="off")
+"""
 REQUEST = b"GET /orders HTTP/1.1\r\nHost: db.corp.test\r\n"
 
 
@@ -162,6 +187,39 @@ def test_a_server_that_ends_waits_for_nobody_who_asks_nothing(
         served.leave()
         assert sock.recv(1) == b""
     assert eventually(served.is_over)
+
+
+@pytest.mark.system
+@pytest.mark.slow
+def test_a_program_that_sigterm_ends_has_told_what_it_decided(tellers: Callable[[], Teller], corp: Realm) -> None:
+    teller, port = tellers(), free_port()
+    serves = [{"address": "127.0.0.1", "port": port}]
+    teller.say({"type": "listeners", "inbound": [], "outbound": [], "egress": [], "intercept": None, "serves": serves})
+    active = {"hash": "sha256:1", "policies": policies(ALLOW_WEB, port=port)}
+    teller.say({"type": "policy", "epoch": 1, "active": active, "candidate": None})
+    teller.say(identity_message(corp.svid(DB), corp.bundle))
+    process = subprocess.Popen([sys.executable, "-c", SERVES], env={**os.environ, SOCKET: str(teller.path)}, cwd=ROOT)
+    try:
+        assert eventually(lambda: is_open(port))
+        with connect(port, corp.svid(WEB), corp.bundle) as sock:
+            process.send_signal(signal.SIGTERM)
+            sock.sendall(REQUEST + b"\r\n")
+            assert read_response(sock)[0] == 200
+    finally:
+        process.terminate()
+    assert process.wait(PATIENCE_S) == -signal.SIGTERM
+    (agent,) = teller.programs
+    assert eventually(lambda: agent.has_ended)
+    assert agent.requests() == [[port, WEB, "allowed", "2xx", 1]]
+    assert len(agent.records(kind="decision", caller=WEB)) == 1
+
+
+def is_open(port: int) -> bool:
+    """Whether anybody listens there."""
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), PATIENCE_S).close()
+        return True
+    return False
 
 
 def test_the_port_is_the_one_that_was_asked_for(limens: Make) -> None:
