@@ -12,7 +12,8 @@ mask:
   hash: [x-user]
   tokenise: [order-id]
 spool:
-  {sync: denials, when_full: spill, max_bytes: 1000000, allowed_one_of: 5, sample: 10, spill: /var/spill, spill_bytes: 2000000}
+  {sync: denials, when_full: spill, max_bytes: 1000000, allowed_one_of: 5, sample: 10,
+   spill: /var/spill, spill_bytes: 2000000}
 retention: {keep_days: 400}
 """
 
