@@ -129,8 +129,8 @@ def launched(installation: Any, *command: str) -> Iterator[subprocess.Popen[str]
 
 
 @contextlib.contextmanager
-def shop(installation: Any, folder: pathlib.Path, until: Callable[..., Any]) -> Iterator[Shop]:
-    (folder / "db").write_text(APP)
+def shop(installation: Any, folder: pathlib.Path, until: Callable[..., Any], app_code: str = APP) -> Iterator[Shop]:
+    (folder / "db").write_text(app_code)
     (folder / "cart").write_text(CLIENT)
     installation.rules(
         f'rules:\n- id: s\n  match: {{"launch:script": "{folder}/*"}}\n  spiffe_id: "/{{launch:script_basename}}"\n'
