@@ -7,22 +7,16 @@ file is left to the reader that names the line.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pathlib
-import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from mesh.flow import flow_from_json
+from mesh.rowsdb import rows_database
 from policyengine.replay import Counted
-
-if TYPE_CHECKING:
-    import duckdb
 
 # below this a line at a time is as quick, and names what is wrong at once
 LARGE_BYTES = 16 << 20
-MEMORY = "2GB"
 MAX_LINE_BYTES = 1 << 20
 _KEY = ("source", "source_ip", "destination", "destination_ip", "destination_port", "protocol", "method", "path")
 _CHECKED = {"end": "VARCHAR", "status": "INTEGER", "established": "BOOLEAN", "connections": "BIGINT"}
@@ -54,30 +48,11 @@ def count_flows(file: pathlib.Path) -> Iterator[Counted]:
         FROM read_json($file, format = 'newline_delimited', columns = $columns, maximum_object_size = $longest)
         GROUP BY ALL
     """  # noqa: S608  the names are ours, values are bound
-    with reading() as database:
+    with rows_database(Odd) as database:
         found = database.execute(query, {"file": str(file), "columns": columns, "longest": MAX_LINE_BYTES})
         while rows := found.fetchmany(10_000):
             for row in rows:
                 yield _counted(row)
-
-
-@contextlib.contextmanager
-def reading() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database for one file, in memory and beyond it on the disk; what it cannot take is Odd."""
-    import duckdb  # noqa: PLC0415  a large library for large files alone
-
-    with tempfile.TemporaryDirectory(prefix="limen-flows-") as spill:
-        settings: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": MEMORY,
-            "temp_directory": spill,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-        try:
-            with duckdb.connect(":memory:", config=settings) as database:
-                yield database
-        except duckdb.Error as err:
-            raise Odd(str(err)) from err
 
 
 def _counted(row: tuple[object, ...]) -> Counted:

@@ -12,8 +12,9 @@ import pathlib
 
 from learner.history import History, Place
 from limen import flowcounts
-from limen.flowcounts import MAX_LINE_BYTES, Odd, reading
+from limen.flowcounts import MAX_LINE_BYTES, Odd
 from mesh.flow import flow_from_json
+from mesh.rowsdb import rows_database
 
 __all__ = ["LARGE_BYTES", "Odd", "fold_large", "is_large"]
 
@@ -43,7 +44,7 @@ def fold_large(file: pathlib.Path, history: History) -> int:
         "start": "VARCHAR", "end": "VARCHAR", "path": "JSON", "decision": "JSON", "connections": "JSON",
         **dict.fromkeys(_TEXTS, "JSON"),
     }  # fmt: skip
-    with reading() as database:
+    with rows_database(Odd) as database:
         database.execute(
             f"""
             CREATE TEMP TABLE lines AS

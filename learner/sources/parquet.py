@@ -7,23 +7,17 @@ learned from without the log. What becomes of a record is said in `learner.sourc
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
-import tempfile
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from learner.sources import decisions
 from learner.sources.ledger import Ledger
 from learner.sources.rows import Input
 from mesh.flow import Flow
 from mesh.problems import Diagnostic, Invalid
-
-if TYPE_CHECKING:
-    import duckdb
+from mesh.rowsdb import rows_database
 
 _MAGIC = b"PAR1"
-_MEMORY = "2GB"
 _TEXTS = (
     "kind", "source", "direction", "caller", "destination", "peer_ip", "protocol", "method", "path", "decision",
     "policy_decision", "tier", "code", "rule",
@@ -41,7 +35,7 @@ def read_flows(path: pathlib.Path, findings: list[Diagnostic], ledger: Ledger) -
     files = files_of(path)
     if not files:
         return
-    with _reading(path) as database:
+    with rows_database(lambda reason: Invalid("LM4001", file=str(path), reason=reason)) as database:
         rows = database.execute(_query(), {"files": [str(file) for file in files]})
         names = ["index", "time", "port", "records", "name", *_TEXTS]
         while some := rows.fetchmany(10_000):
@@ -76,22 +70,3 @@ def _query() -> str:
         )
         ORDER BY "time", "index"
     """  # noqa: S608  the names are ours, values are bound
-
-
-@contextlib.contextmanager
-def _reading(path: pathlib.Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database without network; what it cannot read is Invalid LM4001."""
-    import duckdb  # noqa: PLC0415  a large library, for this source alone
-
-    with tempfile.TemporaryDirectory(prefix="limen-records-") as spill:
-        settings: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": _MEMORY,
-            "temp_directory": spill,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-        try:
-            with duckdb.connect(":memory:", config=settings) as database:
-                yield database
-        except (duckdb.Error, UnicodeDecodeError) as err:
-            raise Invalid("LM4001", file=str(path), reason=str(err).partition("\n")[0][:300]) from err
