@@ -18,7 +18,7 @@ MEMORY = "2GB"
 
 @contextlib.contextmanager
 def rows_database(refused: Callable[[str], Exception]) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database for as long as the context lasts; what it cannot take is raised as ``refused`` makes it of a reason."""
+    """A database for as long as the context lasts; ``refused`` makes the error of what it cannot take."""
     import duckdb  # noqa: PLC0415  see above
 
     with tempfile.TemporaryDirectory(prefix="limen-rows-") as spill:
