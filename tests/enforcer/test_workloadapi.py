@@ -229,7 +229,8 @@ def test_a_connection_of_a_process_that_ended_is_worth_nothing_to_its_heir(tmp_p
         # gRPC opens sockets by path alone: the heir offers a path of its own, with the inherited connection behind it
         async with bridge(tmp_path / "heir", handles[0]), client(tmp_path / "heir") as stub:
             code, details = await code_of(stub.FetchX509SVID(pb.X509SVIDRequest(), metadata=HEADER))
-        assert (code, "LM3401" in details) == ("PERMISSION_DENIED", True)
+        # nearly always it is told why; once gRPC had closed the connection before it could be
+        assert code == "UNAVAILABLE" or (code, "LM3401" in details) == ("PERMISSION_DENIED", True), details
         assert found.provider.callers == []
 
     run(tmp_path, work)
